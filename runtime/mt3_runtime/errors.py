@@ -1,0 +1,56 @@
+"""Every error this project raises on purpose.
+
+One base class, so that a program that embeds the runtime can write one ``except``; each leaf also
+inherits the builtin a Python programmer would expect.  A message says what happened, what was
+expected and what to do next; the command line prints it as it is, without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class MT3Error(Exception):
+    """Base of all errors raised on purpose by the four packages of this project."""
+
+
+class OptionError(MT3Error, ValueError):
+    """An argument is outside its range, or two arguments exclude each other."""
+
+
+class AudioError(MT3Error, ValueError):
+    """Audio cannot be decoded, or an array is not audio (shape, dtype, NaN, sample rate)."""
+
+
+class AudioNotFoundError(AudioError, FileNotFoundError):
+    """An audio path does not exist, or is not a file."""
+
+
+class OutputError(MT3Error, OSError):
+    """A result cannot be written (folder in the way, no permission, full disk, name clash)."""
+
+
+class BundleError(MT3Error, ValueError):
+    """A bundle is damaged, mixed from several exports, too new, or lacks what was asked for."""
+
+
+class BundleNotFoundError(BundleError, FileNotFoundError):
+    """No bundle at this path, and no installed model of this name."""
+
+
+class CheckpointError(MT3Error, ValueError):
+    """A checkpoint file is unreadable, hostile, incomplete or of an unknown family."""
+
+
+class DeviceError(MT3Error, RuntimeError):
+    """The requested device, provider or graph profile cannot be used on this machine."""
+
+
+class DownloadError(MT3Error, OSError):
+    """A download failed, or what arrived is not what the catalogue promises."""
+
+
+class MissingDependencyError(MT3Error, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class AudioWarning(UserWarning):
+    """Audio was read in part, as the file is cut or damaged; the message says how much was read."""

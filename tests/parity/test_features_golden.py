@@ -1,0 +1,79 @@
+"""Our log-mel against values of Magenta's own TensorFlow operation (see recipes/log_mel.py).
+
+Bins below 1e-4 of their frame's peak are left out where said so: there the rounding noise of the
+FFT decides, and any two FFT libraries differ by whole nats.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mt3_runtime import features
+from mt3_runtime.audio import load_audio
+from mt3_runtime.features import LogMel, mel_matrix
+from tests.parity.recipes.log_mel import GOLDEN, RECORDING, RECORDING_SEGMENT, SIGNALS, STRIDE
+
+SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[3] / "shared"))
+FLOOR = np.log(np.float32(1e-5))
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as arrays:
+        return dict(arrays)
+
+
+def compare(log_mel, samples, golden, name):
+    """Differences at the stored positions, and which of them are well above FFT noise."""
+    rows = log_mel(samples)[: -(-len(samples) // log_mel.config.hop)]
+    audible = rows > rows.max(axis=1, keepdims=True) + np.log(1e-4)
+    difference = np.abs(rows.reshape(-1)[::STRIDE] - golden[name])
+    assert rows.mean(dtype=np.float64) == pytest.approx(float(golden[f"{name}_mean"]), abs=1e-6)
+    return difference, audible.reshape(-1)[::STRIDE]
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_broadband_signals(golden, name):
+    difference, audible = compare(LogMel(), SIGNALS[name](), golden, name)
+    silent = np.abs(golden[name] - FLOOR) < 2e-6
+    assert (audible | silent).all()
+    assert difference[silent].max() < 2e-6
+    assert difference.max() < 2e-4
+    assert difference.mean() < 1e-5
+
+
+def test_real_recording(golden):
+    path = SHARED / "audio" / RECORDING
+    if not path.exists():
+        pytest.skip(
+            f"{path} is not here; set MT3_SHARED to the folder that holds audio/{RECORDING}"
+        )
+    difference, audible = compare(
+        LogMel(), load_audio(path)[RECORDING_SEGMENT], golden, "recording"
+    )
+    assert audible.mean() > 0.95
+    assert difference[audible].max() < 2e-4
+    assert difference.mean() < 1e-5
+
+
+def test_filter_bank_is_tensorflows_up_to_its_logarithm(golden):
+    matrix = mel_matrix(LogMel().config)
+    theirs = np.zeros_like(matrix)
+    theirs[golden["mel_rows"], golden["mel_columns"]] = golden["mel_weights"]
+    assert np.array_equal(matrix != 0, theirs != 0)
+    assert np.abs(matrix - theirs).max() < 1e-4
+    assert np.count_nonzero(matrix != theirs) <= 200
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_with_tensorflows_filter_bank_only_rounding_remains(golden, name, monkeypatch):
+    theirs = np.zeros((1025, 512), np.float32)
+    theirs[golden["mel_rows"], golden["mel_columns"]] = golden["mel_weights"]
+    monkeypatch.setattr(features, "mel_matrix", lambda config: theirs)
+    difference, _ = compare(LogMel(), SIGNALS[name](), golden, name)
+    assert difference.max() < 7e-5
+    assert difference.mean() < 1e-6

@@ -1,0 +1,401 @@
+"""Events of consecutive segments -> notes.
+
+Contract: segments come in order of time; each is handed to `NoteAssembler.add` as the token ids
+that the network emitted for it, and the notes that end there come back at once.  Whatever still
+sounds after the last segment comes from `NoteAssembler.finish`.  Nothing is lost silently: for
+every segment a `SegmentReport` counts the tokens that could not be used, and why.
+
+The rules are those of the Magenta family (MT3, its PyTorch ports, MR-MT3); `NoteAssembler` states
+them.  A model that holds notes over a segment border repeats them at the beginning of the next
+segment, ahead of a *tie* token: what is not repeated ends there.  What differs between models is
+data in `NoteRules`; a family that joins segments in another way gets another assembler with the
+same methods, chosen by `NoteRules.assembly`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mt3_runtime.errors import BundleError, OptionError
+from mt3_runtime.schema import check_keys, read_fields
+from mt3_runtime.vocabulary import EventKind, TokenIds, Vocabulary
+
+EMPTY_WITHOUT_EOS = "empty_without_eos"
+"""Quirk: a segment that never says end-of-sequence counts as empty."""
+UNK_IS_EOS = "unk_is_eos"
+"""Quirk: the unknown token ends a segment."""
+TORCH_PORT_QUIRKS = (EMPTY_WITHOUT_EOS, UNK_IS_EOS)
+"""What kunato/mt3-pytorch and gudgud96/MR-MT3 do and Magenta does not; see `NoteRules.quirks`."""
+
+MAX_MIDI_VELOCITY = 127
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Note:
+    """One note.
+
+    Attributes:
+        onset: Start in seconds from the beginning of the recording.
+        offset: End in seconds, not before ``onset``.
+        pitch: MIDI pitch 0..127, or the General MIDI percussion key of a drum.
+        velocity: MIDI velocity 1..127.
+        program: General MIDI program 0..127; 0 for drums.
+        is_drum: Whether ``pitch`` is a percussion key.
+        confidence: Probability 0..1 that the network gave to the token that started this note
+            (its pitch or drum token); 1.0 where it is not known.
+    """
+
+    onset: float
+    offset: float
+    pitch: int
+    velocity: int
+    program: int = 0
+    is_drum: bool = False
+    confidence: float = 1.0
+
+
+@dataclass(frozen=True)
+class NoteRules:
+    """How a model's events become notes; part of a bundle.
+
+    Attributes:
+        assembly: Name of the joining rules; this module implements ``"magenta"``.
+        ties: Whether segments open with a tie section.  Without, notes stay open until a note-off
+            or a new onset of the same pitch, across any number of segments.
+        velocity_bins: Velocity tokens are 0 (note-off) or 1..``velocity_bins``; see `velocity`.
+        minimum_duration: Seconds; shorter notes are lengthened to it (Magenta: one step, 0.01).
+        drum_duration: Seconds; drums have onsets only and get this length (Magenta: 0.01).
+        initial_program: Program before the first program token.
+        initial_velocity: MIDI velocity before the first velocity token (Magenta: 100).
+        flat_programs: Whether program tokens are read over, so that every note has
+            ``initial_program`` (models trained without instruments).
+        quirks: Known defects of the model's original implementation, by name; they are imitated
+            only when ``upstream_quirks`` is asked for, and what they discard is counted.
+    """
+
+    assembly: str = "magenta"
+    ties: bool = True
+    velocity_bins: int = 1
+    minimum_duration: float = 0.01
+    drum_duration: float = 0.01
+    initial_program: int = 0
+    initial_velocity: int = 100
+    flat_programs: bool = False
+    quirks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("velocity_bins", 1, MAX_MIDI_VELOCITY),
+            ("initial_program", 0, 127),
+            ("initial_velocity", 0, MAX_MIDI_VELOCITY),
+            ("minimum_duration", 0.0, 1.0),
+            ("drum_duration", 0.001, 1.0),
+        ):
+            if not low <= getattr(self, name) <= high:
+                value = getattr(self, name)
+                raise BundleError(f"notes: {name} is {value}, expected {low}..{high}")
+        known = all(quirk in TORCH_PORT_QUIRKS for quirk in self.quirks)
+        if self.assembly != "magenta" or not known:
+            raise BundleError(
+                f"notes: assembly {self.assembly!r} with quirks {list(self.quirks)} is not known "
+                f"here (assembly 'magenta', quirks {list(TORCH_PORT_QUIRKS)}); "
+                "install a newer mt3-runtime"
+            )
+
+    def velocity(self, velocity_bin: int) -> int:
+        """MIDI velocity of a bin: 0 for bin 0 (note-off), else the integer part of 127 bin/bins."""
+        return MAX_MIDI_VELOCITY * velocity_bin // self.velocity_bins
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rules as plain JSON types; `from_dict` is the inverse."""
+        data = {f.name: getattr(self, f.name) for f in fields(self)}
+        return data | {"quirks": list(self.quirks)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> NoteRules:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            BundleError: A key is missing or unknown, or a value is of a wrong type or range.
+        """
+        values = check_keys(data, {f.name for f in fields(cls)}, "notes")
+        quirks = values["quirks"]
+        if not isinstance(quirks, list | tuple) or not all(isinstance(q, str) for q in quirks):
+            raise BundleError(f"notes: quirks is {quirks!r}, expected a list of names")
+        return read_fields(cls, {**values, "quirks": tuple(quirks)}, "notes")
+
+    @classmethod
+    def mt3(cls, *, quirks: Sequence[str] = ()) -> NoteRules:
+        """Magenta's ``mt3`` and everything derived from it."""
+        return cls(quirks=tuple(quirks))
+
+    @classmethod
+    def ismir2021(cls) -> NoteRules:
+        """Magenta's ``ismir2021``: piano, no ties, 127 velocities."""
+        return cls(ties=False, velocity_bins=127, flat_programs=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentReport:
+    """What became of the tokens of one segment.
+
+    Attributes:
+        index: Position of the segment, from 0.
+        start: Its start in seconds.
+        token_count: Tokens ahead of the end-of-sequence token.
+        truncated: The token limit was reached before an end-of-sequence token.
+        missing_tie: The model has ties, but this segment never closed its tie section: its pitch
+            tokens counted as tie declarations, and notes held over its start were not ended.
+        invalid_events: Tokens without meaning where they stood; they were skipped.
+        dropped_events: Tokens behind a time shift that led past the start of the next segment.
+        discarded_tokens: Tokens discarded to imitate a quirk of the original implementation.
+        notes: Notes that begin in this segment.
+    """
+
+    index: int
+    start: float
+    token_count: int
+    truncated: bool = False
+    missing_tie: bool = False
+    invalid_events: int = 0
+    dropped_events: int = 0
+    discarded_tokens: int = 0
+    notes: int = 0
+
+
+class NoteAssembler:
+    """The state machine over the segments of one recording.
+
+    Time.  Consecutive shift tokens add up; each run of them states an offset from the start of the
+    segment.  Any other event ends the run; ids without meaning do not.  A shift that leads past
+    the start of the next segment drops the rest of the segment (at exactly that start, events
+    still count).  The clock never runs back, also across segments: an earlier event is invalid.
+
+    State.  Program and velocity tokens set state that outlives the segment.
+
+    Pitch.  In the tie section it declares that an open note goes on.  Elsewhere velocity 0 closes
+    the open note, any other velocity opens one, closing its predecessor first.  Drum: a note of
+    fixed length.  Tie: ends the tie section and all notes not declared.
+
+    Args:
+        vocabulary: Meaning of the token ids.
+        rules: Rules of the model.
+        upstream_quirks: Imitate ``rules.quirks``.
+
+    Raises:
+        BundleError: The vocabulary lacks tokens that the rules speak of.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, rules: NoteRules, *, upstream_quirks: bool = False
+    ) -> None:
+        bins = vocabulary.id_range(EventKind.VELOCITY)
+        needed = [EventKind.SHIFT, EventKind.PITCH] + [EventKind.TIE] * rules.ties
+        lacking = [kind.value for kind in needed if not vocabulary.id_range(kind)]
+        if lacking or len(bins) != rules.velocity_bins + 1:
+            raise BundleError(
+                f"vocabulary and note rules do not fit: no tokens for {lacking}, {len(bins)} "
+                f"velocity tokens for {rules.velocity_bins} bins and note-off; export again"
+            )
+        self._vocabulary = vocabulary
+        self._rules = rules
+        self._quirks = rules.quirks if upstream_quirks else ()
+        self._segments = 0
+        self._last_start = 0.0
+        self._clock = 0.0
+        self._program = rules.initial_program
+        self._velocity = rules.initial_velocity
+        # (pitch, program) -> (onset, velocity, confidence)
+        self._open: dict[tuple[int, int], tuple[float, int, float]] = {}
+        self._tied: set[tuple[int, int]] = set()
+        self._in_ties = False
+        self._closed: list[Note] = []
+        self._begun = 0
+
+    def add(
+        self,
+        tokens: TokenIds,
+        probabilities: Sequence[float] | npt.NDArray[np.floating[Any]] | None,
+        start: float,
+        next_start: float | None,
+        *,
+        truncated: bool = False,
+    ) -> tuple[list[Note], SegmentReport]:
+        """Take the next segment.
+
+        Args:
+            tokens: Model ids ``[n]`` without the start token; from the first end-of-sequence token
+                on, if there is one, they are ignored.
+            probabilities: Probability of each token ``[n]``, or None.
+            start: Start of the segment in seconds, on the time grid of the model.
+            next_start: Start of the next segment, None for the last one.
+            truncated: Decoding stopped at the token limit, not at an end-of-sequence token.
+
+        Returns:
+            The notes that ended in this segment, in the order of their ends, and the report.
+
+        Raises:
+            OptionError: Segments are out of order, or the two arrays differ in length.
+        """
+        self._check_order(start, next_start)
+        ids = np.asarray(tokens, np.int64)
+        chances = np.ones(len(ids)) if probabilities is None else np.asarray(probabilities)
+        if chances.shape != ids.shape:
+            raise OptionError(
+                f"{len(ids)} tokens came with {len(chances)} probabilities; expected one per token"
+            )
+        count, has_eos = self._until(ids, self._vocabulary.eos)
+        truncated = truncated and not has_eos
+        used = self._apply_quirks(ids[:count], truncated=truncated)
+
+        self._last_start = start
+        self._in_ties = self._rules.ties
+        self._tied.clear()
+        self._closed, self._begun = [], 0
+        invalid, dropped = self._play(ids[:used], chances[:used].tolist(), start, next_start)
+        report = SegmentReport(
+            index=self._segments,
+            start=start,
+            token_count=count,
+            truncated=truncated,
+            missing_tie=self._in_ties,
+            invalid_events=invalid,
+            dropped_events=dropped,
+            discarded_tokens=count - used,
+            notes=self._begun,
+        )
+        self._segments += 1
+        return self._closed, report
+
+    def finish(self) -> list[Note]:
+        """End the recording: all open notes end together, at the latest time seen."""
+        self._closed = []
+        for onset, _, _ in self._open.values():
+            self._clock = max(self._clock, onset + self._rules.minimum_duration)
+        for key in list(self._open):
+            self._close(key)
+        return self._closed
+
+    def _check_order(self, start: float, next_start: float | None) -> None:
+        end = math.inf if next_start is None else next_start
+        if not (0 <= self._last_start <= start <= end and math.isfinite(start)):
+            raise OptionError(
+                f"segment {self._segments} spans {start}..{next_start} s after one that started "
+                f"at {self._last_start} s; hand segments over in order of time"
+            )
+
+    @staticmethod
+    def _until(ids: npt.NDArray[np.int64], token: int) -> tuple[int, bool]:
+        """Number of ids ahead of the first ``token``, and whether there is one."""
+        found = np.flatnonzero(ids == token)
+        return (int(found[0]), True) if found.size else (len(ids), False)
+
+    def _apply_quirks(self, ids: npt.NDArray[np.int64], *, truncated: bool) -> int:
+        """Number of tokens of a segment that the original implementation would use."""
+        used, ended = len(ids), not truncated
+        if UNK_IS_EOS in self._quirks:
+            used, has_unk = self._until(ids, self._vocabulary.unk)
+            ended = ended or has_unk
+        return 0 if EMPTY_WITHOUT_EOS in self._quirks and not ended else used
+
+    def _play(
+        self,
+        ids: npt.NDArray[np.int64],
+        confidences: list[float],
+        start: float,
+        next_start: float | None,
+    ) -> tuple[int, int]:
+        """Run the tokens of one segment; returns the numbers of invalid and of dropped ones."""
+        invalid, steps, time = 0, 0, start
+        for position, event in enumerate(self._vocabulary.decode(ids)):
+            if event is None:
+                invalid += 1
+            elif event.kind is EventKind.SHIFT:
+                steps += event.value
+                time = start + steps / self._vocabulary.steps_per_second
+                if next_start and time > next_start:  # the original ignores a limit of 0.0
+                    return invalid, len(ids) - position
+            else:
+                steps = 0
+                invalid += not self._event(event.kind, event.value, time, confidences[position])
+        return invalid, 0
+
+    def _event(self, kind: EventKind, value: int, time: float, confidence: float) -> bool:
+        """Take one event other than a shift; returns whether it was valid."""
+        if time < self._clock:
+            return False
+        self._clock = time  # even if the event turns out to be invalid
+        if kind is EventKind.PITCH:
+            return self._pitch((value, self._program), confidence)
+        if kind is EventKind.DRUM:
+            return self._drum(value, confidence)
+        if kind is EventKind.TIE:
+            return self._tie()
+        if kind is EventKind.VELOCITY:
+            self._velocity = self._rules.velocity(value)
+        elif not self._rules.flat_programs:
+            self._program = value
+        return True
+
+    def _pitch(self, key: tuple[int, int], confidence: float) -> bool:
+        is_open = key in self._open
+        if self._in_ties:
+            if not is_open or key in self._tied:
+                return False
+            self._tied.add(key)
+            return True
+        if is_open:
+            self._close(key)
+        if self._velocity == 0:
+            return is_open
+        self._open[key] = (self._clock, self._velocity, confidence)
+        self._begun += 1
+        return True
+
+    def _drum(self, pitch: int, confidence: float) -> bool:
+        if self._velocity == 0:
+            return False
+        end = self._clock + self._rules.drum_duration
+        note = Note(self._clock, end, pitch, self._velocity, is_drum=True, confidence=confidence)
+        self._closed.append(note)
+        self._begun += 1
+        return True
+
+    def _tie(self) -> bool:
+        if not self._in_ties:
+            return False
+        for key in [key for key in self._open if key not in self._tied]:
+            self._close(key)
+        self._in_ties = False
+        return True
+
+    def _close(self, key: tuple[int, int]) -> None:
+        pitch, program = key
+        onset, velocity, confidence = self._open.pop(key)
+        end = max(self._clock, onset + self._rules.minimum_duration)
+        self._closed.append(Note(onset, end, pitch, velocity, program, confidence=confidence))
+
+
+def check_notes(notes: Sequence[Note]) -> None:
+    """Check that notes can be written to a file.
+
+    Raises:
+        OptionError: A time or a confidence is not finite, an onset is negative or behind its
+            offset, or a pitch or a program is outside 0..127.
+    """
+    for index, note in enumerate(notes):
+        if not 0.0 <= note.onset <= note.offset < math.inf:
+            problem = f"spans {note.onset}..{note.offset} s; expected 0 <= onset <= offset"
+        elif not (0 <= note.pitch <= 127 and 0 <= note.program <= 127):
+            problem = f"has pitch {note.pitch}, program {note.program}; expected 0..127"
+        elif not math.isfinite(note.confidence):
+            problem = f"has confidence {note.confidence}; expected a finite number"
+        else:
+            continue
+        raise OptionError(f"note {index} {problem}: correct or remove it before writing")

@@ -1,0 +1,184 @@
+"""Writing results so that nobody ever sees half a file.
+
+`write_atomic` writes a temporary file next to the target, flushes it to the disk and renames it.
+Whatever goes wrong (full disk, interruption, two programs with one target), the target is either
+the old file or a whole new one, and nothing is left beside it.  `check_output` finds foreseeable
+obstacles before any work is done.  ``-`` means standard output.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from mt3_runtime.errors import OutputError
+
+STDOUT = "-"
+"""The path that means standard output."""
+
+PathLike = str | os.PathLike[str]
+
+
+def check_output(path: PathLike, inputs: Iterable[object] = ()) -> None:
+    """Check that a result can be written, before the work that makes it.
+
+    Args:
+        path: Where the result will go; ``-`` always passes.
+        inputs: What will be read; paths among them must not be the output itself, under any name.
+
+    Raises:
+        OutputError: The output is a folder or one of the inputs, its folder does not exist, or
+            there is no permission to write.
+    """
+    if str(path) == STDOUT:
+        return
+    target = _resolve(path)
+    if target.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder; name a file, such as song.mid")
+    for item in inputs:
+        if isinstance(item, str | os.PathLike) and _same_file(target, os.fspath(item)):
+            raise OutputError(f"cannot write {path}: it is also an input; choose another name")
+    if not target.parent.is_dir():
+        raise OutputError(
+            f"cannot write {path}: there is no folder {target.parent}; create it first"
+        )
+    # An existing file is replaced, for which its folder must be writable; a file that its owner
+    # made read-only is respected all the same.  Devices and pipes are written in place.
+    if target.exists() and not os.access(target, os.W_OK):
+        raise OutputError(f"cannot write {path}: the file is read-only")
+    if not _is_special(target) and not os.access(target.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}: no permission to write in {target.parent}")
+
+
+def write_output(path: PathLike, data: bytes) -> None:
+    """Write to a file (`write_atomic`), or to standard output (`write_stream`) if path is ``-``.
+
+    Raises:
+        OutputError: It did not work; see there.
+    """
+    if str(path) != STDOUT:
+        write_atomic(path, data)
+        return
+    stream = getattr(sys.stdout, "buffer", None)
+    if stream is None:
+        raise OutputError("cannot write binary data: this program has no standard output")
+    sys.stdout.flush()  # text that is already on its way goes first
+    write_stream(stream, data)
+
+
+def write_stream(stream: BinaryIO | int, data: bytes) -> None:
+    """Write all data to an open binary stream or file descriptor, and flush; leaves it open.
+
+    Raises:
+        OutputError: The other end was closed, or the disk is full.
+    """
+    try:
+        if isinstance(stream, int):
+            _write_all(partial(os.write, stream), data)
+        else:
+            _write_all(stream.write, data)
+            stream.flush()
+    except BrokenPipeError as error:
+        raise OutputError("cannot write: the reader closed the pipe") from error
+    except (OSError, ValueError) as error:  # ValueError: the stream is closed
+        raise OutputError(f"cannot write to the stream: {_reason(error)}") from error
+
+
+def write_atomic(path: PathLike, data: bytes) -> None:
+    """Create or replace a file in one step.
+
+    A link is followed and stays a link.  A new file gets the usual permissions (the umask decides),
+    a replaced one keeps its own.  Devices and pipes are written in place.
+
+    Raises:
+        OutputError: It did not work; an existing file is unharmed and nothing is left behind.
+    """
+    target = _resolve(path)
+    try:
+        if _is_special(path):
+            with Path(path).open("wb", buffering=0) as device:
+                _write_all(device.write, data)
+        elif target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file, such as song.mid")
+        else:
+            _replace(target, data)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {_reason(error)}") from error
+
+
+def _replace(target: Path, data: bytes) -> None:
+    # Random, so unique to this process and thread; short and independent of the target's name,
+    # which may be as long as the file system allows.
+    temporary = target.with_name(f".mt3-{os.getpid()}-{secrets.token_hex(8)}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(temporary, flags, 0o666)
+    try:
+        try:
+            _write_all(partial(os.write, descriptor), data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        with suppress(OSError):  # there is no old file, or the file system has no permissions
+            temporary.chmod(target.stat().st_mode & 0o777)
+        temporary.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(target.parent)
+
+
+def _write_all(write: Callable[[memoryview], int | None], data: bytes) -> None:
+    """Call ``write`` until everything is written; unbuffered targets may take less at a time."""
+    rest = memoryview(data)
+    while rest:
+        written = write(rest)
+        if written is None:
+            raise BlockingIOError(errno.EAGAIN, "the stream is non-blocking and full")
+        rest = rest[written:]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself last over a power cut, where the system can do that."""
+    with suppress(OSError):  # Windows and some network folders cannot; the file is whole anyway
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _resolve(path: PathLike) -> Path:
+    """The file behind all links; it need not exist."""
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        raise OutputError(f"cannot write {os.fspath(path)!r}: {error}") from error
+
+
+def _is_special(path: PathLike) -> bool:
+    """Whether this is a device, pipe or socket: something that must not be replaced by a file."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _same_file(target: Path, other: str) -> bool:
+    try:
+        return target.samefile(other)
+    except OSError:
+        return str(target) == os.path.realpath(other)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

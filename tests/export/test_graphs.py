@@ -1,0 +1,183 @@
+"""Graphs of every profile against the float64 reference, and the promises the lint keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from mt3_export.decoder import build_decoder
+from mt3_export.encoder import build_encoder
+from mt3_export.graph import IR_VERSIONS, Storage
+from mt3_export.lint import lint
+from mt3_export.profiles import PROFILES, blocks_for
+from mt3_export.weights import Weights
+from mt3_runtime.errors import OptionError
+from tests import reference_t5
+from tests.seeded import seeded_normal
+from tests.stepper import Stepper, session
+
+FRAMES, ROWS, STEPS = 24, 3, 20
+STANDARD_OPSETS = {"cpu": 24, "portable": 24, "compat": 17}
+
+
+def _features() -> np.ndarray:
+    return np.clip(seeded_normal("features", (ROWS, FRAMES, 512)) * 2 - 4, -12, 2)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_weights: Weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Encoder output, greedy tokens [rows, steps] and their logits, all by the reference."""
+    encoded = reference_t5.encode(tiny_weights, _features())
+    read = np.zeros((ROWS, 1), np.int64)
+    for _ in range(STEPS):
+        logits = reference_t5.teacher_forced(tiny_weights, encoded, read)
+        read = np.concatenate([read, logits[:, -1:].argmax(-1)], axis=1)
+    return encoded, read[:, 1:], logits
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_encoder_equals_the_reference(profile: str, tiny_weights: Weights, reference) -> None:
+    model = build_encoder(tiny_weights, FRAMES, profile=profile, expose_output=True)
+    (encoded,) = session(model).run(["encoded"], {"features": _features()})
+    np.testing.assert_allclose(encoded, reference[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_decoder_equals_the_reference(profile: str, tiny_weights: Weights, reference) -> None:
+    _, tokens, logits = reference
+    stepper = Stepper(tiny_weights, FRAMES, profile, _features(), expose_logits=True)
+    for step in range(STEPS):
+        found = stepper.step()
+        assert found["next_ids"][:, 0].tolist() == tokens[:, step].tolist()
+        np.testing.assert_allclose(found["logits"], logits[:, step], atol=2e-4)
+        shifted = logits[:, step] - logits[:, step].max(-1, keepdims=True)
+        log_probs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+        best = np.argsort(-log_probs, axis=-1)[:, :2]
+        assert found["top_ids"].tolist() == best.tolist()
+        expected = np.take_along_axis(log_probs, best, axis=1)
+        np.testing.assert_allclose(found["top_log_probs"], expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_mask_changes_the_choice_but_not_the_probabilities(
+    profile: str, tiny_weights: Weights
+) -> None:
+    free = Stepper(tiny_weights, FRAMES, profile, _features()).step()
+    stepper = Stepper(tiny_weights, FRAMES, profile, _features())
+    stepper.allowed[:, free["top_ids"][:, 0]] = False
+    masked = stepper.step()
+    for row in range(ROWS):
+        first, second = free["top_ids"][row]
+        if second not in free["top_ids"][:, 0]:
+            assert masked["top_ids"][row, 0] == second
+            assert masked["top_log_probs"][row, 0] == free["top_log_probs"][row, 1]
+        assert masked["next_ids"][row, 0] == masked["top_ids"][row, 0] != first
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_rows_may_stand_at_different_positions(profile: str, tiny_weights: Weights) -> None:
+    """A row that starts three steps later decodes what it decodes alone."""
+    alone = Stepper(tiny_weights, FRAMES, profile, _features()[:1])
+    expected = [alone.step()["next_ids"][0, 0] for _ in range(6)]
+    together = Stepper(tiny_weights, FRAMES, profile, _features())
+    for _ in range(3):
+        together.step()
+    together.restart(0)
+    assert [together.step()["next_ids"][0, 0] for _ in range(6)] == expected
+
+
+@pytest.mark.parametrize("storage", ["fp32", "fp16"])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_graphs_keep_their_promises(profile: str, storage: Storage, tiny_weights: Weights) -> None:
+    for model in (
+        build_encoder(tiny_weights, FRAMES, profile=profile, storage=storage),
+        build_decoder(tiny_weights, FRAMES, max_tokens=32, profile=profile, storage=storage),
+    ):
+        assert lint(model) == []
+        opset = next(item.version for item in model.opset_import if item.domain == "")
+        assert opset == STANDARD_OPSETS[profile]
+        assert model.ir_version == IR_VERSIONS[opset]
+        if profile != "cpu":
+            assert {node.domain for node in model.graph.node} == {""}
+        onnx.checker.check_model(model, full_check=profile != "cpu")
+
+
+def test_parameter_names_survive(tiny_weights: Weights) -> None:
+    """Every canonical tensor is found again in an initialiser's name, alone or fused."""
+    names: set[str] = set()
+    for model in (
+        build_encoder(tiny_weights, FRAMES, profile="portable"),
+        build_decoder(tiny_weights, FRAMES, max_tokens=32, profile="portable"),
+    ):
+        for tensor in model.graph.initializer:
+            head, _, kind = tensor.name.rpartition(".")
+            prefix, _, parts = head.rpartition(".")
+            names |= {f"{prefix}.{part}.{kind}" for part in parts.split("+")}
+    assert tiny_weights.tensors.keys() <= names
+
+
+def test_half_storage_halves_the_file_and_keeps_norm_scales(tiny_weights: Weights) -> None:
+    full, half = (
+        build_encoder(tiny_weights, FRAMES, profile="cpu", storage=storage)
+        for storage in ("fp32", "fp16")
+    )
+    assert half.ByteSize() < 0.6 * full.ByteSize()
+    kinds = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+    assert kinds["encoder.encoder_norm.scale"] == onnx.TensorProto.FLOAT
+    assert kinds["encoder.layers_0.mlp.wo.kernel"] == onnx.TensorProto.FLOAT16
+    (encoded,) = onnxruntime.InferenceSession(half.SerializeToString()).run(
+        ["cross_value_0"], {"features": _features()}
+    )
+    (expected,) = onnxruntime.InferenceSession(full.SerializeToString()).run(
+        ["cross_value_0"], {"features": _features()}
+    )
+    np.testing.assert_allclose(encoded, expected, atol=0.02)
+    assert not np.array_equal(encoded, expected)
+
+
+def test_unknown_profile_is_refused() -> None:
+    with pytest.raises(OptionError, match="cpu, portable, compat"):
+        blocks_for("gpu")
+
+
+def _broken(model: onnx.ModelProto, fault: str) -> onnx.ModelProto:
+    """A copy of a sound decoder with one promise broken."""
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    graph = broken.graph
+    if fault == "second reader":
+        graph.node.add(op_type="Identity", input=["past_key_0"], output=["copy"])
+    elif fault == "other writer":
+        node = next(node for node in graph.node if "present_key_0" in node.output)
+        node.output[list(node.output).index("present_key_0")] = "elsewhere"
+        graph.node.add(op_type="Identity", input=["elsewhere"], output=["present_key_0"])
+    elif fault == "external":
+        graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    elif fault == "unused input":
+        graph.input.add(name="spare")
+    elif fault == "unwritten output":
+        graph.output.add(name="nothing")
+    elif fault == "name twice":
+        graph.initializer.add(name=graph.initializer[0].name)
+    elif fault == "version":
+        broken.ir_version = 3
+    return broken
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("second reader", "past_key_0 is read by 2 nodes"),
+        ("other writer", "does not write present_key_0"),
+        ("external", "lies outside the file"),
+        ("unused input", "input spare is not used"),
+        ("unwritten output", "output nothing is not written"),
+        ("name twice", "is used twice"),
+        ("version", "IR version 3"),
+    ],
+)
+def test_lint_finds_broken_promises(fault: str, message: str, tiny_weights: Weights) -> None:
+    model = build_decoder(tiny_weights, FRAMES, max_tokens=32, profile="portable")
+    assert any(message in sentence for sentence in lint(_broken(model, fault)))

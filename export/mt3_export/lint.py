@@ -1,0 +1,68 @@
+"""Promises about our own graphs that the ONNX checker does not know.
+
+Every graph passes here before it is written: a broken promise is a bug of the exporter, found at
+export time instead of as garbled notes on a user's machine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import onnx
+
+from mt3_export.graph import IR_VERSIONS
+
+
+def lint(model: onnx.ModelProto) -> list[str]:
+    """Checks a graph.
+
+    Returns:
+        One sentence per broken promise; empty for a sound graph.  The promises: every ``past``
+        tensor is read by exactly one node, which also writes its ``present`` (so both may share a
+        buffer); no tensor lies outside the file; inputs are all used; names are unique; opset and
+        IR version belong together.
+    """
+    graph = model.graph
+    return [
+        *_cache_faults(graph),
+        *_name_faults(graph),
+        *_version_faults(model),
+        *(
+            f"tensor {tensor.name} lies outside the file"
+            for tensor in graph.initializer
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+        ),
+    ]
+
+
+def _cache_faults(graph: onnx.GraphProto) -> list[str]:
+    faults = []
+    for past in (value.name for value in graph.input if value.name.startswith("past_")):
+        present = past.replace("past_", "present_", 1)
+        readers = [node for node in graph.node if past in node.input]
+        if len(readers) != 1:
+            faults.append(f"{past} is read by {len(readers)} nodes instead of one")
+        elif present not in readers[0].output:
+            faults.append(f"the node that reads {past} does not write {present}")
+    return faults
+
+
+def _name_faults(graph: onnx.GraphProto) -> list[str]:
+    written = [name for node in graph.node for name in node.output if name]
+    written += [tensor.name for tensor in graph.initializer]
+    written += [value.name for value in graph.input]
+    read = {name for node in graph.node for name in node.input}
+    twice = [name for name, count in Counter(written).items() if count > 1]
+    return [
+        *(f"the name {name} is used twice" for name in twice),
+        *(f"input {value.name} is not used" for value in graph.input if value.name not in read),
+        *(f"output {v.name} is not written" for v in graph.output if v.name not in written),
+        *(f"parameter {t.name} is not used" for t in graph.initializer if t.name not in read),
+    ]
+
+
+def _version_faults(model: onnx.ModelProto) -> list[str]:
+    opset = next((item.version for item in model.opset_import if item.domain == ""), 0)
+    if IR_VERSIONS.get(opset) != model.ir_version:
+        return [f"IR version {model.ir_version} does not go with opset {opset}"]
+    return []

@@ -1,0 +1,80 @@
+"""Drives a step graph the simple way, for tests: plain feeds, no binding, all rows every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from mt3_export.decoder import build_decoder
+from mt3_export.encoder import build_encoder
+from mt3_export.profiles import blocks_for
+from mt3_export.weights import Weights
+
+CAPACITY = 64
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """A single-threaded session."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options)
+
+
+class Stepper:
+    """Encodes features [rows, T, bins] and decodes one token per `step`."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        frames: int,
+        profile: str,
+        features: npt.NDArray[np.float32],
+        *,
+        expose_logits: bool = False,
+    ) -> None:
+        encoder = session(build_encoder(weights, frames, profile=profile))
+        names = [output.name for output in encoder.get_outputs()]
+        model = build_decoder(
+            weights, frames, max_tokens=CAPACITY, profile=profile, expose_logits=expose_logits
+        )
+        rows, shape = len(features), weights.shape
+        columns = 0 if blocks_for(profile).cache == "concat" else CAPACITY
+        self._decoder = session(model)
+        self._feeds: dict[str, npt.NDArray[Any]] = dict(
+            zip(names, encoder.run(names, {"features": features}), strict=True)
+        )
+        self._past = {
+            f"past_{part}_{layer}": np.zeros(
+                (rows, shape.heads, columns, shape.head_dim), np.float32
+            )
+            for layer in range(shape.decoder_layers)
+            for part in ("key", "value")
+        }
+        self.ids = np.zeros((rows, 1), np.int64)
+        self.positions = np.zeros(rows, np.int32)
+        self.allowed = np.ones((rows, shape.vocab_size), np.bool_)
+
+    def step(self) -> dict[str, npt.NDArray[Any]]:
+        """One token for every row; returns all outputs by name."""
+        names = [output.name for output in self._decoder.get_outputs()]
+        feeds = {
+            **self._feeds,
+            **self._past,
+            "token_ids": self.ids,
+            "positions": self.positions,
+            "allowed": self.allowed,
+        }
+        found = dict(zip(names, self._decoder.run(names, feeds), strict=True))
+        self._past = {name: found[name.replace("past", "present")] for name in self._past}
+        self.ids = found["next_ids"]
+        self.positions = self.positions + np.int32(1)
+        return found
+
+    def restart(self, row: int) -> None:
+        """Sends one row back to the start token, leaving its old cache as garbage."""
+        self.ids[row] = 0
+        self.positions[row] = 0

@@ -1,0 +1,229 @@
+"""Writes bundles: weights and a variant's tables in, a folder or a ``.mt3`` file out.
+
+Everything is built and checked in memory or in a temporary folder beside the target, and moved into
+place in one step: a bundle is either the old one or the whole new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mt3_export.decoder import build_decoder
+from mt3_export.encoder import build_encoder
+from mt3_export.lint import lint
+from mt3_export.profiles import blocks_for
+from mt3_runtime.bundle import EXPORT_ID_KEY, MANIFEST, GraphFile, Manifest, ModelSpec, Role
+from mt3_runtime.errors import CheckpointError, OptionError, OutputError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from mt3_export.graph import Storage
+    from mt3_export.variants import Variant
+    from mt3_export.weights import Weights
+
+BUNDLE_SUFFIX = ".mt3"
+
+
+def export_bundle(
+    weights: Weights,
+    variant: Variant,
+    out: str | os.PathLike[str],
+    *,
+    source: dict[str, str],
+    profiles: Sequence[str] = ("cpu",),
+    storage: Storage = "fp32",
+    name: str | None = None,
+) -> Manifest:
+    """Builds all graphs of a model and writes them as a bundle.
+
+    Equal inputs give equal bytes: there is no time stamp and no random number in a bundle.
+
+    Args:
+        weights: Canonical weights.
+        variant: The variant's tables.
+        out: Folder to make, or a file that ends in ``.mt3``.  An older bundle there is replaced;
+            anything else is left alone.
+        source: Where the weights come from; ``digest`` is required, the rest is for people.
+        profiles: Graph profiles to include.
+        storage: Precision of the stored matrices.
+        name: The model's name; the variant's by default.
+
+    Raises:
+        OptionError: No profile, an unknown one, or one twice.
+        CheckpointError: The weights do not fit the variant's tables.
+        OutputError: ``out`` is in the way or cannot be written; nothing is left behind.
+    """
+    if not profiles or len(set(profiles)) != len(profiles):
+        raise OptionError(f"profiles must be one or more different names, got {list(profiles)}.")
+    for profile in profiles:
+        blocks_for(profile)
+    _check_fit(weights, variant)
+    exporter = f"mt3_export {_version()}"
+    identity = "\n".join([source["digest"], variant.name, exporter, storage])
+    export_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    with _new_bundle(Path(out)) as folder:
+        graphs = [
+            _write_graph(folder, role, profile, weights, variant, storage, export_id)
+            for profile in profiles
+            for role in _ROLES
+        ]
+        manifest = Manifest(
+            export_id=export_id,
+            name=name or variant.name,
+            family=variant.family,
+            variant=variant.name,
+            licence=variant.licence,
+            source=source,
+            exporter=exporter,
+            precision=storage,
+            features=variant.features,
+            segments=variant.segments,
+            vocabulary=variant.vocabulary,
+            notes=variant.notes,
+            decoding=variant.decoding,
+            model=_model_spec(weights, variant),
+            graphs=tuple(graphs),
+        )
+        (folder / MANIFEST).write_bytes(manifest.to_json())
+    return manifest
+
+
+_ROLES: tuple[Role, ...] = ("encoder", "decoder")
+
+
+def _check_fit(weights: Weights, variant: Variant) -> None:
+    pairs = (
+        ("vocabulary size", weights.shape.vocab_size, variant.vocabulary.size),
+        ("input bins", weights.shape.input_bins, variant.features.bins),
+    )
+    for what, found, expected in pairs:
+        if found != expected:
+            raise CheckpointError(
+                f"The checkpoint's {what} is {found}, but variant {variant.name} has {expected}."
+            )
+
+
+def _model_spec(weights: Weights, variant: Variant) -> ModelSpec:
+    shape = weights.shape
+    return ModelSpec(
+        frames=variant.features.frames,
+        layers=shape.decoder_layers,
+        heads=shape.heads,
+        head_dim=shape.head_dim,
+        vocab_size=shape.vocab_size,
+    )
+
+
+def _write_graph(
+    folder: Path,
+    role: Role,
+    profile: str,
+    weights: Weights,
+    variant: Variant,
+    storage: Storage,
+    export_id: str,
+) -> GraphFile:
+    """Builds, checks and writes one graph, and describes it for the manifest."""
+    metadata = {EXPORT_ID_KEY: export_id, "mt3.role": role, "mt3.profile": profile}
+    frames = variant.features.frames
+    if role == "encoder":
+        model = build_encoder(weights, frames, profile=profile, storage=storage, metadata=metadata)
+    else:
+        model = build_decoder(
+            weights,
+            frames,
+            max_tokens=variant.decoding.max_tokens,
+            profile=profile,
+            storage=storage,
+            metadata=metadata,
+        )
+    return _save(model, folder / f"{role}.{profile}.onnx", role, profile)
+
+
+def _save(model: onnx.ModelProto, path: Path, role: Role, profile: str) -> GraphFile:
+    faults = lint(model)
+    if faults:
+        raise RuntimeError(f"the exporter built a faulty {role} ({profile}): {'; '.join(faults)}")
+    data = model.SerializeToString(deterministic=True)
+    path.write_bytes(data)
+    blocks = blocks_for(profile)
+    return GraphFile(
+        role=role,
+        profile=profile,
+        file=path.name,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+        opset=blocks.opset,
+        cache=blocks.cache,
+        cross_key_transposed=blocks.cross_key_transposed,
+        inputs=tuple(value.name for value in model.graph.input),
+        outputs=tuple(value.name for value in model.graph.output),
+    )
+
+
+@contextmanager
+def _new_bundle(out: Path) -> Iterator[Path]:
+    """Yields a temporary folder to fill; moves it to ``out`` if all went well."""
+    _check_target(out)
+    temporary = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        folder = temporary / "bundle"
+        folder.mkdir()
+        yield folder
+        if out.suffix == BUNDLE_SUFFIX:
+            packed = temporary / "packed"
+            _pack(folder, packed)
+            packed.replace(out)
+        else:
+            if out.exists():
+                out.rename(temporary / "old")
+            folder.rename(out)
+    except OSError as error:
+        raise OutputError(
+            f"The bundle cannot be written to {out}: {error.strerror or error}. "
+            "Choose another place with -o, or free some space."
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_target(out: Path) -> None:
+    """Refuses to replace anything but a bundle."""
+    if not out.exists():
+        return
+    if out.suffix == BUNDLE_SUFFIX and out.is_file():
+        return
+    if out.is_dir() and out.suffix != BUNDLE_SUFFIX:
+        if (out / MANIFEST).is_file() or not any(out.iterdir()):
+            return
+        raise OutputError(
+            f"The folder {out} holds other files; choose a new folder for the bundle with -o."
+        )
+    raise OutputError(f"{out} exists and is not a bundle; choose another name with -o.")
+
+
+def _pack(folder: Path, target: Path) -> None:
+    """Zips a folder without compression, with fixed times, manifest first."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(folder.iterdir(), key=lambda p: (p.name != MANIFEST, p.name)):
+            archive.writestr(zipfile.ZipInfo(path.name, (1980, 1, 1, 0, 0, 0)), path.read_bytes())
+
+
+def _version() -> str:
+    try:
+        return version("mt3-runtime")
+    except PackageNotFoundError:  # run from the source tree
+        return "0"

@@ -1,0 +1,86 @@
+"""What the runtime must be told about each variant: data, one entry per variant.
+
+A bundle carries these tables, so a new variant of a known family is an entry here and nothing in
+the runtime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mt3_runtime.bundle import DecodingSpec
+from mt3_runtime.errors import CheckpointError
+from mt3_runtime.features import LogMelConfig
+from mt3_runtime.notes import TORCH_PORT_QUIRKS, NoteRules
+from mt3_runtime.segments import SegmentConfig
+from mt3_runtime.vocabulary import EOS, PAD, Vocabulary
+
+#: T5X's beam search as the published notebook calls it: one beam, this length exponent.
+T5X_ALPHA = 0.6
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The run-time half of a variant; its weights come from a checkpoint.
+
+    Attributes:
+        name: Name of the variant, as on the command line.
+        family: Variants of one family share their graphs.
+        licence: Licence of the weights, as far as their authors state one.
+        features: Front end.
+        segments: How audio is cut.
+        vocabulary: Meaning of the token ids.
+        notes: How events become notes.
+        decoding: Start and end tokens, token limit.
+    """
+
+    name: str
+    family: str
+    licence: str
+    features: LogMelConfig
+    segments: SegmentConfig
+    vocabulary: Vocabulary
+    notes: NoteRules
+    decoding: DecodingSpec
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant(
+            name="magenta_mt3",
+            family="mt3",
+            licence="not stated for the weights; the code is Apache-2.0",
+            features=LogMelConfig(),
+            segments=SegmentConfig(),
+            vocabulary=Vocabulary.mt3(),
+            notes=NoteRules.mt3(),
+            # The notebook decodes up to 1024 targets.
+            decoding=DecodingSpec(PAD, EOS, max_tokens=1024, beam_alpha=T5X_ALPHA),
+        ),
+        Variant(
+            name="mt3_pytorch",
+            family="mt3",
+            licence="none stated; converted from Magenta's weights",
+            features=LogMelConfig(),
+            segments=SegmentConfig(),
+            vocabulary=Vocabulary.mt3(),
+            notes=NoteRules.mt3(quirks=TORCH_PORT_QUIRKS),
+            # max_length 1024 counts the start token.
+            decoding=DecodingSpec(PAD, EOS, max_tokens=1023, beam_alpha=T5X_ALPHA),
+        ),
+    )
+}
+
+
+def variant_named(name: str) -> Variant:
+    """Looks up a variant.
+
+    Raises:
+        CheckpointError: This version cannot export it.
+    """
+    if name not in VARIANTS:
+        raise CheckpointError(
+            f"Variant {name!r} cannot be exported by this version; it knows {', '.join(VARIANTS)}."
+        )
+    return VARIANTS[name]

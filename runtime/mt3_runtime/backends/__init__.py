@@ -1,0 +1,1 @@
+"""Where the graphs run: one module per backend, chosen by `mt3_runtime.devices`."""

@@ -1,0 +1,224 @@
+"""Continuous batching: many segments through a few slots.
+
+Segments are independent, so a slot that reaches end-of-sequence is refilled from a shared queue at
+once; when the queue is empty the last running slot moves into the gap.  Each worker thread drives
+its own lane.  A feeder thread reads ahead by a bounded number of segments, so that slow input (a
+live stream) never stalls segments already running and memory does not depend on the length of the
+recording.  Results come out in the order of the segments.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from mt3_runtime.backends.base import Backend, FloatArray, Lane
+    from mt3_runtime.search import Greedy, Sequence
+
+#: How often a blocked thread looks whether the run was called off, in seconds.
+_POLL = 0.1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One segment to decode.
+
+    Attributes:
+        index: Position in the recording, counted from 0 without gaps.
+        start: Start time in seconds.
+        next_start: Start time of the following segment; None for the last one.
+        features: Makes the features [T, bins]; called once, on a worker thread.
+    """
+
+    index: int
+    start: float
+    next_start: float | None
+    features: Callable[[], FloatArray]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A job and its tokens."""
+
+    job: Job
+    sequence: Sequence
+
+
+def decode(
+    backend: Backend, jobs: Iterable[Job], make_search: Callable[[int], Greedy]
+) -> Generator[Decoded, None, None]:
+    """Decodes jobs and yields them in order as they complete.
+
+    Args:
+        backend: Loaded graphs.
+        jobs: The segments; read on a thread of its own, a few ahead of need.
+        make_search: Makes the search for a lane of that many slots.
+
+    Yields:
+        One `Decoded` per job, in the order of ``jobs``.
+
+    Raises:
+        Exception: Whatever reading a job, computing its features or running a graph raised.
+    """
+    run = _Run(backend, jobs, make_search)
+    with closing(run):
+        yield from run.results()
+
+
+class _Failure:
+    """An exception on its way from a worker to the caller."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class _Run:
+    """The threads and queues of one `decode` call."""
+
+    def __init__(
+        self, backend: Backend, jobs: Iterable[Job], make_search: Callable[[int], Greedy]
+    ) -> None:
+        self._backend, self._make_search = backend, make_search
+        self._cancelled = threading.Event()
+        self._waiting: queue.Queue[Job | None] = queue.Queue(maxsize=2 * backend.workers)
+        self._done: queue.Queue[Decoded | _Failure | None] = queue.Queue()
+        targets = [lambda: self._feed(jobs), *[self._work] * backend.workers]
+        self._threads = [
+            threading.Thread(target=self._guard, args=(t,), daemon=True) for t in targets
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def results(self) -> Iterator[Decoded]:
+        early: dict[int, Decoded] = {}
+        following, running = 0, self._backend.workers
+        while running:
+            item = self._done.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, _Failure):
+                raise item.error
+            else:
+                early[item.job.index] = item
+            while following in early:
+                yield early.pop(following)
+                following += 1
+
+    def close(self) -> None:
+        """Stops all threads and waits for the workers.
+
+        The feeder gets a second: it may be blocked in a live input that nothing can interrupt.
+        """
+        self._cancelled.set()
+        feeder, *workers = self._threads
+        for thread in workers:
+            thread.join()
+        feeder.join(timeout=1.0)
+
+    def _guard(self, target: Callable[[], None]) -> None:
+        try:
+            target()
+        except BaseException as error:  # noqa: BLE001  handed to the caller, who raises it
+            self._cancelled.set()
+            self._done.put(_Failure(error))
+
+    def _feed(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if not self._put(job):
+                return
+        for _ in range(self._backend.workers):
+            self._put(None)
+
+    def _put(self, item: Job | None) -> bool:
+        """Queues an item; False if the run was called off meanwhile."""
+        while not self._cancelled.is_set():
+            try:
+                self._waiting.put(item, timeout=_POLL)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def _work(self) -> None:
+        _Worker(self._backend, self._make_search, self._take, self._done.put, self._cancelled).run()
+        self._done.put(None)
+
+    def _take(self, *, wait: bool) -> Job | None:
+        """The next job, or None when there is none (yet, unless ``wait``; at all, if ``wait``).
+
+        Raises:
+            queue.Empty: Nothing is waiting right now, but the input has not ended.
+        """
+        while not self._cancelled.is_set():
+            try:
+                return self._waiting.get(timeout=_POLL) if wait else self._waiting.get_nowait()
+            except queue.Empty:
+                if not wait:
+                    raise
+        return None
+
+
+class _Take(Protocol):
+    """See `_Run._take`."""
+
+    def __call__(self, *, wait: bool) -> Job | None: ...
+
+
+class _Worker:
+    """One thread's lane, its search, and the jobs in its slots."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        make_search: Callable[[int], Greedy],
+        take: _Take,
+        emit: Callable[[Decoded], None],
+        cancelled: threading.Event,
+    ) -> None:
+        self._lane: Lane = backend.lane(backend.slots)
+        self._search = make_search(backend.slots)
+        self._take, self._emit, self._cancelled = take, emit, cancelled
+        self._jobs: list[Job] = []
+        self._ended = False
+
+    def run(self) -> None:
+        while not self._cancelled.is_set():
+            self._fill()
+            if not self._jobs:
+                return
+            rows = len(self._jobs)
+            self._lane.step(rows)
+            ended = self._search.advance(self._lane, rows)
+            # From the back, so that a slot moved into a gap has been looked at already.
+            for slot in ended.nonzero()[0][::-1]:
+                self._finish(int(slot))
+
+    def _fill(self) -> None:
+        """Loads waiting jobs into free slots; waits for one only if none is running."""
+        while len(self._jobs) < self._lane.slots and not self._ended:
+            try:
+                job = self._take(wait=not self._jobs)
+            except queue.Empty:
+                return
+            if job is None:
+                self._ended = True
+                return
+            slot = len(self._jobs)
+            self._lane.load(slot, job.features())
+            self._search.start(slot)
+            self._jobs.append(job)
+
+    def _finish(self, slot: int) -> None:
+        """Hands out a slot's result and closes the gap."""
+        self._emit(Decoded(self._jobs[slot], self._search.result(slot)))
+        last = len(self._jobs) - 1
+        if slot != last:
+            self._lane.move(last, slot)
+            self._search.move(last, slot)
+            self._jobs[slot] = self._jobs[last]
+        self._jobs.pop()

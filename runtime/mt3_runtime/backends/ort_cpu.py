@@ -11,6 +11,8 @@ in place, and the encoder writes straight into the slot it fills.
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -141,15 +143,17 @@ class InPlaceLane(_OrtLane):
     def _allocate(self, capacity: int) -> list[FloatArray]:
         """Keys and values of all layers, zeroed: unwritten positions must be finite numbers."""
         shape = (self.slots, self.spec.heads, capacity, self.spec.head_dim)
-        return [np.zeros(shape, np.float32) for _ in range(2 * self.spec.layers)]
+        return [_sparse_zeros(shape) for _ in range(2 * self.spec.layers)]
 
     def _grow(self, rows: int, needed: int) -> None:
-        old, before = self._cache, self._capacity
+        old = self._cache
         while self._capacity < needed:
             self._capacity *= 2
         self._cache = self._allocate(self._capacity)
-        for new, buffer in zip(self._cache, old, strict=True):
-            new[:rows, :, :before] = buffer[:rows]
+        for row in range(rows):
+            used = int(self.positions[row])
+            for new, buffer in zip(self._cache, old, strict=True):
+                new[row, :, :used] = buffer[row, :, :used]
         self._bound_rows = 0
 
     def _bind_rows(self, rows: int) -> None:
@@ -279,6 +283,19 @@ def _cross_buffers(spec: ModelSpec, slots: int, *, transposed: bool) -> dict[str
         for layer in range(spec.layers)
         for part, shape in (("key", key), ("value", value))
     }
+
+
+def _sparse_zeros(shape: tuple[int, ...]) -> FloatArray:
+    """Zeros that take memory page by page, where they are first written.
+
+    Rows end at very different lengths, so most of a cache is never used; NumPy would back it with
+    huge pages of 2 MiB, each of which holds some of every head and is taken whole.
+    """
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+    pages = mmap.mmap(-1, 4 * math.prod(shape), **private)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, np.float32).reshape(shape)
 
 
 def _bind(bind: Any, name: str, array: npt.NDArray[Any]) -> None:

@@ -1,0 +1,100 @@
+"""From a device's name to a backend: honoured or refused, never replaced.
+
+``auto`` takes the best backend that works and says which; any other name means that device and
+nothing else.  Backends other than the built-in CPU one register themselves through the entry point
+group ``mt3_runtime.backends``, under the device's name.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, cast
+
+from mt3_runtime.backends.ort_cpu import OrtCpuBackend, import_onnxruntime
+from mt3_runtime.errors import DeviceError, OptionError
+
+if TYPE_CHECKING:
+    from mt3_runtime.backends.base import Backend
+    from mt3_runtime.bundle import Bundle
+
+log = logging.getLogger("mt3_runtime")
+
+BACKEND_GROUP = "mt3_runtime.backends"
+
+#: Graph profiles a device can run, best first.
+PROFILES = {"cuda": ("portable",), "tensorrt": ("portable", "compat")}
+
+_NAME = re.compile(r"(auto|cpu|cuda|tensorrt)(?::(\d{1,3}))?")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A kind of device and which one of its kind."""
+
+    kind: str
+    index: int = 0
+
+    @classmethod
+    def parse(cls, name: str) -> Device:
+        """Reads ``auto``, ``cpu``, ``cuda[:n]`` or ``tensorrt[:n]``.
+
+        Raises:
+            OptionError: It is none of them.
+        """
+        match = _NAME.fullmatch(name)
+        if not match or (match[2] and match[1] in ("auto", "cpu")):
+            raise OptionError(f"device must be auto, cpu, cuda[:n] or tensorrt[:n], got {name!r}.")
+        return cls(match[1], int(match[2] or 0))
+
+
+def open_backend(
+    bundle: Bundle, device: str, *, threads: int | None = None, profile: str | None = None
+) -> Backend:
+    """Loads a bundle's graphs on a device.
+
+    Raises:
+        DeviceError: The device cannot be used here; the message says why and what to do.
+        BundleError: The bundle lacks the graphs this device needs, or is damaged.
+        OptionError: The device's name, the profile or ``threads`` makes no sense.
+    """
+    wanted = Device.parse(device)
+    if wanted.kind in ("auto", "cpu"):
+        backend = OrtCpuBackend(bundle, threads=threads, profile=profile)
+        if wanted.kind == "auto":
+            log.info("device auto: using %s", backend.description)
+        return backend
+    _check_provider(wanted)
+    _check_profile(bundle, wanted, profile)
+    return _registered(wanted)(bundle, wanted, threads, profile)
+
+
+def _check_provider(device: Device) -> None:
+    """Refuses a GPU that ONNX Runtime knows nothing of; TensorRT itself is checked by its room."""
+    if device.kind != "cuda":
+        return
+    available = import_onnxruntime().get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        raise DeviceError(
+            "device cuda was asked for, but the installed ONNX Runtime has no CUDA provider "
+            f"(it has {', '.join(available)}). On a machine with an NVIDIA GPU: pip uninstall "
+            'onnxruntime, then pip install "mt3-runtime[gpu]". Otherwise use device cpu.'
+        )
+
+
+def _check_profile(bundle: Bundle, device: Device, profile: str | None) -> None:
+    usable = PROFILES[device.kind] if profile is None else (profile,)
+    if not set(usable) & set(bundle.profiles):
+        bundle.graph("decoder", usable[0])  # raises, and names the export command
+
+
+def _registered(device: Device) -> Callable[..., Backend]:
+    for entry in entry_points(group=BACKEND_GROUP, name=device.kind):
+        return cast("Callable[..., Backend]", entry.load())
+    raise DeviceError(
+        f"device {device.kind} was asked for, but no installed package provides a backend for it. "
+        "This version runs on device cpu."
+    )

@@ -1,0 +1,397 @@
+"""A loaded model and the way of the data through it.
+
+    audio -> segments -> features -> tokens -> notes -> MIDI
+
+`Model.transcribe_notes` runs it all; `Model.preprocess`, `Model.forward` and `Model.decode` are its
+three thirds under the names mt3-infer's users know; `Model.stream` yields notes while it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, cast
+
+import numpy as np
+
+from mt3_runtime.audio import AudioSource, AudioStream, open_audio, open_blocks
+from mt3_runtime.bundle import Bundle, Manifest
+from mt3_runtime.catalogue import resolve_model
+from mt3_runtime.decoding import Decoded, Job, decode
+from mt3_runtime.devices import open_backend
+from mt3_runtime.errors import OptionError
+from mt3_runtime.features import LogMel
+from mt3_runtime.notes import Note, NoteAssembler, SegmentReport
+from mt3_runtime.search import Sequence as TokenSequence
+from mt3_runtime.search import search_for
+from mt3_runtime.segments import cut
+from mt3_runtime.transcription import Progress, Transcription, by_onset
+
+if TYPE_CHECKING:
+    import mido
+    import numpy.typing as npt
+
+    from mt3_runtime.backends.base import Backend, FloatArray
+    from mt3_runtime.search import SearchName
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """One segment after decoding: its tokens, and the notes that ended in it."""
+
+    decoded: Decoded
+    notes: list[Note]
+    report: SegmentReport
+
+
+class Model:
+    """A bundle on a device, ready to transcribe.  Threads may share it.
+
+    Attributes:
+        path: Where the bundle is.
+        info: What the bundle says about itself.
+        auto_filter: Default of the argument of the same name.
+        decoding: Default of the argument of the same name.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        *,
+        auto_filter: bool = True,
+        decoding: SearchName = "greedy",
+    ) -> None:
+        search_for(decoding)
+        self.path = bundle.path
+        self.info: Manifest = bundle.manifest
+        self.auto_filter = auto_filter
+        self.decoding = decoding
+        self._backend = backend
+        self._extract = LogMel(self.info.features)
+
+    @property
+    def device(self) -> str:
+        """One line: what runs where."""
+        return self._backend.description
+
+    @property
+    def sample_rate(self) -> int:
+        """The rate audio is resampled to, in Hz."""
+        return self.info.segments.sample_rate
+
+    def transcribe(
+        self,
+        audio: AudioSource,
+        *,
+        sr: float | None = None,
+        auto_filter: bool | None = None,
+        decoding: SearchName | None = None,
+    ) -> mido.MidiFile:
+        """Transcribes a recording to MIDI; arguments and errors as in `transcribe_notes`."""
+        return self.transcribe_notes(
+            audio, sr=sr, auto_filter=auto_filter, decoding=decoding
+        ).to_midi()
+
+    def transcribe_notes(
+        self,
+        audio: AudioSource,
+        *,
+        sr: float | None = None,
+        auto_filter: bool | None = None,  # noqa: ARG002  part of the interface before the filter
+        decoding: SearchName | None = None,
+        upstream_quirks: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Transcription:
+        """Transcribes a recording.
+
+        Args:
+            audio: Path, binary file object, or samples; see `mt3_runtime.audio.open_audio`.
+            sr: Sample rate of an array in Hz; the model's own if None.
+            auto_filter: Whether to repair instrument leakage.  No filter exists in this version:
+                both values return what the model said.
+            decoding: ``greedy``, or ``t5x`` for the search of the published MT3 notebook.
+            upstream_quirks: Imitate known defects of the model's original implementation.
+            progress: Called after every segment, on this thread.
+
+        Raises:
+            AudioError: The audio cannot be read; see `mt3_runtime.audio.open_audio`.
+            OptionError: An argument is out of range.
+        """
+        notes: list[Note] = []
+        reports: list[SegmentReport] = []
+        digest = hashlib.sha256()
+        assembler = self._assembler(upstream_quirks=upstream_quirks)
+        with open_audio(audio, sr=sr, target_rate=self.sample_rate) as stream:
+            counted = _Counter(stream)
+            with closing(self._run(self._jobs(counted), assembler, decoding)) as run:
+                for item in run:
+                    notes += item.notes
+                    reports.append(item.report)
+                    _update(digest, item.decoded.sequence)
+                    if progress:
+                        done = item.decoded.job.next_start or counted.seconds
+                        begun = sum(report.notes for report in reports)
+                        progress(Progress(done, stream.duration, begun))
+        notes += assembler.finish()
+        return Transcription(
+            notes=by_onset(notes),
+            segments=tuple(reports),
+            duration=counted.seconds,
+            model=self.info.name,
+            token_digest=digest.hexdigest(),
+        )
+
+    def stream(
+        self,
+        audio: AudioSource | Iterable[npt.ArrayLike],
+        *,
+        sr: float | None = None,
+        decoding: SearchName | None = None,
+        live: bool | None = None,
+    ) -> Iterator[Note]:
+        """Yields notes as soon as the segment in which they end is decoded.
+
+        The order is that of their segments; within one, that of their offsets.  A note is never
+        changed after it was yielded.  Latency is at least one segment (2.048 s for MT3).
+
+        Args:
+            audio: As in `transcribe_notes`, or an iterator of sample blocks [n] or [n, channels]
+                (a microphone, a socket), which is read on a thread of its own.
+            sr: Sample rate of arrays or blocks in Hz.
+            decoding: As in `transcribe_notes`.
+            live: Whether ``audio`` is an iterable of blocks; iterators always are.
+        """
+        if live if live is not None else isinstance(audio, Iterator) and not hasattr(audio, "read"):
+            blocks = cast("Iterable[npt.ArrayLike]", audio)
+            opened = open_blocks(blocks, sr=sr or self.sample_rate, target_rate=self.sample_rate)
+        else:
+            source = cast("AudioSource", audio)
+            opened = open_audio(source, sr=sr, target_rate=self.sample_rate)
+        return self._stream(opened, decoding)
+
+    def _stream(self, opened: AudioStream, decoding: SearchName | None) -> Iterator[Note]:
+        assembler = self._assembler(upstream_quirks=False)
+        with opened, closing(self._run(self._jobs(opened), assembler, decoding)) as run:
+            for item in run:
+                yield from item.notes
+        yield from assembler.finish()
+
+    def preprocess(self, audio: AudioSource, sr: float | None = None) -> FloatArray:
+        """Turns audio into the network's input.
+
+        Returns:
+            float32 [segments, frames, bins].
+        """
+        with open_audio(audio, sr=sr, target_rate=self.sample_rate) as stream:
+            return np.stack([job.features() for job in self._jobs(stream)])
+
+    def forward(
+        self, features: FloatArray, *, decoding: SearchName | None = None
+    ) -> list[TokenSequence]:
+        """Runs encoder and decoder.
+
+        Args:
+            features: [segments, frames, bins] from `preprocess`.
+            decoding: As in `transcribe_notes`.
+
+        Raises:
+            OptionError: The features have another shape.
+        """
+        expected = (self.info.features.frames, self.info.features.bins)
+        if features.ndim != 3 or features.shape[1:] != expected:
+            raise OptionError(
+                f"features must have shape [segments, {expected[0]}, {expected[1]}], "
+                f"got {list(features.shape)}; make them with preprocess()."
+            )
+        jobs = (Job(i, 0.0, None, partial(_as_is, row)) for i, row in enumerate(features))
+        return [decoded.sequence for decoded in self._decode(jobs, decoding)]
+
+    def decode(
+        self, tokens: Sequence[TokenSequence], *, upstream_quirks: bool = False
+    ) -> mido.MidiFile:
+        """Turns the tokens of consecutive segments, from `forward`, into MIDI."""
+        from mt3_runtime.midi import to_midi  # noqa: PLC0415  keeps mido out of the import
+
+        return to_midi(self.assemble(tokens, upstream_quirks=upstream_quirks))
+
+    def assemble(
+        self, tokens: Sequence[TokenSequence], *, upstream_quirks: bool = False
+    ) -> tuple[Note, ...]:
+        """Turns the tokens of consecutive segments into notes."""
+        assembler = self._assembler(upstream_quirks=upstream_quirks)
+        start, notes = self.info.segments.start, list[Note]()
+        for index, sequence in enumerate(tokens):
+            following = start(index + 1) if index + 1 < len(tokens) else None
+            job = Job(index, start(index), following, features=_no_features)
+            notes += _assemble(assembler, Decoded(job, sequence)).notes
+        return by_onset(notes + assembler.finish())
+
+    def warmup(self) -> None:
+        """Runs one silent segment, so that the first real one finds everything in place."""
+        silence = np.zeros((1, self.info.features.frames, self.info.features.bins), np.float32)
+        self.forward(silence)
+
+    def close(self) -> None:
+        """Frees the graphs; the model cannot be used afterwards."""
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _assembler(self, *, upstream_quirks: bool) -> NoteAssembler:
+        return NoteAssembler(self.info.vocabulary, self.info.notes, upstream_quirks=upstream_quirks)
+
+    def _jobs(self, blocks: Iterable[FloatArray]) -> Iterator[Job]:
+        for segment in cut(blocks, self.info.segments):
+            features = partial(self._extract, segment.samples)
+            yield Job(segment.index, segment.start, segment.next_start, features)
+
+    def _decode(
+        self, jobs: Iterable[Job], decoding: SearchName | None
+    ) -> Generator[Decoded, None, None]:
+        search = search_for(decoding or self.decoding)
+        return decode(self._backend, jobs, partial(search, spec=self.info.decoding))
+
+    def _run(
+        self, jobs: Iterable[Job], assembler: NoteAssembler, decoding: SearchName | None
+    ) -> Generator[_Finished, None, None]:
+        with closing(self._decode(jobs, decoding)) as run:
+            for decoded in run:
+                yield _assemble(assembler, decoded)
+
+
+def load_model(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    auto_filter: bool = True,
+    decoding: SearchName = "greedy",
+    profile: str | None = None,
+) -> Model:
+    """Loads a model.
+
+    Args:
+        model: Path of a bundle (a folder that holds ``bundle.json``, or a ``.mt3`` file), or the
+            name of an installed one.  If None: the environment variable ``MT3_MODEL``, else the
+            only installed model.
+        device: ``auto``, ``cpu``, ``cuda[:n]`` or ``tensorrt[:n]``.  A device that is asked for is
+            used or refused, never replaced.
+        threads: Worker threads on the CPU; all usable cores by default.
+        auto_filter: Default for the model's calls.
+        decoding: Default for the model's calls.
+        profile: Graph profile; the device's own by default.
+
+    Raises:
+        BundleNotFoundError: There is no such model.
+        BundleError: The bundle is damaged.
+        DeviceError: The device cannot be used; the message says what to install.
+        MissingDependencyError: ONNX Runtime is not installed.
+        OptionError: An argument is out of range.
+    """
+    bundle = Bundle(resolve_model(None if model is None else os.fspath(model)))
+    backend = open_backend(bundle, device, threads=threads, profile=profile)
+    return Model(bundle, backend, auto_filter=auto_filter, decoding=decoding)
+
+
+#: The model that `transcribe` used last, so that a second call does not load it again.
+_loaded: dict[tuple[object, ...], Model] = {}
+
+
+def transcribe(
+    audio: AudioSource,
+    model: str | os.PathLike[str] | Model | None = None,
+    *,
+    sr: float | None = None,
+    device: str = "auto",
+    auto_filter: bool = True,
+) -> mido.MidiFile:
+    """Transcribes a recording to MIDI in one call; keeps the model for the next one.
+
+    Args:
+        audio: Path, binary file object, or samples; see `mt3_runtime.audio.open_audio`.
+        model: As in `load_model`, or a loaded model.
+        sr: Sample rate of an array in Hz; the model's own if None.
+        device: As in `load_model`.
+        auto_filter: As in `Model.transcribe_notes`.
+    """
+    if not isinstance(model, Model):
+        path = resolve_model(None if model is None else os.fspath(model))
+        key = (path, Path(path).stat().st_mtime_ns, device)
+        if key not in _loaded:
+            loaded = load_model(path, device=device)
+            clear_cache()
+            _loaded[key] = loaded
+        model = _loaded[key]
+    return model.transcribe(audio, sr=sr, auto_filter=auto_filter)
+
+
+def clear_cache() -> None:
+    """Frees the model that `transcribe` keeps."""
+    _loaded.clear()
+
+
+def token_digest(sequences: Iterable[TokenSequence]) -> str:
+    """SHA-256 over the tokens of all segments, each as little-endian int32 behind its length."""
+    digest = hashlib.sha256()
+    for sequence in sequences:
+        _update(digest, sequence)
+    return digest.hexdigest()
+
+
+def _update(digest: hashlib._Hash, sequence: TokenSequence) -> None:
+    digest.update(len(sequence.tokens).to_bytes(4, "little"))
+    digest.update(sequence.tokens.astype("<i4").tobytes())
+
+
+def _assemble(assembler: NoteAssembler, decoded: Decoded) -> _Finished:
+    job, sequence = decoded.job, decoded.sequence
+    notes, report = assembler.add(
+        sequence.tokens,
+        np.exp(sequence.log_probs),
+        job.start,
+        job.next_start,
+        truncated=sequence.truncated,
+    )
+    return _Finished(decoded, notes, report)
+
+
+class _Counter:
+    """Passes blocks on and counts their samples."""
+
+    def __init__(self, stream: AudioStream) -> None:
+        self._stream, self._samples = stream, 0
+
+    def __iter__(self) -> Iterator[FloatArray]:
+        for block in self._stream:
+            self._samples += len(block)
+            yield block
+
+    @property
+    def seconds(self) -> float:
+        return self._samples / self._stream.target_rate
+
+
+def _as_is(features: FloatArray) -> FloatArray:
+    return features
+
+
+def _no_features() -> FloatArray:
+    raise OptionError("These tokens were decoded elsewhere; there is no audio behind them.")

@@ -1,0 +1,101 @@
+"""What a transcription returns: the notes, and an honest account of how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import os
+
+    import mido
+
+    from mt3_runtime.notes import Note, SegmentReport
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a transcription is; handed to a ``progress`` callback after every segment.
+
+    Attributes:
+        seconds_done: Audio transcribed so far.
+        seconds_total: Length of the recording; None for live input.
+        notes: Notes found so far, counted by their onsets.
+    """
+
+    seconds_done: float
+    seconds_total: float | None
+    notes: int
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """The result for one recording.
+
+    Attributes:
+        notes: Ordered by onset, then program and pitch.
+        segments: One report per segment, in order; none is ever missing.
+        duration: Length of the recording in seconds.
+        model: Name of the model.
+        token_digest: SHA-256 over all segments' tokens: two runs with equal digests decoded the
+            same; see `mt3_runtime.model.token_digest`.
+    """
+
+    notes: tuple[Note, ...]
+    segments: tuple[SegmentReport, ...]
+    duration: float
+    model: str
+    token_digest: str
+
+    @property
+    def warnings(self) -> list[str]:
+        """One sentence for everything a user should act on; empty for a clean run.
+
+        Tokens without meaning are not among them: a few occur in almost every recording, and
+        `segments` counts them.
+        """
+        truncated = sum(report.truncated for report in self.segments)
+        discarded = sum(report.discarded_tokens for report in self.segments)
+        sentences = (
+            (truncated, f"{truncated} segments reached the token limit before they ended"),
+            (discarded, f"{discarded} tokens were discarded to imitate the original"),
+        )
+        return [sentence for count, sentence in sentences if count]
+
+    def summary(self) -> str:
+        """One line for a log."""
+        programs = {(note.program, note.is_drum) for note in self.notes}
+        return (
+            f"{self.duration:.1f} s of audio, {len(self.notes)} notes, {len(programs)} instruments"
+        )
+
+    def to_midi(self, *, tempo: float = 120.0) -> mido.MidiFile:
+        """The notes as a MIDI file; see `mt3_runtime.midi.to_midi`."""
+        from mt3_runtime.midi import to_midi  # noqa: PLC0415  keeps mido out of the import
+
+        return to_midi(self.notes, tempo=tempo)
+
+    def save(self, path: str | os.PathLike[str], format: str | None = None) -> Path:  # noqa: A002
+        """Writes the result, whole or not at all.
+
+        Args:
+            path: Where to; an existing file is replaced.
+            format: One of `mt3_runtime.formats.FORMATS`; told by the suffix if None.
+
+        Raises:
+            OptionError: The format is unknown.
+            OutputError: The file cannot be written; nothing is left behind.
+        """
+        from mt3_runtime.formats import format_from_suffix, render  # noqa: PLC0415
+        from mt3_runtime.output import write_atomic  # noqa: PLC0415
+
+        target = Path(path)
+        write_atomic(target, render(self, format or format_from_suffix(target)))
+        return target
+
+
+def by_onset(notes: Sequence[Note]) -> tuple[Note, ...]:
+    """Notes in the order of a score: onset, then program and pitch, drums last."""
+    return tuple(sorted(notes, key=lambda n: (n.onset, n.is_drum, n.program, n.pitch, n.offset)))

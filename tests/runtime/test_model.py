@@ -1,0 +1,265 @@
+"""The whole way from samples to notes on the small network, and its promises."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import mt3_runtime
+from mt3_runtime.backends import ort_cpu
+from mt3_runtime.errors import (
+    BundleNotFoundError,
+    DeviceError,
+    MissingDependencyError,
+    OptionError,
+)
+from mt3_runtime.features import LogMel
+from mt3_runtime.model import Model, clear_cache, load_model, token_digest, transcribe
+from mt3_runtime.segments import cut
+from mt3_runtime.transcription import Progress
+from tests import reference_t5
+
+Audio = npt.NDArray[np.float32]
+
+
+def test_tokens_equal_the_reference_network(tiny_model: Model, tiny_weights, audio: Audio) -> None:
+    """Greedy decoding through slots and caches against whole-sequence float64 arithmetic."""
+    features = tiny_model.preprocess(audio)
+    assert features.shape == (5, 256, 512)
+    found = tiny_model.forward(features)
+    encoded = reference_t5.encode(tiny_weights, features)
+    for row, sequence in enumerate(found):
+        length = min(len(sequence.tokens), 40)
+        read = np.concatenate([[0], sequence.tokens[: length - 1]])[np.newaxis]
+        logits = reference_t5.teacher_forced(tiny_weights, encoded[row : row + 1], read)
+        assert logits[0].argmax(-1).tolist() == sequence.tokens[:length].tolist()
+
+
+def test_preprocess_is_cut_and_extract(tiny_model: Model, audio: Audio) -> None:
+    extract = LogMel(tiny_model.info.features)
+    expected = [extract(segment.samples) for segment in cut([audio], tiny_model.info.segments)]
+    assert np.array_equal(tiny_model.preprocess(audio), np.stack(expected))
+
+
+def test_the_three_thirds_make_the_whole(tiny_model: Model, audio: Audio) -> None:
+    tokens = tiny_model.forward(tiny_model.preprocess(audio))
+    whole = tiny_model.transcribe_notes(audio)
+    assert tiny_model.assemble(tokens) == whole.notes
+    assert token_digest(tokens) == whole.token_digest
+    assert [report.index for report in whole.segments] == [0, 1, 2, 3, 4]
+    assert whole.duration == pytest.approx(9.0)
+    by_parts, at_once = tiny_model.decode(tokens), tiny_model.transcribe(audio)
+    assert [list(t) for t in by_parts.tracks] == [list(t) for t in at_once.tracks]
+
+
+@pytest.mark.parametrize("profile", ["cpu", "portable", "compat"])
+@pytest.mark.parametrize("decoding", ["greedy", "t5x"])
+def test_results_do_not_depend_on_batching(
+    tiny_bundle: Path, audio: Audio, profile: str, decoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens and log-probabilities for every mix of slots, threads and neighbours."""
+    reference = None
+    for slots, threads in ((1, 1), (2, 1), (3, 2), (8, 4)):
+        monkeypatch.setattr(ort_cpu, "SLOTS", slots)
+        model = load_model(tiny_bundle, threads=threads, profile=profile, decoding=decoding)
+        features = model.preprocess(audio)
+        found = model.forward(features)
+        alone = [model.forward(features[i : i + 1])[0] for i in range(len(features))]
+        reference = reference or found
+        for expected, *others in zip(reference, found, alone, strict=True):
+            for other in others:
+                assert other.tokens.tolist() == expected.tokens.tolist()
+                np.testing.assert_allclose(other.log_probs, expected.log_probs, atol=1e-4)
+
+
+def test_all_profiles_give_the_same_tokens(tiny_bundle: Path, audio: Audio) -> None:
+    digests = {
+        load_model(tiny_bundle, profile=profile).transcribe_notes(audio).token_digest
+        for profile in ("cpu", "portable", "compat")
+    }
+    assert len(digests) == 1
+
+
+def test_long_segments_outgrow_the_first_capacity(tiny_model: Model, audio: Audio) -> None:
+    """Caches double twice for the longest segment."""
+    sequences = tiny_model.forward(tiny_model.preprocess(audio))
+    assert max(len(sequence.tokens) for sequence in sequences) > 2 * ort_cpu.INITIAL_CAPACITY
+
+
+def test_a_truncated_segment_is_reported_and_kept(
+    tiny_bundle: Path, audio: Audio, tmp_path: Path
+) -> None:
+    """With a token limit of 20 no segment of this network reaches its end."""
+    path = Path(shutil.copytree(tiny_bundle, tmp_path / "short"))
+    document = json.loads((path / "bundle.json").read_bytes())
+    document["decoding"]["max_tokens"] = 20
+    document["notes"]["quirks"] = ["empty_without_eos"]
+    (path / "bundle.json").write_text(json.dumps(document))
+    model = load_model(path)
+    result = model.transcribe_notes(audio)
+    assert [report.token_count for report in result.segments] == [20] * 5
+    assert all(report.truncated for report in result.segments)
+    assert result.notes
+    assert any("5 segments reached the token limit" in sentence for sentence in result.warnings)
+    upstream = model.transcribe_notes(audio, upstream_quirks=True)
+    assert upstream.token_digest == result.token_digest
+    assert upstream.notes == ()
+    assert any("100 tokens were discarded" in sentence for sentence in upstream.warnings)
+
+
+def test_progress_covers_the_recording(tiny_model: Model, audio: Audio) -> None:
+    seen: list[Progress] = []
+    tiny_model.transcribe_notes(audio, progress=seen.append)
+    assert [round(p.seconds_done, 2) for p in seen] == [2.04, 4.09, 6.14, 8.19, 9.0]
+    assert all(p.seconds_total == pytest.approx(9.0) for p in seen)
+    assert seen[-1].notes >= seen[0].notes
+
+
+def test_stream_yields_the_same_notes(tiny_model: Model, audio: Audio) -> None:
+    expected = sorted(tiny_model.transcribe_notes(audio).notes)
+    assert sorted(tiny_model.stream(audio)) == expected
+    blocks = (audio[at : at + 1000] for at in range(0, len(audio), 1000))
+    assert sorted(tiny_model.stream(blocks, sr=16000)) == expected
+    listed = [audio[:5000], audio[5000:]]
+    assert sorted(tiny_model.stream(listed, sr=16000, live=True)) == expected
+
+
+def test_stream_yields_before_the_input_ends(tiny_model: Model, audio: Audio) -> None:
+    gate = threading.Event()
+
+    def blocks() -> Iterator[Audio]:
+        yield audio[:70000]
+        gate.wait(20)
+        yield audio[70000:]
+
+    notes = tiny_model.stream(blocks(), sr=16000)
+    first = next(notes)
+    assert first.onset < 70000 / 16000
+    assert not gate.is_set()
+    gate.set()
+    assert len(list(notes)) > 0
+
+
+def test_memory_does_not_grow_with_the_input(tiny_model: Model, audio: Audio) -> None:
+    """Input is pulled as segments complete, not read ahead without bound."""
+    pulled = 0
+
+    def blocks() -> Iterator[Audio]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield audio
+
+    notes = tiny_model.stream(blocks(), sr=16000)
+    first = list(itertools.islice(notes, 3))
+    notes.close()  # type: ignore[attr-defined]
+    assert len(first) == 3
+    assert pulled < 20
+
+
+def test_several_threads_share_a_model(tiny_model: Model, audio: Audio) -> None:
+    expected = tiny_model.transcribe_notes(audio).token_digest
+    found: list[str] = []
+    threads = [
+        threading.Thread(
+            target=lambda: found.append(tiny_model.transcribe_notes(audio).token_digest)
+        )
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 4
+
+
+def test_transcribe_keeps_its_model(tiny_bundle: Path, audio: Audio, monkeypatch) -> None:
+    clear_cache()
+    loads = []
+    monkeypatch.setattr(
+        "mt3_runtime.model.load_model", lambda *a, **k: loads.append(a) or load_model(*a, **k)
+    )
+    first = transcribe(audio, tiny_bundle, sr=16000)
+    second = mt3_runtime.transcribe(audio, model=tiny_bundle, sr=16000, auto_filter=False)
+    assert len(loads) == 1
+    assert len(first.tracks) == len(second.tracks)
+    clear_cache()
+    with load_model(tiny_bundle) as model:
+        third = transcribe(audio, model)
+    assert [list(t) for t in third.tracks] == [list(t) for t in first.tracks]
+    assert len(loads) == 1
+
+
+def test_saving_by_suffix(tiny_model: Model, audio: Audio, tmp_path: Path) -> None:
+    result = tiny_model.transcribe_notes(audio)
+    for suffix, start in ((".mid", b"MThd"), (".json", b"{"), (".csv", b"onset"), (".jsonl", b"{")):
+        path = result.save(tmp_path / f"x{suffix}")
+        assert path.read_bytes().startswith(start)
+    assert str(len(result.notes)) in result.summary()
+
+
+@pytest.mark.parametrize("shape", [(256, 512), (1, 255, 512), (1, 256, 511)])
+def test_features_of_another_shape_are_refused(tiny_model: Model, shape: tuple[int, ...]) -> None:
+    with pytest.raises(OptionError, match=r"\[segments, 256, 512\]"):
+        tiny_model.forward(np.zeros(shape, np.float32))
+
+
+def test_options_are_checked_at_the_door(tiny_bundle: Path) -> None:
+    with pytest.raises(OptionError, match="threads"):
+        load_model(tiny_bundle, threads=0)
+    with pytest.raises(OptionError, match="greedy, t5x"):
+        load_model(tiny_bundle, decoding="beam")  # type: ignore[arg-type]
+    with pytest.raises(BundleNotFoundError):
+        load_model("no_such_model")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cpu:0", "cuda:", "cuda:x", "CPU", ""])
+def test_strange_devices_are_refused(tiny_bundle: Path, name: str) -> None:
+    with pytest.raises(OptionError, match="cuda"):
+        load_model(tiny_bundle, device=name)
+
+
+def test_cuda_without_cuda_is_refused_with_the_remedy(tiny_bundle: Path) -> None:
+    with pytest.raises(DeviceError, match=r"mt3-runtime\[gpu\]"):
+        load_model(tiny_bundle, device="cuda:0")
+
+
+def test_a_device_without_backend_is_refused(tiny_bundle: Path) -> None:
+    with pytest.raises(DeviceError, match="no installed package provides"):
+        load_model(tiny_bundle, device="tensorrt")
+
+
+def test_no_onnxruntime_names_the_extra(tiny_bundle: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match=r"mt3-runtime\[cpu\]"):
+        load_model(tiny_bundle)
+
+
+BLOCKED = ("torch", "jax", "tensorflow", "transformers", "librosa", "scipy", "onnx", "msgpack")
+
+
+def test_no_framework_is_needed(tiny_bundle: Path, audio: Audio, tmp_path: Path) -> None:
+    """A transcription in a process where the frameworks cannot be imported."""
+    np.save(tmp_path / "audio.npy", audio)
+    script = f"""
+import sys
+for name in {BLOCKED!r}:
+    sys.modules[name] = None
+import numpy as np, mt3_runtime
+midi = mt3_runtime.transcribe(np.load("audio.npy"), {str(tiny_bundle)!r}, sr=22050)
+print(len(midi.tracks))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) > 1

@@ -1,0 +1,227 @@
+"""The command `mt3`: find the sub-command, run it, turn what went wrong into one line and a code.
+
+Contract: stdout is data, stderr is talk; an error raised on purpose is one line, never a traceback.
+Commands are objects of the shape `Command`.  Those of the runtime are listed here, those of the
+other rooms come in through the entry-point group ``mt3_runtime.commands``; a command whose room is
+not installed still shows up and says how to install it.  Nothing heavy is imported before the
+chosen command runs, so that ``mt3 --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from typing import Protocol
+
+from mt3_runtime.errors import (
+    AudioError,
+    MissingDependencyError,
+    MT3Error,
+    OptionError,
+    OutputError,
+)
+
+#: Entry-point group through which other rooms add sub-commands.
+COMMAND_GROUP = "mt3_runtime.commands"
+
+#: Set to anything but an empty string, internal errors keep their traceback.
+DEBUG_VARIABLE = "MT3_DEBUG"
+
+
+class ExitCode(IntEnum):
+    """What every `mt3` command ends with; scripts may rely on it."""
+
+    OK = 0
+    FAILED = 1  # an input could not be read or an output not written; all others were done
+    USAGE = 2  # the command line contradicts itself or names something out of range; nothing done
+    UNUSABLE = 3  # a model, a device, a download or an optional package cannot be used
+    INTERNAL = 70  # a bug of ours (EX_SOFTWARE of sysexits.h)
+    INTERRUPTED = 130  # Ctrl-C (128 + SIGINT)
+    BROKEN_PIPE = 141  # the reader of our stdout went away (128 + SIGPIPE)
+
+
+class Command(Protocol):
+    """One sub-command of `mt3`; rooms register a class of this shape without arguments.
+
+    Attributes:
+        name: What the user types after `mt3`.
+        help: One line for the list of commands.
+    """
+
+    name: str
+    help: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the command's own arguments."""
+        ...
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Does the work and returns an `ExitCode`; may raise any `MT3Error`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A command as the list of commands knows it, before anything of it is imported.
+
+    Attributes:
+        name: What the user types.
+        help: One line; empty where only the command itself knows (third-party entry points).
+        extra: The extra of `mt3-runtime` that brings its room; None for the runtime's own.
+        source: Where its class is; None while its room is not installed.
+    """
+
+    name: str
+    help: str
+    extra: str | None = None
+    source: EntryPoint | None = None
+
+    def load(self) -> Command:
+        """Imports and makes the command.
+
+        Raises:
+            MissingDependencyError: Its room, or a package its room needs, is not installed.
+        """
+        if self.source is None:
+            raise MissingDependencyError(
+                f"The command {self.name!r} is not part of this installation "
+                f"(mt3-runtime {_version()}). Install it with: {self.remedy}"
+            )
+        try:
+            command: Command = self.source.load()()
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"The command {self.name!r} needs the module {error.name!r}, which is not "
+                f"installed. Install it with: {self.remedy}"
+            ) from error
+        return command
+
+    @property
+    def remedy(self) -> str:
+        """The pip command that makes this command available."""
+        package = f"mt3-runtime[{self.extra}]" if self.extra else "mt3-runtime"
+        return f"pip install --upgrade '{package}'"
+
+
+def _own(name: str, text: str) -> Listing:
+    target = f"mt3_runtime.commands.{name}:{name.title()}Command"
+    return Listing(name, text, source=EntryPoint(name, target, COMMAND_GROUP))
+
+
+#: Every command of this project, in the order of a user's day.
+_LISTINGS = (
+    _own("transcribe", "turn audio files into MIDI, JSON or CSV notes"),
+    _own("models", "list the known models, fetch checkpoints"),
+    Listing("export", "make an ONNX bundle from a checkpoint", "export"),
+    Listing("build", "build a TensorRT engine from a bundle", "trt"),
+    Listing("engines", "list, inspect and remove TensorRT engines", "trt"),
+    Listing("calibrate", "make and judge quantised bundles", "calibration"),
+    Listing("evaluate", "score transcriptions against reference notes", "calibration"),
+    Listing("plot", "draw transcriptions as piano rolls", "viz"),
+    _own("bench", "measure speed and memory on this machine"),
+    _own("doctor", "check this installation and say how to repair it"),
+)
+
+
+def listings() -> dict[str, Listing]:
+    """All commands by name: those listed here, then what other distributions register."""
+    found = {listing.name: listing for listing in _LISTINGS}
+    for entry in entry_points(group=COMMAND_GROUP):
+        known = found.get(entry.name, Listing(entry.name, ""))
+        if known.source is None:  # a room may fill its place, but not take the runtime's own
+            found[entry.name] = Listing(entry.name, known.help, known.extra, entry)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `mt3` with ``argv`` (default: the process's arguments) and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()  # a reader that went away is noticed here, not while Python ends
+    except MT3Error as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            _silence_stdout()
+            return ExitCode.BROKEN_PIPE
+        print(f"mt3: error: {error}", file=sys.stderr)
+        return _code_of(error)
+    except KeyboardInterrupt:
+        print("mt3: interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return ExitCode.BROKEN_PIPE
+    except Exception as error:  # the last line of defence: see MT3_DEBUG
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(
+            f"mt3: internal error ({type(error).__name__}: {error}). Please report it; "
+            f"set {DEBUG_VARIABLE}=1 for the traceback.",
+            file=sys.stderr,
+        )
+        return ExitCode.INTERNAL
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    commands = listings()
+    # No option of `mt3` itself takes a value, so the first bare word is the command.
+    chosen = next((word for word in arguments if not word.startswith("-")), "")
+    command = commands[chosen].load() if chosen in commands else None
+    try:
+        args = _parser(commands, command).parse_args(arguments)
+    except SystemExit as stop:  # argparse has printed the help, the version or what is wrong
+        return ExitCode.OK if not stop.code else ExitCode.USAGE
+    if command is None:
+        raise OptionError("No command given; `mt3 --help` lists the commands.")
+    return command.run(args)
+
+
+def _parser(commands: dict[str, Listing], chosen: Command | None) -> argparse.ArgumentParser:
+    """The parser of `mt3`; of the commands, only the chosen one carries its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="mt3",
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=16),
+        description="Music transcription with the MT3 family of models.",
+        epilog="`mt3 COMMAND --help` explains a command. Exit codes: "
+        + ", ".join(f"{code} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
+        + ".",
+    )
+    parser.add_argument("--version", action="version", version=f"mt3-runtime {_version()}")
+    rows = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for listing in commands.values():
+        note = "" if listing.source else f" (needs mt3-runtime[{listing.extra}])"
+        row = rows.add_parser(listing.name, help=(listing.help + note).replace("%", "%%"))
+        if chosen is not None and listing.name == chosen.name:
+            row.description = f"{chosen.help[:1].upper()}{chosen.help[1:]}."
+            chosen.add_arguments(row)
+    return parser
+
+
+def _code_of(error: MT3Error) -> ExitCode:
+    if isinstance(error, OptionError):
+        return ExitCode.USAGE
+    return ExitCode.FAILED if isinstance(error, AudioError | OutputError) else ExitCode.UNUSABLE
+
+
+def _silence_stdout() -> None:
+    """Points stdout at the null device: Python flushes it once more on its way out."""
+    with contextlib.suppress(OSError, ValueError):  # a replaced stdout may have no descriptor
+        stdout = sys.stdout.fileno()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stdout)
+        os.close(null)
+
+
+def _version() -> str:
+    try:
+        return version("mt3-runtime")
+    except PackageNotFoundError:  # run from the source tree
+        return "(not installed)"

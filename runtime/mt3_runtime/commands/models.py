@@ -1,0 +1,126 @@
+"""`mt3 models`: what the catalogue knows, what is installed, and how to get the rest.
+
+Tables and paths go to stdout, one row per line, so that they can be piped; progress and advice go
+to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+
+from mt3_runtime import catalogue
+from mt3_runtime.cli import ExitCode
+from mt3_runtime.errors import OptionError
+from mt3_runtime.progress import Meter
+
+_MIB = 1 << 20
+
+
+class ModelsCommand:
+    """Lists, explains and fetches models."""
+
+    name = "models"
+    help = "list the known models, fetch checkpoints"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds `list` (the default), `info`, `pull`, `remove` and `where`."""
+        parser.set_defaults(action=_list)
+        actions = parser.add_subparsers(metavar="ACTION")
+        actions.add_parser("list", help="all known models (default)")
+        info = actions.add_parser("info", help="all that is known about one model")
+        info.add_argument("name", metavar="NAME")
+        info.set_defaults(action=_info)
+        pull = actions.add_parser("pull", help="fetch a checkpoint into the cache folder")
+        pull.add_argument("name", metavar="NAME")
+        pull.add_argument(
+            "--allow-unverified",
+            action="store_true",
+            help="also fetch files whose digest the catalogue does not know",
+        )
+        pull.set_defaults(action=_pull)
+        remove = actions.add_parser("remove", help="delete a stored checkpoint and bundle")
+        remove.add_argument("name", metavar="NAME")
+        remove.set_defaults(action=_remove)
+        where = actions.add_parser("where", help="print the cache folder")
+        where.set_defaults(action=_where)
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Runs the chosen action."""
+        args.action(args)
+        return ExitCode.OK
+
+
+def _list(_: argparse.Namespace) -> None:
+    installed = catalogue.installed_models()
+    known = {model.name: model for model in catalogue.list_models()}
+    rows = [("NAME", "STATE", "SIZE", "LICENCE", "WHAT")]
+    for name, model in known.items():
+        rows.append((name, _state(model, installed), _size(model), model.licence, model.summary))
+    rows += [
+        (name, "installed", "-", "-", str(installed[name])) for name in installed.keys() - known
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)]
+        print("  ".join([*cells, row[4]]))
+
+
+def _info(args: argparse.Namespace) -> None:
+    model = catalogue.get_model_info(args.name)
+    installed = catalogue.installed_models()
+    verified = "all files" if model.verified else "no, the catalogue lacks digests"
+    rows = {
+        "name": model.name,
+        "aliases": ", ".join(model.aliases),
+        "what": model.summary,
+        "family": model.family,
+        "state": _state(model, installed),
+        "installed": str(installed.get(model.name, "")),
+        "licence": model.licence,
+        "doubts": model.licence_note,
+        "source": model.source,
+        "size": _size(model),
+        "files": str(len(model.files)),
+        "verified": verified,
+        "note": model.note,
+    }
+    for key, value in rows.items():
+        if value:
+            print(f"{key + ':':<10} {value}")
+
+
+def _pull(args: argparse.Namespace) -> None:
+    model = catalogue.get_model_info(args.name)
+    print(f"mt3: {model.name}: {model.licence}. {model.licence_note}", file=sys.stderr)
+    with Meter(model.name, unit="MiB") as meter:
+        folder = catalogue.download_model(
+            model.name,
+            allow_unverified=args.allow_unverified,
+            progress=lambda done, total: meter.update(done / _MIB, total and total / _MIB),
+        )
+    print(folder)
+    if model.supported:
+        print(f"mt3: next: mt3 export {model.name}", file=sys.stderr)
+
+
+def _remove(args: argparse.Namespace) -> None:
+    freed = catalogue.remove_model(args.name)
+    if not freed:
+        raise OptionError(f"Nothing is stored under {args.name!r}; `mt3 models` lists what is.")
+    print(f"mt3: {freed / _MIB:.0f} MiB freed", file=sys.stderr)
+
+
+def _where(_: argparse.Namespace) -> None:
+    print(catalogue.cache_dir())
+
+
+def _state(model: catalogue.ModelInfo, installed: Mapping[str, object]) -> str:
+    if model.name in installed:
+        return "installed"
+    return "exportable" if model.supported else "known"
+
+
+def _size(model: catalogue.ModelInfo) -> str:
+    return f"{model.size / _MIB:.0f} MiB" if model.size else "-"

@@ -1,0 +1,171 @@
+"""`mt3 transcribe`: audio files in, note files out.
+
+The model is loaded once for all files.  A file that fails is reported and the others are still
+done; a result is written whole or not at all.  What is said about each file, and the progress bar,
+go to stderr, so that ``-o -`` can feed a pipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from mt3_runtime.catalogue import resolve_model
+from mt3_runtime.cli import ExitCode
+from mt3_runtime.commands.jobs import Job, find_inputs, parse_formats, plan
+from mt3_runtime.errors import AudioError, OptionError, OutputError
+from mt3_runtime.formats import FORMATS, render
+from mt3_runtime.output import STDOUT, write_output
+from mt3_runtime.progress import Meter
+from mt3_runtime.search import SearchName
+
+if TYPE_CHECKING:
+    from mt3_runtime.model import Model
+    from mt3_runtime.transcription import Transcription
+
+
+class TranscribeCommand:
+    """Transcribes audio files."""
+
+    name = "transcribe"
+    help = "turn audio files into MIDI, JSON or CSV notes"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the files, the model and the shape of the result."""
+        add = parser.add_argument
+        add("files", nargs="+", metavar="FILE", help="audio file, or folder of audio files")
+        add("-m", "--model", help="bundle, or name of an installed model (default: $MT3_MODEL)")
+        add("-o", "--output", metavar="OUT", help="file, folder or - (default: beside each input)")
+        add(
+            "-f",
+            "--format",
+            default="",
+            metavar="LIST",
+            help=f"one or more of {', '.join(FORMATS)} (default: by the suffix of OUT, else midi)",
+        )
+        add("--overwrite", action="store_true", help="replace files not named with -o, too")
+        add("-q", "--quiet", action="store_true", help="only warnings and errors on stderr")
+        model = parser.add_argument_group("model")
+        add = model.add_argument
+        add("--device", default="auto", help="auto (default), cpu, cuda[:N] or tensorrt[:N]")
+        add("--threads", type=_count, metavar="N", help="CPU threads (default: chosen for you)")
+        add("--profile", metavar="NAME", help="graph profile (default: the device's best)")
+        add(
+            "--decoding",
+            choices=get_args(SearchName),
+            default="greedy",
+            help="greedy (default), or t5x: the search of Magenta's own notebook",
+        )
+        add(
+            "--no-auto-filter",
+            dest="auto_filter",
+            action="store_false",
+            help="leave instrument leakage as the model has it (so far, nothing repairs it)",
+        )
+        add(
+            "--upstream-quirks",
+            action="store_true",
+            help="imitate the original implementation's slips, for comparisons",
+        )
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Plans, loads the model, does every file."""
+        jobs = _plan(args)
+        ready = [job for job in jobs if _exists(job.source)]
+        if not ready:
+            return ExitCode.FAILED
+        model_path = resolve_model(args.model)
+        from mt3_runtime.model import load_model  # noqa: PLC0415  not needed for --help
+
+        with load_model(
+            model_path,
+            device=args.device,
+            threads=args.threads,
+            auto_filter=args.auto_filter,
+            decoding=args.decoding,
+            profile=args.profile,
+        ) as model:
+            if not args.quiet:
+                _talk(f"{model_path.name} on {model.device}, {_files(len(ready))}")
+            failed = len(jobs) - len(ready)
+            for job in ready:
+                failed += not _transcribe(model, job, args)
+        return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def _plan(args: argparse.Namespace) -> list[Job]:
+    sources = find_inputs(args.files)
+    folder = any(Path(name).is_dir() for name in args.files)
+    if folder and not args.quiet:
+        _talk(f"found {_files(len(sources))}")
+    formats = parse_formats(args.format) if args.format else ()
+    jobs = plan(
+        sources, output=args.output, formats=formats, folder=folder, overwrite=args.overwrite
+    )
+    if args.output == STDOUT and jobs[0].results[0].format == "midi" and sys.stdout.isatty():
+        raise OptionError("MIDI is binary; redirect stdout, or choose another --format.")
+    return jobs
+
+
+def _exists(source: Path) -> bool:
+    """Whether an input is there; one that is not is reported before the model is loaded."""
+    if not source.exists():
+        _talk(f"error: {source}: there is no such file.")
+    return source.exists()
+
+
+def _transcribe(model: Model, job: Job, args: argparse.Namespace) -> bool:
+    """Does one file; False if it failed, with the reason on stderr."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result, seconds = _measure(model, job.source, args)
+            contents = [(target.path, render(result, target.format)) for target in job.results]
+        for path, content in contents:
+            if path != STDOUT:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_output(path, content)
+    except (AudioError, OutputError) as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            raise
+        where = "" if job.source.name in str(error) else f"{job.source}: "
+        _talk(f"error: {where}{error}")
+        return False
+    for message in [*(str(warning.message) for warning in caught), *result.warnings]:
+        _talk(f"warning: {job.source}: {message}")
+    if not args.quiet:
+        speed = f", {result.duration / seconds:.1f} times real time" if seconds > 0 else ""
+        targets = ", ".join("stdout" if path == STDOUT else path for path, _ in contents)
+        _talk(f"{job.source}: {result.summary()}{speed} -> {targets}")
+    return True
+
+
+def _measure(model: Model, source: Path, args: argparse.Namespace) -> tuple[Transcription, float]:
+    with Meter(source.name, unit="s", quiet=args.quiet) as meter:
+        begin = time.perf_counter()
+        result = model.transcribe_notes(
+            source,
+            upstream_quirks=args.upstream_quirks,
+            progress=lambda now: meter.update(
+                now.seconds_done, now.seconds_total, f"{now.notes} notes"
+            ),
+        )
+        return result, time.perf_counter() - begin
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads, 1 or more")
+    return int(text)
+
+
+def _files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number} files"
+
+
+def _talk(message: str) -> None:
+    print(f"mt3: {message}", file=sys.stderr)

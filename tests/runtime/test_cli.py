@@ -1,0 +1,544 @@
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Self
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mt3_runtime import cli
+from mt3_runtime.cli import ExitCode, Listing, main
+from mt3_runtime.commands import jobs
+from mt3_runtime.commands.transcribe import TranscribeCommand
+from mt3_runtime.errors import (
+    AudioError,
+    AudioWarning,
+    BundleError,
+    DeviceError,
+    MissingDependencyError,
+    OptionError,
+    OutputError,
+)
+from mt3_runtime.notes import Note
+from mt3_runtime.progress import Meter
+
+NOTE = Note(0.5, 1.0, 60, 100, 0, is_drum=False)
+
+
+@dataclass
+class FakeResult:
+    duration: float = 2.0
+    notes: tuple[Note, ...] = (NOTE,)
+    segments: tuple[object, ...] = ()
+    model: str = "fake"
+    warnings: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        return f"{self.duration:.1f} s of audio, {len(self.notes)} notes"
+
+
+class FakeModel:
+    """Answers by file name: ``bad*`` is not audio, ``torn*`` is damaged, ``bug*`` is our fault."""
+
+    device = "cpu, 1 thread"
+
+    def __init__(self) -> None:
+        self.loads: list[dict[str, object]] = []
+        self.calls: list[tuple[str, dict[str, object]]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def load(self, path: Path, **options: object) -> FakeModel:
+        self.loads.append({"path": path, **options})
+        return self
+
+    def transcribe_notes(self, source: Path, *, progress, **options: object) -> FakeResult:
+        self.calls.append((source.name, options))
+        progress(SimpleNamespace(seconds_done=1.0, seconds_total=2.0, notes=1))
+        if source.name.startswith("bad"):
+            raise AudioError(f"{source} is not audio")
+        if source.name.startswith("bug"):
+            raise ZeroDivisionError("oops")
+        if source.name.startswith("torn"):
+            warnings.warn("only half of it was read", AudioWarning, stacklevel=1)
+            return FakeResult(warnings=["1 segments reached the token limit"])
+        return FakeResult()
+
+
+@pytest.fixture
+def model(monkeypatch, tmp_path):
+    fake = FakeModel()
+    bundle = tmp_path / "cache" / "bundles" / "tiny"
+    bundle.mkdir(parents=True)
+    (bundle / "bundle.json").write_text("{}")
+    monkeypatch.setenv("MT3_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MT3_MODEL", raising=False)
+    monkeypatch.setattr("mt3_runtime.model.load_model", fake.load)
+    return fake
+
+
+@pytest.fixture
+def songs(tmp_path):
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    for name in ("a.wav", "b.flac", ".hidden.wav", "readme.txt"):
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+# The frame around the commands -------------------------------------------------------------------
+
+
+def test_help_lists_every_command_and_what_the_missing_ones_need(capsys):
+    assert main(["--help"]) == ExitCode.OK
+    text = " ".join(capsys.readouterr().out.split())
+    for name in ("transcribe", "models", "export", "build", "engines", "calibrate", "evaluate"):
+        assert f" {name} " in text
+    for name in ("plot", "bench", "doctor", "70 internal"):
+        assert name in text
+    assert "(needs mt3-runtime[trt])" in text
+
+
+def test_version_names_the_distribution(capsys):
+    assert main(["--version"]) == ExitCode.OK
+    assert capsys.readouterr().out.startswith("mt3-runtime ")
+
+
+def test_an_installation_without_metadata_still_answers(monkeypatch, capsys):
+    def missing(_: str) -> str:
+        raise cli.PackageNotFoundError
+
+    monkeypatch.setattr(cli, "version", missing)
+    assert main(["--version"]) == ExitCode.OK
+    assert "(not installed)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["transcribe", "models", "bench", "doctor"])
+def test_the_runtimes_own_commands_load_and_explain_themselves(name, capsys):
+    assert cli.listings()[name].load().help == cli.listings()[name].help
+    assert main([name, "--help"]) == ExitCode.OK
+    assert f"usage: mt3 {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["--nonsense"], ["models", "nonsense"], []])
+def test_a_wrong_command_line_is_a_usage_error(arguments, capsys):
+    assert main(arguments) == ExitCode.USAGE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "error" in captured.err
+
+
+def test_main_reads_the_arguments_of_the_process(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mt3", "--version"])
+    assert main() == ExitCode.OK
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("engines", "trt"), ("calibrate", "calibration"), ("plot", "viz")]
+)
+def test_a_command_without_its_room_names_the_extra(monkeypatch, capsys, name, extra):
+    monkeypatch.setattr(cli, "entry_points", lambda group: ())
+    assert main([name, "--whatever", "x"]) == ExitCode.UNUSABLE
+    error = capsys.readouterr().err
+    assert f"pip install --upgrade 'mt3-runtime[{extra}]'" in error
+    assert error.count("\n") == 1
+
+
+def test_a_room_with_a_missing_package_names_it(monkeypatch, capsys):
+    entry = EntryPoint("export", "no_such_package.commands:Export", cli.COMMAND_GROUP)
+    monkeypatch.setattr(cli, "entry_points", lambda group: (entry,))
+    assert main(["export"]) == ExitCode.UNUSABLE
+    error = capsys.readouterr().err
+    assert "no_such_package" in error
+    assert "mt3-runtime[export]" in error
+
+
+class Hello:
+    name = "hello"
+    help = "says 100 % hello"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--to", default="you")
+
+    def run(self, args: argparse.Namespace) -> int:
+        print("hello", args.to)
+        return ExitCode.OK
+
+
+def test_rooms_add_commands_but_cannot_replace_the_runtimes_own(monkeypatch, capsys):
+    entries = [
+        EntryPoint(name, "not.used:Hello", cli.COMMAND_GROUP) for name in ("hello", "doctor")
+    ]
+    monkeypatch.setattr(cli, "entry_points", lambda group: entries)
+    found = cli.listings()
+    assert found["doctor"].source.value.startswith("mt3_runtime.")
+    monkeypatch.setattr(EntryPoint, "load", lambda self: Hello)
+    assert main(["hello", "--to", "me"]) == ExitCode.OK
+    assert capsys.readouterr().out == "hello me\n"
+    assert main(["hello", "--help"]) == ExitCode.OK
+    assert "Says 100 % hello." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OptionError("no"), ExitCode.USAGE),
+        (AudioError("no"), ExitCode.FAILED),
+        (OutputError("no"), ExitCode.FAILED),
+        (BundleError("no"), ExitCode.UNUSABLE),
+        (DeviceError("no"), ExitCode.UNUSABLE),
+        (MissingDependencyError("no"), ExitCode.UNUSABLE),
+    ],
+)
+def test_errors_of_ours_are_one_line_and_a_code(monkeypatch, capsys, error, code):
+    assert _run_raising(monkeypatch, error) == code
+    assert capsys.readouterr().err == "mt3: error: no\n"
+
+
+def _run_raising(monkeypatch, error: BaseException) -> int:
+    class Raises(Hello):
+        def run(self, args: argparse.Namespace) -> int:
+            raise error
+
+    monkeypatch.setattr(cli, "listings", lambda: {"hello": Listing("hello", "", None, None)})
+    monkeypatch.setattr(Listing, "load", lambda self: Raises())
+    return main(["hello"])
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    assert _run_raising(monkeypatch, KeyboardInterrupt()) == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "mt3: interrupted\n"
+
+
+def test_a_bug_is_one_line_unless_debugging(monkeypatch, capsys):
+    monkeypatch.delenv(cli.DEBUG_VARIABLE, raising=False)
+    assert _run_raising(monkeypatch, ZeroDivisionError("oops")) == ExitCode.INTERNAL
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "ZeroDivisionError: oops" in error
+    assert cli.DEBUG_VARIABLE in error
+    monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")
+    with pytest.raises(ZeroDivisionError):
+        _run_raising(monkeypatch, ZeroDivisionError("oops"))
+
+
+def test_a_reader_that_went_away_is_no_error(monkeypatch, capsys):
+    assert _run_raising(monkeypatch, BrokenPipeError()) == ExitCode.BROKEN_PIPE
+    wrapped = OutputError("the pipe is closed")
+    wrapped.__cause__ = BrokenPipeError()
+    assert _run_raising(monkeypatch, wrapped) == ExitCode.BROKEN_PIPE
+    assert capsys.readouterr().err == ""
+
+
+def _mt3(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    code = "import sys; from mt3_runtime.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, stderr=subprocess.PIPE, check=False, **options)
+
+
+def test_a_closed_pipe_stays_silent_to_the_very_end():
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = _mt3("models", "list", stdout=writing)
+    os.close(writing)
+    assert ended.returncode == ExitCode.BROKEN_PIPE
+    assert ended.stderr == b""
+
+
+def test_help_answers_without_numpy_or_onnx_runtime():
+    code = (
+        "import sys; from mt3_runtime.cli import main; main(['--help']); "
+        "sys.exit(','.join({'numpy', 'onnxruntime', 'mido', 'rich'} & set(sys.modules)) or 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert ended.stderr == b""
+    assert ended.returncode == 0
+
+
+# What goes where ---------------------------------------------------------------------------------
+
+
+def targets(planned: list[jobs.Job]) -> list[str]:
+    return [result.path for job in planned for result in job.results]
+
+
+def test_results_go_beside_their_inputs_by_default(songs):
+    sources = jobs.find_inputs([str(songs)])
+    assert [source.name for source in sources] == ["a.wav", "b.flac"]
+    planned = jobs.plan(sources, formats=("midi", "csv"), folder=True)
+    expected = [songs / name for name in ("a.mid", "a.csv", "b.mid", "b.csv")]
+    assert targets(planned) == [str(path) for path in expected]
+
+
+def test_one_input_goes_into_the_named_file_and_its_suffix_tells_the_format(songs):
+    (planned,) = jobs.plan([songs / "a.wav"], output=str(songs / "x.jsonl"))
+    assert planned.results == (jobs.Result("jsonl", str(songs / "x.jsonl")),)
+    (planned,) = jobs.plan([songs / "a.wav"], output=str(songs / "x.dat"), formats=("csv",))
+    assert planned.results[0].format == "csv"
+
+
+@pytest.mark.parametrize("output", ["out/", "songs"])
+def test_a_folder_takes_results_under_the_inputs_names(songs, monkeypatch, output):
+    monkeypatch.chdir(songs.parent)
+    planned = jobs.plan([songs / "a.wav"], output=output)
+    assert targets(planned) == [str(Path(output) / "a.mid")]
+
+
+def test_several_results_make_a_new_folder(songs, monkeypatch):
+    monkeypatch.chdir(songs.parent)
+    planned = jobs.plan([songs / "a.wav"], output="new/deep", formats=("midi", "json"))
+    assert targets(planned) == [str(Path("new/deep/a.mid")), str(Path("new/deep/a.json"))]
+    assert not Path("new").exists()
+
+
+def test_a_named_file_is_replaced_but_a_made_up_name_is_not(songs):
+    (songs / "a.mid").write_bytes(b"mine")
+    assert jobs.plan([songs / "a.wav"], output=str(songs / "a.mid"))
+    with pytest.raises(OptionError, match="--overwrite"):
+        jobs.plan([songs / "a.wav"])
+    assert jobs.plan([songs / "a.wav"], overwrite=True)
+
+
+def test_clashes_are_found_before_any_work(songs):
+    (songs / "a.mp3").write_bytes(b"x")
+    with pytest.raises(OptionError, match=r"a\.mp3 and .*a\.wav would both be written"):
+        jobs.plan(jobs.find_inputs([str(songs)]), folder=True)
+    with pytest.raises(OptionError, match="both"):
+        jobs.plan([songs / "a.wav", songs / ".." / "songs" / "a.wav"], output=str(songs / "out"))
+
+
+def test_an_output_must_not_be_an_input(songs):
+    with pytest.raises(OutputError, match="input"):
+        jobs.plan([songs / "a.wav"], output=str(songs / "a.wav"), formats=("midi",))
+    (songs / "a.csv").write_bytes(b"x")
+    with pytest.raises(OutputError, match="input"):
+        jobs.plan([songs / "a.wav", songs / "a.csv"], formats=("csv",), overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("output", "formats", "message"),
+    [
+        ("x.mid", ("midi", "csv"), "do not fit into the one file"),
+        ("x.csv", ("midi",), "looks like csv"),
+        ("x.wav", (), "suffix"),
+        ("-", ("midi", "csv"), "one input file and one format"),
+    ],
+)
+def test_contradictions_are_refused(songs, output, formats, message):
+    with pytest.raises(OptionError, match=message):
+        jobs.plan([songs / "a.wav"], output=output, formats=formats)
+
+
+def test_a_folder_must_be_possible(songs, monkeypatch):
+    with pytest.raises(OutputError, match="is a file"):
+        jobs.plan([songs / "a.wav"], output=f"{songs}/b.flac/")
+    with pytest.raises(OutputError, match="no folder"):
+        jobs.plan([songs / "a.wav"], output=str(songs / "missing" / "x.mid"))
+    (songs / "a.mid").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        jobs.plan([songs / "a.wav"])
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OutputError, match="no permission"):
+        jobs.plan([songs / "a.wav"], output=str(songs / "new") + "/")
+
+
+def test_a_folder_without_audio_is_an_error(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(AudioError, match=r"no audio file .*\.flac"):
+        jobs.find_inputs([str(tmp_path)])
+
+
+def test_formats_are_a_list_of_known_names():
+    assert jobs.parse_formats("midi, csv,midi") == ("midi", "csv")
+    with pytest.raises(OptionError, match="wav"):
+        jobs.parse_formats("midi,wav")
+
+
+@given(
+    stems=st.lists(st.text("abc.", min_size=1, max_size=4).map("x".__add__), min_size=1),
+    formats=st.lists(st.sampled_from(["midi", "json", "jsonl", "csv"]), unique=True),
+)
+def test_a_plan_is_complete_and_never_writes_two_things_to_one_place(stems, formats):
+    sources = [Path("in") / f"{stem}.wav" for stem in stems]
+    try:
+        planned = jobs.plan(sources, output="no-such-folder/", formats=tuple(formats))
+    except OptionError:
+        assert len({source.stem for source in sources}) < len(sources)
+        return
+    assert [job.source for job in planned] == sources
+    assert len(set(targets(planned))) == len(sources) * max(1, len(formats))
+
+
+# mt3 transcribe ----------------------------------------------------------------------------------
+
+
+def test_transcribes_one_file(model, songs, capsys):
+    assert main(["transcribe", str(songs / "a.wav")]) == ExitCode.OK
+    assert (songs / "a.mid").read_bytes().startswith(b"MThd")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "2.0 s of audio, 1 notes, " in captured.err
+    assert "times real time" in captured.err
+    assert model.loads[0]["path"].name == "tiny"
+    assert sorted(path.name for path in songs.glob("*.mid*")) == ["a.mid"]
+
+
+def test_options_reach_the_model(model, songs, capsys):
+    options = "--device cpu --threads 2 --profile compat --decoding t5x --no-auto-filter"
+    arguments = ["transcribe", str(songs / "a.wav"), *options.split(), "--upstream-quirks", "-q"]
+    assert main([*arguments, "-m", "tiny"]) == ExitCode.OK
+    del model.loads[0]["path"]
+    assert model.loads == [
+        {
+            "device": "cpu",
+            "threads": 2,
+            "auto_filter": False,
+            "decoding": "t5x",
+            "profile": "compat",
+        }
+    ]
+    assert model.calls == [("a.wav", {"upstream_quirks": True})]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_goes_into_a_folder_in_every_format(model, songs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["transcribe", str(songs), "-o", str(out), "-f", "midi,json"]) == ExitCode.OK
+    assert sorted(path.name for path in out.iterdir()) == ["a.json", "a.mid", "b.json", "b.mid"]
+    assert json.loads((out / "a.json").read_text())["notes"][0]["pitch"] == 60
+    assert "found 2 files" in capsys.readouterr().err
+    assert len(model.loads) == 1
+
+
+def test_one_bad_file_does_not_stop_the_others(model, songs, capsys):
+    (songs / "bad.wav").write_bytes(b"x")
+    assert main(["transcribe", str(songs), str(songs / "missing.wav")]) == ExitCode.FAILED
+    error = capsys.readouterr().err
+    assert f"mt3: error: {songs / 'bad.wav'} is not audio\n" in error
+    assert "missing.wav: there is no such file" in error
+    assert sorted(path.name for path in songs.glob("*.mid")) == ["a.mid", "b.mid"]
+
+
+def test_nothing_is_loaded_when_no_input_exists(model, songs):
+    assert main(["transcribe", str(songs / "missing.wav")]) == ExitCode.FAILED
+    assert model.loads == []
+
+
+def test_a_result_that_cannot_be_written_is_reported(model, songs, monkeypatch, capsys):
+    def full(path: str, data: bytes) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr("mt3_runtime.commands.transcribe.write_output", full)
+    assert main(["transcribe", str(songs)]) == ExitCode.FAILED
+    assert capsys.readouterr().err.count("the disk is full") == 2
+
+
+def test_warnings_are_shown_even_when_quiet(model, songs, capsys):
+    (songs / "torn.wav").write_bytes(b"x")
+    assert main(["transcribe", "-q", str(songs / "torn.wav")]) == ExitCode.OK
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["warning", "warning"]
+    assert "only half of it was read" in lines[0]
+    assert "token limit" in lines[1]
+
+
+def test_stdout_is_data(model, songs, capfdbinary):
+    arguments = ["transcribe", str(songs / "a.wav"), "-o", "-"]
+    assert main([*arguments, "-f", "csv"]) == ExitCode.OK
+    captured = capfdbinary.readouterr()
+    assert captured.out.startswith(b"onset,offset,pitch")
+    assert b"-> stdout" in captured.err
+    assert main(arguments) == ExitCode.OK
+    assert capfdbinary.readouterr().out.startswith(b"MThd")
+
+
+def test_midi_is_not_poured_into_a_terminal(model, songs, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["transcribe", str(songs / "a.wav"), "-o", "-"]) == ExitCode.USAGE
+    assert "binary" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_ends_the_work(model, songs, monkeypatch, capsys):
+    def closed(path: str, data: bytes) -> None:
+        raise OutputError("the reader closed the pipe") from BrokenPipeError()
+
+    monkeypatch.setattr("mt3_runtime.commands.transcribe.write_output", closed)
+    arguments = ["transcribe", "-q", str(songs / "a.wav"), "-o", "-", "-f", "csv"]
+    assert main(arguments) == ExitCode.BROKEN_PIPE
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "two", "1.5"])
+def test_threads_are_counted_from_one(threads, songs, capsys):
+    arguments = ["transcribe", str(songs / "a.wav"), f"--threads={threads}"]
+    assert main(arguments) == ExitCode.USAGE
+    assert "1 or more" in capsys.readouterr().err
+
+
+def test_a_clash_is_refused_before_the_model_is_loaded(model, songs, capsys):
+    (songs / "a.mid").write_bytes(b"mine")
+    assert main(["transcribe", str(songs / "a.wav")]) == ExitCode.USAGE
+    assert model.loads == []
+    assert (songs / "a.mid").read_bytes() == b"mine"
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_without_a_model_the_way_to_one_is_told(songs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MT3_CACHE", str(tmp_path / "empty"))
+    monkeypatch.delenv("MT3_MODEL", raising=False)
+    assert main(["transcribe", str(songs / "a.wav")]) == ExitCode.UNUSABLE
+    error = capsys.readouterr().err
+    assert "mt3 export" in error
+    assert not (songs / "a.mid").exists()
+
+
+def test_a_bug_in_the_middle_leaves_no_file(model, songs, capsys):
+    (songs / "bug.wav").write_bytes(b"x")
+    assert main(["transcribe", str(songs / "bug.wav")]) == ExitCode.INTERNAL
+    assert not list(songs.glob("*.mid*"))
+
+
+def test_the_command_is_found_under_its_name():
+    assert isinstance(cli.listings()["transcribe"].load(), TranscribeCommand)
+
+
+# The progress bar --------------------------------------------------------------------------------
+
+
+def test_the_bar_is_drawn_for_a_person_only(monkeypatch, capsys):
+    with Meter("song.wav", unit="s") as meter:
+        meter.update(1.0, 2.0)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Meter("song.wav", unit="s") as meter:
+        meter.update(1.0, 2.0, "7 notes")
+        meter.update(1.5, None)
+    drawn = capsys.readouterr().err
+    assert "song.wav" in drawn
+    with Meter("song.wav", unit="s", quiet=True) as meter:
+        meter.update(1.0, 2.0)
+    assert capsys.readouterr().err == ""
+
+
+def test_without_rich_there_is_no_bar(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Meter("song.wav", unit="s") as meter:
+        meter.update(1.0, 2.0)
+    assert capsys.readouterr().err == ""

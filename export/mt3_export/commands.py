@@ -1,0 +1,108 @@
+"""``mt3 export``: a checkpoint in, a bundle out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mt3_runtime.catalogue import cache_dir, get_model_info
+from mt3_runtime.errors import CheckpointError, OptionError
+
+if TYPE_CHECKING:
+    import argparse
+
+PROFILE_NAMES = ("cpu", "portable", "compat")
+
+
+class ExportCommand:
+    """Reads a checkpoint without its framework and writes a bundle."""
+
+    name = "export"
+    help = "make an ONNX bundle from a checkpoint"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the command's own arguments."""
+        parser.add_argument(
+            "checkpoint",
+            metavar="CHECKPOINT",
+            help="a T5X folder, a .pth file or its folder, or a name `mt3 models pull` fetched",
+        )
+        parser.add_argument(
+            "--variant", metavar="NAME", help="refuse anything else; found out if not given"
+        )
+        parser.add_argument(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="folder or .mt3 file to write (default: where `mt3 transcribe` looks by name)",
+        )
+        parser.add_argument(
+            "--weights",
+            choices=("fp32", "fp16"),
+            default="fp32",
+            help="precision of the stored weights; arithmetic is always fp32 (default: fp32)",
+        )
+        parser.add_argument(
+            "--profiles",
+            default="cpu",
+            metavar="LIST",
+            help="comma-separated graph profiles: cpu, portable (CUDA, TensorRT), compat (old "
+            "parsers) (default: cpu)",
+        )
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Does the work; the bundle's path goes to stdout."""
+        from mt3_export.bundles import export_bundle  # noqa: PLC0415  onnx takes 0.3 s to import
+        from mt3_export.checkpoints import read_checkpoint  # noqa: PLC0415
+        from mt3_export.variants import variant_named  # noqa: PLC0415
+
+        profiles = _profiles(args.profiles)
+        contents = read_checkpoint(_checkpoint(args.checkpoint), args.variant)
+        variant = variant_named(contents.variant)
+        out = Path(args.output) if args.output else cache_dir() / "bundles" / variant.name
+        print(
+            f"mt3: {variant.name}: {contents.weights.parameters:,} parameters, licence: "
+            f"{variant.licence}",
+            file=sys.stderr,
+        )
+        manifest = export_bundle(
+            contents.weights,
+            variant,
+            out,
+            source={"layout": contents.layout, "digest": contents.digest},
+            profiles=profiles,
+            storage=args.weights,
+        )
+        for graph in manifest.graphs:
+            print(f"mt3: {graph.file}: {graph.size / 2**20:.1f} MiB", file=sys.stderr)
+        print(out)
+        return 0
+
+
+def _profiles(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in PROFILE_NAMES]
+    if unknown or not names:
+        raise OptionError(
+            f"--profiles takes a comma-separated list of {', '.join(PROFILE_NAMES)}, got {text!r}."
+        )
+    return names
+
+
+def _checkpoint(text: str) -> Path:
+    """The path, or the folder of a checkpoint that was pulled by name."""
+    path = Path(text)
+    if path.exists():
+        return path
+    pulled = cache_dir() / "checkpoints"
+    try:
+        name = get_model_info(text).name
+    except OptionError:
+        raise CheckpointError(f"There is no checkpoint at {path}.") from None
+    if not (pulled / name).exists():
+        raise CheckpointError(
+            f"The checkpoint of {name} is not on this machine. Fetch it with: "
+            f"mt3 models pull {name}"
+        )
+    return pulled / name

@@ -1,0 +1,84 @@
+"""`mt3 export` as a user calls it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mt3_export.weights import Weights
+from mt3_runtime.bundle import Bundle
+from mt3_runtime.cli import main
+from mt3_runtime.model import load_model
+from tests.export.writers import write_kunato, write_t5x
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Weights) -> Path:
+    """The small network in Magenta's layout."""
+    path = tmp_path_factory.mktemp("t5x") / "mt3"
+    write_t5x(path, tiny_weights.tensors)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MT3_CACHE", str(tmp_path / "cache"))
+
+
+def test_export_to_a_folder(checkpoint: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "model"
+    arguments = ["export", str(checkpoint), "--variant", "magenta_mt3", "-o", str(out)]
+    assert main([*arguments, "--profiles", "cpu, compat", "--weights", "fp16"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}\n"
+    assert "not stated for the weights" in printed.err
+    bundle = Bundle(out)
+    assert bundle.profiles == ["cpu", "compat"]
+    assert bundle.manifest.precision == "fp16"
+    assert bundle.manifest.source["layout"] == "t5x"
+    assert len(bundle.manifest.source["digest"]) == 64
+
+
+def test_without_output_it_goes_where_names_are_looked_up(checkpoint: Path) -> None:
+    assert main(["export", str(checkpoint)]) == 0
+    with load_model("magenta_mt3") as model:
+        assert model.info.name == "magenta_mt3"
+
+
+def test_the_torch_layout_exports_too(tiny_weights: Weights, tmp_path: Path) -> None:
+    write_kunato(tmp_path / "kunato", tiny_weights)
+    assert main(["export", str(tmp_path / "kunato"), "-o", str(tmp_path / "model")]) == 0
+    manifest = Bundle(tmp_path / "model").manifest
+    assert manifest.variant == "mt3_pytorch"
+    assert manifest.decoding.max_tokens == 1023
+    assert manifest.notes.quirks == ("empty_without_eos", "unk_is_eos")
+
+
+def test_a_pulled_checkpoint_is_found_by_name(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "cache" / "checkpoints" / "magenta_mt3").symlink_to(checkpoint)
+    assert main(["export", "magenta_mt3", "-o", str(tmp_path / "model")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere"], 3, "no checkpoint at nowhere"),
+        (["magenta_mt3"], 3, "mt3 models pull magenta_mt3"),
+        (["CHECKPOINT", "--variant", "mt3_pytorch"], 3, "is magenta_mt3"),
+        (["CHECKPOINT", "--profiles", "gpu"], 2, "cpu, portable, compat"),
+        (["CHECKPOINT", "--profiles", ","], 2, "cpu, portable, compat"),
+        (["CHECKPOINT", "--weights", "int8"], 2, "int8"),
+    ],
+)
+def test_mistakes_are_one_line(
+    checkpoint: Path, tmp_path: Path, capsys, arguments: list[str], code: int, message: str
+) -> None:
+    given = [str(checkpoint) if word == "CHECKPOINT" else word for word in arguments]
+    assert main(["export", *given, "-o", str(tmp_path / "model")]) == code
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+    assert not (tmp_path / "model").exists()

@@ -2,6 +2,7 @@
 
 from importlib import import_module, metadata
 
+__version__ = metadata.version("mt3-runtime")
 _HOMES = {
     "catalogue": ("download_model", "get_model_info", "list_models"),
     "errors": ("MT3Error",),
@@ -9,12 +10,10 @@ _HOMES = {
     "notes": ("Note",),
     "transcription": ("Progress", "Transcription"),
 }
-__all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0605
-__version__ = metadata.version("mt3-runtime")
+__all__ = [name for names in _HOMES.values() for name in names]
 
 
 def __getattr__(name: str) -> object:  # lazy: `mt3 --help` need not wait for NumPy
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
+    for home in (home for home, names in _HOMES.items() if name in names):
+        return getattr(import_module(f"{__name__}.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

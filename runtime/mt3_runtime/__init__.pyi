@@ -10,5 +10,17 @@ from mt3_runtime.notes import Note as Note
 from mt3_runtime.transcription import Progress as Progress
 from mt3_runtime.transcription import Transcription as Transcription
 
-__all__: list[str]
+__all__ = [
+    "MT3Error",
+    "Model",
+    "Note",
+    "Progress",
+    "Transcription",
+    "clear_cache",
+    "download_model",
+    "get_model_info",
+    "list_models",
+    "load_model",
+    "transcribe",
+]
 __version__: str

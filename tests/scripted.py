@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.bundle import DecodingSpec
-from mt3_runtime.decoding import Job, decode
+from mt3_runtime.decoding import Job, Span, decode
 from mt3_runtime.search import Greedy, Sequence
 
 Table = npt.NDArray[np.float32]
@@ -66,7 +66,7 @@ def table_jobs(count: int) -> Iterable[Job]:
     """One job per table."""
     for index in range(count):
         features = np.full((1, 1), index, np.float32)
-        yield Job(index, float(index), float(index + 1), partial(np.asarray, features))
+        yield Job(Span(index, float(index), float(index + 1)), partial(np.asarray, features))
 
 
 def decode_table(

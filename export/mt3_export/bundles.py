@@ -21,7 +21,15 @@ from mt3_export.decoder import build_decoder
 from mt3_export.encoder import build_encoder
 from mt3_export.lint import lint
 from mt3_export.profiles import blocks_for
-from mt3_runtime.bundle import EXPORT_ID_KEY, MANIFEST, GraphFile, Manifest, ModelSpec, Role
+from mt3_runtime.bundle import (
+    EXPORT_ID_KEY,
+    MANIFEST,
+    MAX_TOKENS_KEY,
+    GraphFile,
+    Manifest,
+    ModelSpec,
+    Role,
+)
 from mt3_runtime.errors import CheckpointError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -134,7 +142,12 @@ def _write_graph(
     export_id: str,
 ) -> GraphFile:
     """Builds, checks and writes one graph, and describes it for the manifest."""
-    metadata = {EXPORT_ID_KEY: export_id, "mt3.role": role, "mt3.profile": profile}
+    metadata = {
+        EXPORT_ID_KEY: export_id,
+        MAX_TOKENS_KEY: str(variant.decoding.max_tokens),
+        "mt3.role": role,
+        "mt3.profile": profile,
+    }
     frames = variant.features.frames
     if role == "encoder":
         model = build_encoder(weights, frames, profile=profile, storage=storage, metadata=metadata)

@@ -31,6 +31,7 @@ FORMAT = "mt3-runtime.bundle"
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 EXPORT_ID_KEY = "mt3.export_id"
+MAX_TOKENS_KEY = "mt3.max_tokens"
 #: A manifest is a few kilobytes; anything larger is not one.
 MAX_MANIFEST_BYTES = 1 << 20
 
@@ -162,7 +163,38 @@ class Manifest:
         for key, parse in _PARSERS.items():
             if key in body:
                 body[key] = _parse_part(parse, body[key], f"{where}, {key}")
-        return read_fields(cls, body, where)
+        manifest = read_fields(cls, body, where)
+        faults = manifest.contradictions()
+        if faults:
+            raise BundleError(f"{where} contradicts itself: {'; '.join(faults)}. Export it again.")
+        return manifest
+
+    def contradictions(self) -> list[str]:
+        """What its parts say differently about one thing; empty for a sound manifest."""
+        features, model, decoding = self.features, self.model, self.decoding
+        ids = self.vocabulary
+        pairs = (
+            ("frames", "features", features.frames, "model", model.frames),
+            ("vocabulary size", "vocabulary", ids.size, "model", model.vocab_size),
+            (
+                "sample rate",
+                "features",
+                features.sample_rate,
+                "segments",
+                self.segments.sample_rate,
+            ),
+            ("end-of-sequence", "vocabulary", ids.eos, "decoding", decoding.eos_id),
+            ("start token", "vocabulary", ids.pad, "decoding", decoding.start_id),
+        )
+        faults = [
+            f"{what} is {a} in {first} and {b} in {second}"
+            for what, first, a, second, b in pairs
+            if a != b
+        ]
+        room = features.frames * features.hop
+        if self.segments.samples > room:
+            faults.append(f"segments of {self.segments.samples} samples exceed {room} of features")
+        return faults
 
 
 def _parse_part(parse: Callable[[Any], T], value: Any, where: str) -> T:
@@ -190,8 +222,9 @@ def _positive(spec: T) -> T:
     for field in fields(spec):  # type: ignore[arg-type]
         value = getattr(spec, field.name)
         # Sizes become allocations: bound them by something no model comes near.
-        if isinstance(value, int) and not 0 <= value <= 1 << 20:
-            raise BundleError(f"{field.name} is {value}, outside 0..{1 << 20}.")
+        lowest = 0 if field.name.endswith("_id") else 1
+        if isinstance(value, int) and not lowest <= value <= 1 << 20:
+            raise BundleError(f"{field.name} is {value}, outside {lowest}..{1 << 20}.")
     return spec
 
 
@@ -291,6 +324,13 @@ class Bundle:
             raise BundleError(
                 f"{graph.file} in {self.path} belongs to another export ({found or 'unmarked'}, "
                 f"the bundle is {self.manifest.export_id}). Export the model again as a whole."
+            )
+        positions = summary.metadata.get(MAX_TOKENS_KEY, "")
+        limit = self.manifest.decoding.max_tokens
+        if graph.role == "decoder" and not (positions.isdecimal() and int(positions) >= limit):
+            raise BundleError(
+                f"{graph.file} in {self.path} has positions for {positions or 'no'} tokens; the "
+                f"manifest allows {limit}. Export the model again."
             )
 
     def _damaged(self, graph: GraphFile, what: str) -> BundleError:

@@ -23,29 +23,39 @@ if TYPE_CHECKING:
 #: How often a blocked thread looks whether the run was called off, in seconds.
 _POLL = 0.1
 
+#: How many segments per slot may be under way or waiting for the consumer.  A segment at the token
+#: limit takes as long as twenty usual ones, and must not starve the other slots meanwhile.
+_AHEAD_PER_SLOT = 32
+
 
 @dataclass(frozen=True)
-class Job:
-    """One segment to decode.
+class Span:
+    """Where a segment lies.
 
     Attributes:
         index: Position in the recording, counted from 0 without gaps.
         start: Start time in seconds.
         next_start: Start time of the following segment; None for the last one.
-        features: Makes the features [T, bins]; called once, on a worker thread.
     """
 
     index: int
     start: float
     next_start: float | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One segment to decode; ``features`` makes its [T, bins], once, on a worker thread."""
+
+    span: Span
     features: Callable[[], FloatArray]
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A job and its tokens."""
+    """A segment's tokens; its audio is no longer held."""
 
-    job: Job
+    span: Span
     sequence: Sequence
 
 
@@ -87,6 +97,8 @@ class _Run:
         self._cancelled = threading.Event()
         self._waiting: queue.Queue[Job | None] = queue.Queue(maxsize=2 * backend.workers)
         self._done: queue.Queue[Decoded | _Failure | None] = queue.Queue()
+        # Results wait for the consumer, and for the slowest segment before them.
+        self._ahead = threading.Semaphore(_AHEAD_PER_SLOT * backend.workers * backend.slots)
         targets = [lambda: self._feed(jobs), *[self._work] * backend.workers]
         self._threads = [
             threading.Thread(target=self._guard, args=(t,), daemon=True) for t in targets
@@ -104,9 +116,10 @@ class _Run:
             elif isinstance(item, _Failure):
                 raise item.error
             else:
-                early[item.job.index] = item
+                early[item.span.index] = item
             while following in early:
                 yield early.pop(following)
+                self._ahead.release()
                 following += 1
 
     def close(self) -> None:
@@ -129,6 +142,9 @@ class _Run:
 
     def _feed(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
+            while not self._ahead.acquire(timeout=_POLL):
+                if self._cancelled.is_set():
+                    return
             if not self._put(job):
                 return
         for _ in range(self._backend.workers):
@@ -215,7 +231,7 @@ class _Worker:
 
     def _finish(self, slot: int) -> None:
         """Hands out a slot's result and closes the gap."""
-        self._emit(Decoded(self._jobs[slot], self._search.result(slot)))
+        self._emit(Decoded(self._jobs[slot].span, self._search.result(slot)))
         last = len(self._jobs) - 1
         if slot != last:
             self._lane.move(last, slot)

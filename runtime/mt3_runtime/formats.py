@@ -143,12 +143,14 @@ def _note_object(note: Note) -> dict[str, Any]:
 def _document(source: object, notes: Sequence[Note]) -> dict[str, Any]:
     duration: float | None = getattr(source, "duration", None)
     model = getattr(source, "model", None)
+    digest: str | None = getattr(source, "token_digest", None)
     segments: Sequence[SegmentReport] = getattr(source, "segments", ())
     return {
         "format": DOCUMENT_FORMAT,
         "version": DOCUMENT_VERSION,
         "model": None if model is None else str(model),
         "duration": None if duration is None else _rounded(duration),
+        "token_digest": digest,
         "notes": [_note_object(note) for note in notes],
         "segments": [{**asdict(s), "start": _rounded(s.start)} for s in segments],
     }

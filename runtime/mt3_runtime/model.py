@@ -23,7 +23,7 @@ import numpy as np
 from mt3_runtime.audio import AudioSource, AudioStream, open_audio, open_blocks
 from mt3_runtime.bundle import Bundle, Manifest
 from mt3_runtime.catalogue import resolve_model
-from mt3_runtime.decoding import Decoded, Job, decode
+from mt3_runtime.decoding import Decoded, Job, Span, decode
 from mt3_runtime.devices import open_backend
 from mt3_runtime.errors import OptionError
 from mt3_runtime.features import LogMel
@@ -91,8 +91,8 @@ class Model:
     def transcribe(
         self,
         audio: AudioSource,
-        *,
         sr: float | None = None,
+        *,
         auto_filter: bool | None = None,
         decoding: SearchName | None = None,
     ) -> mido.MidiFile:
@@ -104,8 +104,8 @@ class Model:
     def transcribe_notes(
         self,
         audio: AudioSource,
-        *,
         sr: float | None = None,
+        *,
         auto_filter: bool | None = None,  # noqa: ARG002  part of the interface before the filter
         decoding: SearchName | None = None,
         upstream_quirks: bool = False,
@@ -138,7 +138,7 @@ class Model:
                     reports.append(item.report)
                     _update(digest, item.decoded.sequence)
                     if progress:
-                        done = item.decoded.job.next_start or counted.seconds
+                        done = item.decoded.span.next_start or counted.seconds
                         begun = sum(report.notes for report in reports)
                         progress(Progress(done, stream.duration, begun))
         notes += assembler.finish()
@@ -153,8 +153,8 @@ class Model:
     def stream(
         self,
         audio: AudioSource | Iterable[npt.ArrayLike],
-        *,
         sr: float | None = None,
+        *,
         decoding: SearchName | None = None,
         live: bool | None = None,
     ) -> Iterator[Note]:
@@ -172,7 +172,8 @@ class Model:
         """
         if live if live is not None else isinstance(audio, Iterator) and not hasattr(audio, "read"):
             blocks = cast("Iterable[npt.ArrayLike]", audio)
-            opened = open_blocks(blocks, sr=sr or self.sample_rate, target_rate=self.sample_rate)
+            rate = self.sample_rate if sr is None else sr
+            opened = open_blocks(blocks, sr=rate, target_rate=self.sample_rate)
         else:
             source = cast("AudioSource", audio)
             opened = open_audio(source, sr=sr, target_rate=self.sample_rate)
@@ -212,7 +213,7 @@ class Model:
                 f"features must have shape [segments, {expected[0]}, {expected[1]}], "
                 f"got {list(features.shape)}; make them with preprocess()."
             )
-        jobs = (Job(i, 0.0, None, partial(_as_is, row)) for i, row in enumerate(features))
+        jobs = (Job(self._span(i), partial(_as_is, row)) for i, row in enumerate(features))
         return [decoded.sequence for decoded in self._decode(jobs, decoding)]
 
     def decode(
@@ -228,11 +229,10 @@ class Model:
     ) -> tuple[Note, ...]:
         """Turns the tokens of consecutive segments into notes."""
         assembler = self._assembler(upstream_quirks=upstream_quirks)
-        start, notes = self.info.segments.start, list[Note]()
+        notes: list[Note] = []
         for index, sequence in enumerate(tokens):
-            following = start(index + 1) if index + 1 < len(tokens) else None
-            job = Job(index, start(index), following, features=_no_features)
-            notes += _assemble(assembler, Decoded(job, sequence)).notes
+            span = self._span(index, last=index + 1 == len(tokens))
+            notes += _assemble(assembler, Decoded(span, sequence)).notes
         return by_onset(notes + assembler.finish())
 
     def warmup(self) -> None:
@@ -261,7 +261,11 @@ class Model:
     def _jobs(self, blocks: Iterable[FloatArray]) -> Iterator[Job]:
         for segment in cut(blocks, self.info.segments):
             features = partial(self._extract, segment.samples)
-            yield Job(segment.index, segment.start, segment.next_start, features)
+            yield Job(Span(segment.index, segment.start, segment.next_start), features)
+
+    def _span(self, index: int, *, last: bool = False) -> Span:
+        start = self.info.segments.start
+        return Span(index, start(index), None if last else start(index + 1))
 
     def _decode(
         self, jobs: Iterable[Job], decoding: SearchName | None
@@ -321,7 +325,7 @@ def transcribe(
     *,
     sr: float | None = None,
     device: str = "auto",
-    auto_filter: bool = True,
+    auto_filter: bool | None = None,
 ) -> mido.MidiFile:
     """Transcribes a recording to MIDI in one call; keeps the model for the next one.
 
@@ -362,12 +366,12 @@ def _update(digest: hashlib._Hash, sequence: TokenSequence) -> None:
 
 
 def _assemble(assembler: NoteAssembler, decoded: Decoded) -> _Finished:
-    job, sequence = decoded.job, decoded.sequence
+    span, sequence = decoded.span, decoded.sequence
     notes, report = assembler.add(
         sequence.tokens,
         np.exp(sequence.log_probs),
-        job.start,
-        job.next_start,
+        span.start,
+        span.next_start,
         truncated=sequence.truncated,
     )
     return _Finished(decoded, notes, report)
@@ -391,7 +395,3 @@ class _Counter:
 
 def _as_is(features: FloatArray) -> FloatArray:
     return features
-
-
-def _no_features() -> FloatArray:
-    raise OptionError("These tokens were decoded elsewhere; there is no audio behind them.")

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from mt3_runtime.errors import BundleError
 
 # Field numbers of onnx.proto (ONNX IR 3 and later; they never change once published).
-_MODEL_GRAPH, _MODEL_METADATA = 7, 14
+_MODEL_METADATA = 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
-#: Fields that can lead from a graph to a tensor, by message: {field: message it holds}.
+#: Fields that can lead from a model to a tensor, by message: {field: message it holds}.
 _CHILDREN: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
@@ -48,15 +51,13 @@ def scan(data: bytes | memoryview) -> OnnxSummary:
         BundleError: The bytes are not a protobuf message, or nest deeper than any real graph.
     """
     metadata: dict[str, str] = {}
-    external = False
-    for field, payload in _fields(memoryview(data)):
+    model = memoryview(data)
+    for field, payload in _fields(model):
         if field == _MODEL_METADATA:
             entry = dict(_fields(payload))
             key, value = (bytes(entry.get(n, b"")) for n in (_ENTRY_KEY, _ENTRY_VALUE))
             metadata[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
-        elif field == _MODEL_GRAPH:
-            external = external or _has_external(payload, "graph", 0)
-    return OnnxSummary(metadata, external)
+    return OnnxSummary(metadata, _has_external(model, "model", 0))
 
 
 def _has_external(message: memoryview, kind: str, depth: int) -> bool:

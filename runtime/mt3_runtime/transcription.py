@@ -59,8 +59,8 @@ class Transcription:
         truncated = sum(report.truncated for report in self.segments)
         discarded = sum(report.discarded_tokens for report in self.segments)
         sentences = (
-            (truncated, f"{truncated} segments reached the token limit before they ended"),
-            (discarded, f"{discarded} tokens were discarded to imitate the original"),
+            (truncated, f"segments that reached the token limit before they ended: {truncated}"),
+            (discarded, f"tokens discarded to imitate the original: {discarded}"),
         )
         return [sentence for count, sentence in sentences if count]
 
@@ -68,7 +68,8 @@ class Transcription:
         """One line for a log."""
         programs = {(note.program, note.is_drum) for note in self.notes}
         return (
-            f"{self.duration:.1f} s of audio, {len(self.notes)} notes, {len(programs)} instruments"
+            f"{self.duration:.1f} s of audio, notes: {len(self.notes)}, "
+            f"instruments: {len(programs)}"
         )
 
     def to_midi(self, *, tempo: float = 120.0) -> mido.MidiFile:

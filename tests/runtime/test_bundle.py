@@ -163,6 +163,13 @@ def test_other_inputs_than_promised_are_refused(copy: Path) -> None:
         (lambda d: d["model"].update(frames=1 << 40), "frames"),
         (lambda d: d["model"].update(frames="256"), "frames is '256', expected int"),
         (lambda d: d["decoding"].update(max_tokens=-1), "max_tokens"),
+        (lambda d: d["decoding"].update(max_tokens=0), "max_tokens"),
+        (lambda d: d["model"].update(vocab_size=1600), "1536 in vocabulary and 1600 in model"),
+        (lambda d: d["model"].update(frames=128), "256 in features and 128 in model"),
+        (lambda d: d["segments"].update(sample_rate=22050), "16000 in features and 22050"),
+        (lambda d: d["segments"].update(samples=65536), "exceed 32768"),
+        (lambda d: d["decoding"].update(eos_id=5), "end-of-sequence"),
+        (lambda d: d["decoding"].update(start_id=3), "start token"),
         (lambda d: d["graphs"][0].update(file="../encoder.onnx"), "plain file name"),
         (lambda d: d["graphs"][0].update(file="/etc/passwd"), "plain file name"),
         (lambda d: d["graphs"][0].update(sha256="00"), "64 hexadecimal"),
@@ -180,6 +187,26 @@ def test_a_strange_manifest_is_refused(
     _edit(copy, change)
     with pytest.raises(BundleError, match=message):
         Bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["model"].update(heads=3), "has the shape"),
+        (lambda d: d["model"].update(head_dim=32), "has the shape"),
+        (lambda d: d["model"].update(layers=1), "other inputs or outputs"),
+        (lambda d: d["graphs"][0].update(cross_key_transposed=False), "has the shape"),
+        (lambda d: d["graphs"][1].update(cache="concat"), "has the shape"),
+        (lambda d: d["features"].update(bins=256), "has the shape"),
+        (lambda d: d["decoding"].update(max_tokens=2000), "positions for 1024 tokens"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_its_graphs_is_refused(
+    copy: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    _edit(copy, change)
+    with pytest.raises(BundleError, match=message):
+        load_model(copy)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])

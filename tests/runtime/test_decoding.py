@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mt3_runtime.bundle import DecodingSpec
-from mt3_runtime.decoding import Job, decode
+from mt3_runtime.decoding import Job, Span, decode
 from mt3_runtime.search import Greedy
 from tests.scripted import ScriptedBackend, decode_table, table_jobs
 
@@ -49,23 +49,27 @@ def test_reading_ahead_is_bounded() -> None:
     backend = ScriptedBackend([_table(16)], workers=1, slots=2)
     read = []
 
+    blocked = threading.Event()
+
     def jobs() -> Iterator[Job]:
-        blocked = threading.Event()
         for index in range(1000):
             read.append(index)
             # Features that never come keep the worker busy with its first segment.
-            yield Job(index, 0.0, None, partial(_wait, blocked))
+            yield Job(Span(index, 0.0, None), partial(_wait, blocked))
 
     run = decode(backend, jobs(), SEARCH)
     consumer = threading.Thread(target=lambda: next(run, None), daemon=True)
     consumer.start()
     time.sleep(0.3)
     assert 1 <= len(read) <= 6
+    blocked.set()
+    consumer.join()
+    run.close()
 
 
 def _wait(event: threading.Event) -> np.ndarray:
-    event.wait(2.0)
-    raise RuntimeError("test over")
+    event.wait(10.0)
+    return np.zeros((1, 1), np.float32)
 
 
 def test_an_error_in_the_input_reaches_the_caller() -> None:
@@ -81,7 +85,7 @@ def test_an_error_in_a_worker_reaches_the_caller_and_stops_all() -> None:
     def broken() -> np.ndarray:
         raise ArithmeticError("no features")
 
-    jobs = [Job(0, 0.0, None, broken), *list(table_jobs(2))[1:]]
+    jobs = [Job(Span(0, 0.0, None), broken), *list(table_jobs(2))[1:]]
     before = threading.active_count()
     with pytest.raises(ArithmeticError, match="no features"):
         list(decode(ScriptedBackend([_table(2)] * 2, workers=3), jobs, SEARCH))
@@ -95,6 +99,23 @@ def test_closing_the_iterator_stops_the_threads() -> None:
     assert threading.active_count() > before
     run.close()
     assert threading.active_count() <= before
+
+
+def test_a_consumer_that_pauses_stops_the_input() -> None:
+    """Results do not pile up behind a consumer that takes none."""
+    read = 0
+
+    def jobs() -> Iterator[Job]:
+        nonlocal read
+        for job in table_jobs(5000):
+            read += 1
+            yield job
+
+    run = decode(ScriptedBackend([_table(1)] * 5000, workers=2, slots=2), jobs(), SEARCH)
+    next(run)
+    time.sleep(0.5)
+    assert read < 200
+    assert len(list(run)) == 4999
 
 
 def test_slow_input_does_not_stall_running_segments() -> None:

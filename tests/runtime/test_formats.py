@@ -72,6 +72,7 @@ def test_json():
         "version": 1,
         "model": "tiny",
         "duration": 4.0,
+        "token_digest": None,
         "notes": [
             {
                 "onset": 0.0,
@@ -128,6 +129,7 @@ def test_json_of_bare_notes():
         "version": 1,
         "model": None,
         "duration": None,
+        "token_digest": None,
         "notes": [],
         "segments": [],
     }

@@ -110,11 +110,13 @@ def test_a_truncated_segment_is_reported_and_kept(
     assert [report.token_count for report in result.segments] == [20] * 5
     assert all(report.truncated for report in result.segments)
     assert result.notes
-    assert any("5 segments reached the token limit" in sentence for sentence in result.warnings)
+    assert any(
+        "reached the token limit before they ended: 5" in sentence for sentence in result.warnings
+    )
     upstream = model.transcribe_notes(audio, upstream_quirks=True)
     assert upstream.token_digest == result.token_digest
     assert upstream.notes == ()
-    assert any("100 tokens were discarded" in sentence for sentence in upstream.warnings)
+    assert any("imitate the original: 100" in sentence for sentence in upstream.warnings)
 
 
 def test_progress_covers_the_recording(tiny_model: Model, audio: Audio) -> None:

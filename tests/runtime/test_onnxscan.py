@@ -30,6 +30,16 @@ def _model(*, where: str = "") -> onnx.ModelProto:
     if where == "sparse":
         graph.sparse_initializer.add().values.CopyFrom(outside)
     model = helper.make_model(graph)
+    constant = helper.make_node("Constant", [], ["c"], value=outside)
+    if where == "function":
+        function = helper.make_function("d", "f", [], ["c"], [constant], [], ["value"])
+        model.functions.append(function)
+    if where == "function attribute":
+        function = helper.make_function("d", "f", [], ["c"], [], [], ["value"])
+        function.attribute_proto.extend(constant.attribute)
+        model.functions.append(function)
+    if where == "training":
+        model.training_info.add().algorithm.node.append(constant)
     helper.set_model_props(model, {"mt3.export_id": "abc", "other": "value"})
     return model
 
@@ -40,7 +50,13 @@ def test_metadata_is_found() -> None:
     assert not summary.external_data
 
 
-@pytest.mark.parametrize("where", ["initializer", "attribute", "subgraph", "sparse"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        *("initializer", "attribute", "subgraph", "sparse"),
+        *("function", "function attribute", "training"),
+    ],
+)
 def test_external_data_is_found(where: str) -> None:
     assert scan(_model(where=where).SerializeToString()).external_data
 

@@ -24,7 +24,7 @@ from mt3_runtime.errors import BundleError, MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, Lane
-    from mt3_runtime.bundle import Bundle, GraphFile, ModelSpec, Role
+    from mt3_runtime.bundle import Bundle, GraphFile, Manifest, ModelSpec, Role
 
 #: Tokens a fresh cache has room for; it doubles when a row outgrows it.  Real segments have a
 #: median of 41 to 64 tokens and 1024 at most, so most caches never grow beyond 128.
@@ -265,13 +265,41 @@ def _load(runtime: Any, bundle: Bundle, graph: GraphFile) -> Any:
         raise BundleError(
             f"ONNX Runtime {runtime.__version__} cannot load {graph.file} of {bundle.path}: {error}"
         ) from error
-    found = [tuple(x.name for x in part) for part in (session.get_inputs(), session.get_outputs())]
-    if found != [graph.inputs, graph.outputs]:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    found = tuple(tuple(port.name for port in ports) for ports in (inputs, outputs))
+    expected = _expected_shapes(bundle.manifest, graph)
+    if found != (graph.inputs, graph.outputs) or expected.keys() != set(sum(found, ())):
         raise BundleError(
-            f"{graph.file} of {bundle.path} has other inputs or outputs than {bundle.path.name}'s "
-            "manifest says. Export the model again."
+            f"{graph.file} of {bundle.path} has other inputs or outputs than the manifest says. "
+            "Export the model again."
         )
+    for port in (*inputs, *outputs):
+        # Buffers are bound by address, so a wrong size would be written past its end.
+        if port.shape[1:] != expected[port.name]:
+            raise BundleError(
+                f"{port.name} of {graph.file} in {bundle.path} has the shape {port.shape}; the "
+                f"manifest says {['rows', *expected[port.name]]}. Export the model again."
+            )
     return session
+
+
+def _expected_shapes(manifest: Manifest, graph: GraphFile) -> dict[str, list[Any]]:
+    """Shape behind the row axis of every input and output of a graph, by name."""
+    spec = manifest.model
+    value = [spec.heads, spec.frames, spec.head_dim]
+    key = [spec.heads, spec.head_dim, spec.frames] if graph.cross_key_transposed else value
+    by_layer: dict[str, list[Any]] = {"cross_key": key, "cross_value": value}
+    shapes: dict[str, list[Any]] = {"features": [spec.frames, manifest.features.bins]}
+    if graph.role == "decoder":
+        lengths = ("past", "present") if graph.cache == "concat" else ("capacity", "capacity")
+        for side, length in zip(("past", "present"), lengths, strict=True):
+            for part in ("key", "value"):
+                by_layer[f"{side}_{part}"] = [spec.heads, length, spec.head_dim]
+        shapes = {"token_ids": [1], "positions": [], "allowed": [spec.vocab_size]}
+        shapes |= {"next_ids": [1], "top_ids": [2], "top_log_probs": [2]}
+    for layer in range(spec.layers):
+        shapes |= {f"{name}_{layer}": shape for name, shape in by_layer.items()}
+    return shapes
 
 
 def _cross_buffers(spec: ModelSpec, slots: int, *, transposed: bool) -> dict[str, FloatArray]:

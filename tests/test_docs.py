@@ -1,0 +1,520 @@
+"""The documentation against the code: links, commands, signatures, tables, examples."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import json
+import re
+import shlex
+import textwrap
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mt3_runtime
+from mt3_export.profiles import PROFILES
+from mt3_export.variants import VARIANTS
+from mt3_runtime import audio, bundle, catalogue, cli, errors, formats, midi
+from mt3_runtime.bundle import DecodingSpec, GraphFile, Manifest, ModelSpec
+from mt3_runtime.cli import ExitCode
+from mt3_runtime.features import LogMelConfig
+from mt3_runtime.model import Model
+from mt3_runtime.notes import TORCH_PORT_QUIRKS, NoteRules, SegmentReport
+from mt3_runtime.segments import PADDINGS, SegmentConfig
+from mt3_runtime.vocabulary import EventKind, EventRange, Vocabulary
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
+SPEC = TEXTS["docs/SPEC.md"]
+FORMAT = TEXTS["docs/bundle-format.md"]
+CONTRACT = TEXTS["docs/graph-contract.md"]
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`([^`\n]+)`")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return [body for name, body in FENCE.findall(text) if name == language]
+
+
+def prose(text: str) -> str:
+    return FENCE.sub("", text)
+
+
+def anchors(text: str) -> set[str]:
+    """The ids that headings get."""
+    headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below a heading, up to the next one."""
+    found = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"there is no section {heading!r}"
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of all table rows, heads included."""
+    lines = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def first_cells(text: str) -> list[str]:
+    """The names in backquotes of every table row's first cell."""
+    return [name for row in rows(text) for name in CODE.findall(row[0])]
+
+
+# --- links and pictures --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(prose(TEXTS[page])):
+        path, _, anchor = target.partition("#")
+        if "://" in path:
+            continue
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), f"{page}: {target}"
+        if anchor:
+            assert anchor in anchors(file.read_text(encoding="utf-8")), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_named_files_exist(page):
+    """Paths in backquotes, where they are of this repository, and programs in shell examples."""
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir()} | {
+        "mt3_runtime",
+        "mt3_export",
+    }
+    named = set(CODE.findall(prose(TEXTS[page])))
+    for body in blocks(TEXTS[page], "sh"):
+        named |= set(re.findall(r"\S+\.(?:py|txt)\b|scripts/\w+", body))
+    for name in named:
+        if re.fullmatch(r"[\w.]+/[\w./-]+", name) and name.partition("/")[0] in folders:
+            where = [ROOT / name, *(ROOT / room / name for room in ("runtime", "export"))]
+            assert any(path.exists() for path in where), f"{page}: {name}"
+
+
+def test_every_page_is_reachable_from_the_readme():
+    linked = set(LINK.findall(TEXTS["README.md"]))
+    assert {page for page in TEXTS if page != "README.md"} <= linked
+
+
+def test_pictures_are_well_formed_and_named():
+    for path in (ROOT / "docs").glob("*.svg"):
+        picture = ET.parse(path).getroot()  # our own file
+        title = picture.find("{http://www.w3.org/2000/svg}title")
+        assert title is not None
+        assert title.text
+        assert f"({path.relative_to(ROOT)})" in TEXTS["README.md"]
+
+
+def test_the_readme_has_its_place_for_figures():
+    text = TEXTS["README.md"]
+    assert text.count("<!-- figures -->") == text.count("<!-- /figures -->") == 1
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    return cli._parser(cli.listings(), cli.listings()[command].load())
+
+
+def shell_lines(text: str) -> Iterator[list[str]]:
+    """Words of every `mt3` command in the shell examples; pipes and redirections cut off."""
+    for body in [*blocks(text, "sh"), *blocks(text, "bash"), *blocks(text, "console")]:
+        for line in body.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words[:1] == ["mt3"]:
+                ends = [i for i, word in enumerate(words) if word in ("|", ">", "&&", ";")]
+                yield words[1 : ends[0] if ends else None]
+
+
+def mentions(text: str) -> Iterator[list[str]]:
+    """Words of every `mt3 ...` in backquotes, and of those in indented examples."""
+    for code in CODE.findall(prose(text)):
+        if code.startswith("mt3 ") and "..." not in code:
+            yield shlex.split(code)[1:]
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """All option strings of a parser and of those below it."""
+    found: set[str] = set()
+    for action in parser._actions:
+        found |= set(action.option_strings)
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                found |= options_of(below)
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if list(shell_lines(TEXTS[page]))])
+def test_shell_examples_are_accepted(page):
+    for words in shell_lines(TEXTS[page]):
+        parser_of(words[0]).parse_args(words)  # ends the test with SystemExit if it is not
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if list(mentions(TEXTS[page]))])
+def test_mentioned_commands_and_options_exist(page):
+    known = cli.listings()
+    for words in mentions(TEXTS[page]):
+        if words[0] in ("COMMAND", "--help", "--version"):
+            continue
+        for name in words[0].split("|"):
+            assert name in known, f"{page}: mt3 {' '.join(words)}"
+        options = [word for word in words if word.startswith("-") and word != "-"]
+        if options:
+            assert set(options) <= options_of(parser_of(words[0])), f"{page}: {words}"
+
+
+@pytest.mark.parametrize("name", ["transcribe", "models", "export", "bench", "doctor"])
+def test_every_option_is_in_the_specification(name):
+    parser = parser_of(name)
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    text = section(SPEC, f"mt3 {name}")
+    for option in options_of(commands.choices[name]) - {"-h", "--help"}:
+        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text), option
+    for option in CODE.findall(text):
+        if option.startswith("-") and option != "-":
+            assert option.split()[0] in options_of(commands.choices[name]), option
+
+
+def test_the_table_of_commands():
+    loadable = [name for name, listing in cli.listings().items() if listing.source]
+    found = first_cells(section(SPEC, "Command line"))
+    assert sorted(found) == sorted(f"mt3 {name}" for name in loadable)
+
+
+def test_exit_codes():
+    table = [row[:2] for row in rows(section(SPEC, "Exit codes"))[1:]]
+    assert table == [[str(int(code)), f"`{code.name}`"] for code in ExitCode]
+
+
+# --- Python --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if blocks(TEXTS[page], "python")])
+def test_python_examples_compile(page):
+    for body in blocks(TEXTS[page], "python"):
+        compile(body, page, "exec")
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if blocks(TEXTS[page], "python")])
+def test_python_examples_import_what_exists(page):
+    for body in blocks(TEXTS[page], "python"):
+        for node in ast.walk(ast.parse(body)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mt3_"):
+                exec(ast.unparse(node), {})
+
+
+def test_every_public_name_is_specified():
+    for name in mt3_runtime.__all__:
+        assert re.search(rf"`(mt3_runtime\.)?{name}`|(def|class) {name}\b", SPEC), name
+
+
+def definitions() -> dict[str, ast.stmt]:
+    """Functions and classes of the specification, by name."""
+    found = {}
+    for body in blocks(SPEC, "python"):
+        for node in ast.parse(body).body:
+            assert isinstance(node, ast.FunctionDef | ast.ClassDef)
+            found[node.name] = node
+    return found
+
+
+def source_of(item: object) -> ast.stmt:
+    return ast.parse(textwrap.dedent(inspect.getsource(item))).body[0]
+
+
+def signature(node: ast.stmt) -> str:
+    assert isinstance(node, ast.FunctionDef)
+    return f"({ast.unparse(node.args)}) -> {ast.unparse(node.returns)}"
+
+
+FUNCTIONS = {
+    name: getattr(module, name)
+    for module, names in (
+        (mt3_runtime, ("load_model", "transcribe", "clear_cache")),
+        (mt3_runtime, ("list_models", "get_model_info", "download_model")),
+        (audio, ("open_audio", "open_blocks", "load_audio")),
+        (formats, ("render", "load_notes")),
+        (midi, ("to_midi", "from_midi")),
+    )
+    for name in names
+}
+CLASSES = {
+    item.__name__: item
+    for item in (
+        Model,
+        mt3_runtime.Transcription,
+        mt3_runtime.Note,
+        mt3_runtime.Progress,
+        SegmentReport,
+        catalogue.ModelInfo,
+        catalogue.ModelFile,
+    )
+}
+
+
+def test_nothing_else_is_defined_in_the_specification():
+    assert set(definitions()) == set(FUNCTIONS) | set(CLASSES)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signatures_of_functions(name):
+    source = source_of(inspect.unwrap(FUNCTIONS[name]))
+    assert signature(definitions()[name]) == signature(source)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_methods_of_classes(name):
+    specified, real = definitions()[name], CLASSES[name]
+    methods = {
+        key
+        for key, value in vars(real).items()
+        if inspect.isfunction(value) and not key.startswith("_")
+    }
+    found = {node.name: node for node in specified.body if isinstance(node, ast.FunctionDef)}
+    assert set(found) == methods
+    for method, node in found.items():
+        assert signature(node) == signature(source_of(getattr(real, method))), method
+
+
+@pytest.mark.parametrize("name", [n for n in CLASSES if dataclasses.is_dataclass(CLASSES[n])])
+def test_fields_of_dataclasses(name):
+    def fields(node: ast.stmt) -> list[str]:
+        assert isinstance(node, ast.ClassDef)
+        return [ast.unparse(item) for item in node.body if isinstance(item, ast.AnnAssign)]
+
+    specified, real = definitions()[name], source_of(CLASSES[name])
+    assert fields(specified) == fields(real)
+    assert [ast.unparse(d) for d in specified.decorator_list] == [
+        ast.unparse(d) for d in real.decorator_list
+    ]
+
+
+def test_attributes_of_a_model(tiny_model):
+    table = section(SPEC, "Model")
+    names = first_cells(table)
+    assert {"path", "info", "device", "sample_rate", "auto_filter", "decoding"} == set(names)
+    assert all(hasattr(tiny_model, name) for name in names)
+
+
+def test_error_classes():
+    classes = {
+        name: item
+        for name, item in vars(errors).items()
+        if inspect.isclass(item) and issubclass(item, errors.MT3Error)
+    }
+    table = {CODE.findall(row[0])[0]: row for row in rows(section(SPEC, "Errors"))[1:]}
+    assert list(table) == list(classes)
+    for name, row in table.items():
+        assert CODE.findall(row[1]) == [base.__name__ for base in classes[name].__bases__], name
+        assert len(row) == 3
+
+
+def test_formats():
+    table = {CODE.findall(row[0])[0]: row for row in rows(section(SPEC, "Output formats"))[1:]}
+    assert tuple(table) == formats.FORMATS
+    for name, row in table.items():
+        suffixes = [suffix for suffix, meant in formats.SUFFIXES.items() if meant == name]
+        assert CODE.findall(row[1]) == suffixes
+    assert ",".join(formats.CSV_FIELDS) in SPEC
+
+
+def test_the_json_document_is_one_that_is_written():
+    (body,) = blocks(SPEC, "json")
+    example = json.loads(body)
+    notes = formats.parse_json(body)
+    report = SegmentReport(**example["segments"][0])
+    result = mt3_runtime.Transcription(
+        tuple(notes), (report,), example["duration"], example["model"], example["token_digest"]
+    )
+    assert json.loads(formats.render(result, "json")) == example
+
+
+# --- environment variables -----------------------------------------------------------------------
+
+
+def variables(*folders: str) -> set[str]:
+    """All names that begin with MT3_ in the sources of some folders."""
+    found: set[str] = set()
+    for folder in folders:
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix in (".py", ".sh", ""):
+                text = path.read_text(encoding="utf-8", errors="ignore")
+                found |= set(re.findall(r"\bMT3_[A-Z_]*[A-Z]\b", text))
+    return found
+
+
+def test_variables_of_the_product_are_specified():
+    table = first_cells(section(SPEC, "Environment variables"))
+    assert sorted(table) == sorted(variables("runtime", "export"))
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_variables_in_the_docs_exist(page):
+    theirs = {"MT3_CHECKPOINT_DIR"}  # of mt3-infer
+    known = variables("runtime", "export", "tests", "scripts", "benchmarks", ".ci")
+    assert set(re.findall(r"\bMT3_[A-Z_]*[A-Z]\b", TEXTS[page])) <= known | theirs
+
+
+def test_names_of_modules_and_tests_exist():
+    """Bare file names in the tables of the two pages that walk through the sources."""
+    known = {
+        path.name
+        for folder in ("runtime", "export", "tests")
+        for path in (ROOT / folder).rglob("*")
+    }
+    for page in ("docs/ARCHITECTURE.md", "docs/parity.md"):
+        for name in CODE.findall(prose(TEXTS[page])):
+            if re.fullmatch(r"\w+\.(py|json|txt)", name):
+                assert name in known, f"{page}: {name}"
+
+
+# --- bundle format and graph contract ------------------------------------------------------------
+
+
+def test_the_example_manifest_is_one():
+    (body,) = blocks(FORMAT, "json")
+    manifest = Manifest.from_json(body.encode(), "bundle-format.md")
+    variant = VARIANTS[manifest.variant]
+    for part in ("features", "segments", "vocabulary", "notes", "decoding", "licence", "family"):
+        assert getattr(manifest, part) == getattr(variant, part), part
+
+
+@pytest.mark.parametrize(
+    ("heading", "kinds"),
+    [
+        ("features", [LogMelConfig]),
+        ("segments", [SegmentConfig]),
+        ("vocabulary", [Vocabulary, EventRange]),
+        ("notes", [NoteRules]),
+        ("decoding", [DecodingSpec]),
+        ("model", [ModelSpec]),
+        ("graphs", [GraphFile]),
+    ],
+)
+def test_every_key_of_the_manifest_is_specified(heading, kinds):
+    keys = {field.name for kind in kinds for field in dataclasses.fields(kind) if field.init}
+    assert set(first_cells(section(FORMAT, heading))) == keys
+
+
+def test_every_top_level_key_is_specified():
+    keys = [field.name for field in dataclasses.fields(Manifest)]
+    assert first_cells(section(FORMAT, "Top level")) == ["format", "version", *keys]
+
+
+def test_words_of_the_manifest_are_specified():
+    words = [*EventKind, *PADDINGS, *TORCH_PORT_QUIRKS, bundle.FORMAT, bundle.EXPORT_ID_KEY]
+    for word in [*words, bundle._PLAIN_NAME.pattern, f"{bundle.MAX_MANIFEST_BYTES:,}"]:
+        assert word in FORMAT, word
+    assert f"version {bundle.FORMAT_VERSION}" in FORMAT.splitlines()[0]
+
+
+def test_the_export_id_is_computed_as_specified(tiny_bundle):
+    manifest = bundle.Bundle(tiny_bundle).manifest
+    import hashlib
+
+    (lines,) = blocks(section(FORMAT, "Export id"), "text")
+    filled = lines.strip("\n")
+    for key, value in {
+        "source.digest": manifest.source["digest"],
+        "variant": manifest.variant,
+        "exporter": manifest.exporter,
+        "precision": manifest.precision,
+    }.items():
+        filled = filled.replace(f"<{key}>", value)
+    assert hashlib.sha256(filled.encode()).hexdigest()[:32] == manifest.export_id
+
+
+def test_the_table_of_profiles(tiny_bundle):
+    import onnx
+
+    table = {CODE.findall(row[0])[0]: row for row in rows(section(CONTRACT, "Profiles"))[1:]}
+    assert list(table) == list(PROFILES)
+    manifest = bundle.Bundle(tiny_bundle).manifest
+    for graph in manifest.graphs:
+        _, opset, version, domains, cache, cross, _ = table[graph.profile]
+        model = onnx.load(tiny_bundle / graph.file)
+        found = {item.domain: item.version for item in model.opset_import}
+        assert str(graph.opset) == opset == str(found.pop(""))
+        assert str(model.ir_version) == version
+        assert domains == (", ".join(f"`{d}` {v}" for d, v in found.items()) or "none")
+        assert cache == f"`{graph.cache}`"
+        transposed = "[N, H, D, T]" if graph.cross_key_transposed else "[N, H, T, D]"
+        assert cross == f"`{transposed}`"
+
+
+@pytest.mark.parametrize("role", ["Encoder", "Decoder step"])
+def test_tensors_of_the_graphs(role, tiny_bundle):
+    """Names, types and shapes in the tables against the graphs of a two-layer model."""
+    import onnx
+
+    declared = {}
+    for row in rows(section(CONTRACT, role))[1:]:
+        for name in CODE.findall(row[0]):
+            declared[row[0].split()[0], re.sub(r"_i$", "", name)] = row[1]
+    for graph in bundle.Bundle(tiny_bundle).manifest.graphs:
+        if graph.role == role.split()[0].lower():
+            model = onnx.load(tiny_bundle / graph.file).graph
+            found = {}
+            for way, values in (("in", model.input), ("out", model.output)):
+                for value in values:
+                    kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+                    word = kind.lower() + ("32" if kind == "FLOAT" else "")
+                    found[way, re.sub(r"_\d+$", "", value.name)] = word
+            assert found == declared
+
+
+@pytest.mark.parametrize("profile", ["cpu", "portable"])
+def test_the_loop_of_the_contract(profile, tiny_bundle, tiny_model, audio):
+    """The pseudo-code of the page, line by line, gives the tokens the runtime gives."""
+    import onnxruntime
+
+    opened = bundle.Bundle(tiny_bundle)
+    m = opened.manifest
+    enc, dec = (
+        onnxruntime.InferenceSession(tiny_bundle / opened.graph(role, profile).file)
+        for role in ("encoder", "decoder")
+    )
+    features = tiny_model.preprocess(audio)[:3]
+    rows, cap = len(features), 256  # instead of max_tokens: no segment is longer, all is faster
+    names = opened.graph("encoder", profile).outputs
+    cross = dict(zip(names, enc.run(names, {"features": features}), strict=True))
+    cache = {
+        f"past_{part}_{layer}": np.zeros((rows, m.model.heads, cap, m.model.head_dim), np.float32)
+        for layer in range(m.model.layers)
+        for part in ("key", "value")
+    }
+    ids = np.full((rows, 1), m.decoding.start_id, np.int64)
+    positions = np.zeros(rows, np.int32)
+    allowed = np.ones((rows, m.model.vocab_size), np.bool_)
+    tokens: list[list[int]] = [[] for _ in range(rows)]
+    running = set(range(rows))
+    names = opened.graph("decoder", profile).outputs
+    while running and positions[0] < cap:
+        feeds = {"token_ids": ids, "positions": positions, "allowed": allowed, **cross, **cache}
+        out = dict(zip(names, dec.run(names, feeds), strict=True))
+        cache = {name: out[name.replace("past", "present")] for name in cache}
+        for row in sorted(running):
+            tokens[row].append(int(out["top_ids"][row, 0]))
+            if tokens[row][-1] == m.decoding.eos_id:
+                running.remove(row)
+        ids = out["next_ids"]
+        positions = positions + np.int32(1)
+    assert not running
+    assert tokens == [found.tokens.tolist() for found in tiny_model.forward(features)]

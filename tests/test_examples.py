@@ -1,0 +1,181 @@
+"""The examples and the demo run, and say what the library says."""
+
+from __future__ import annotations
+
+import ast
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from examples import rhythm_kit_stage
+from examples.rhythm_kit_stage import KIT, RhythmKitStage, keep_drums, onsets
+from mt3_runtime.formats import load_notes
+from mt3_runtime.midi import from_midi, to_midi
+from mt3_runtime.notes import Note
+from tests.export.writers import write_kunato
+
+ROOT = Path(__file__).parents[1]
+STAGE = ROOT / "examples" / "rhythm_kit_stage.py"
+DEMO = ROOT / "scripts" / "demo"
+
+#: Two bars of a band: (onset, offset, pitch, program, is_drum).
+BAND = [
+    Note(0.0, 0.01, 36, 127, is_drum=True),
+    Note(0.0, 0.01, 42, 127, is_drum=True),
+    Note(0.5, 0.51, 38, 127, is_drum=True),
+    Note(0.5, 0.51, 40, 127, is_drum=True),  # the other snare, at the same time
+    Note(0.75, 0.76, 56, 127, is_drum=True),  # a cowbell
+    Note(0.0, 1.0, 36, 127, 33),  # a bass note on the key of the kick
+    Note(0.25, 2.0, 60, 127, 0),
+    Note(1.0, 1.01, 35, 127, is_drum=True),
+]
+
+
+@pytest.fixture
+def recording(tmp_path, audio):
+    path = tmp_path / "take 1.wav"
+    soundfile.write(path, audio, 16000, subtype="FLOAT")
+    return path
+
+
+def test_a_stage_finds_what_the_model_finds(tiny_bundle, tiny_model, recording, tmp_path):
+    written = tmp_path / "drums.mid"
+    parts = RhythmKitStage(str(tiny_bundle), device="cpu").run(recording, written)
+    drums = [note for note in tiny_model.transcribe_notes(recording).notes if note.is_drum]
+    assert len(drums) > 10
+    assert list(parts) == [*KIT, "other"]
+    found = sorted({onset for times in parts.values() for onset in times})
+    assert found == pytest.approx(sorted({note.onset for note in drums}), abs=2e-4)
+    again = load_notes(written)
+    assert all(note.is_drum for note in again)
+    assert [note.pitch for note in again] == [note.pitch for note in sorted(drums)]
+
+
+def test_only_drums_are_kept_and_their_times_stay():
+    drums = keep_drums(to_midi(BAND))
+    assert from_midi(drums) == from_midi(to_midi([note for note in BAND if note.is_drum]))
+    assert [track.name for track in drums.tracks] == ["mt3-runtime", "Drums"]
+
+
+def test_times_stay_where_instruments_share_a_track():
+    """Other writers put everything into one track: the times of what goes must not be lost."""
+    song = to_midi(BAND)
+    merged = type(song)(type=0, ticks_per_beat=song.ticks_per_beat)
+    merged.tracks.append(song.merged_track)
+    expected = [(note.onset, note.pitch) for note in sorted(BAND) if note.is_drum]
+    found = [(round(note.onset, 3), note.pitch) for note in from_midi(keep_drums(merged))]
+    assert found == expected
+
+
+def test_hits_go_to_the_parts_of_the_kit():
+    assert onsets(keep_drums(to_midi(BAND))) == {
+        "kick": [0.0, 1.0],
+        "snare": [0.5],
+        "hi-hat": [0.0],
+        "tom": [],
+        "cymbal": [],
+        "other": [0.75],
+    }
+
+
+def test_no_key_belongs_to_two_parts():
+    keys = [key for part in KIT.values() for key in part]
+    assert len(keys) == len(set(keys))
+
+
+def test_the_stage_needs_one_name_of_this_project():
+    """What the page on migration promises: the import is the only line to change."""
+    tree = ast.parse(STAGE.read_text(encoding="utf-8"))
+    ours = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mt3_")
+    ]
+    assert [ast.unparse(node) for node in ours] == ["from mt3_runtime import load_model"]
+    assert f"+{ast.unparse(ours[0])}" in (ROOT / "docs" / "MIGRATION.md").read_text("utf-8")
+
+
+def test_the_stage_as_a_program(tiny_bundle, recording, tmp_path, monkeypatch, capsys):
+    written = tmp_path / "drums.mid"
+    monkeypatch.setattr(sys, "argv", ["stage", str(tiny_bundle), str(recording), str(written)])
+    assert rhythm_kit_stage.main() == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*KIT, "other"]
+    assert written.exists()
+    monkeypatch.setattr(sys, "argv", ["stage", "model"])
+    assert rhythm_kit_stage.main() == 2
+
+
+def demo(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(DEMO), *arguments],
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """What the demo would have installed: an `mt3` of this environment."""
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    program = "import sys; from mt3_runtime.cli import main; sys.exit(main())"
+    command = venv / "bin" / "mt3"
+    command.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{program}' \"$@\"\n")
+    command.chmod(0o755)
+    (venv / "installed").touch()
+    return venv
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the demo is a bash script")
+def test_the_demo_exports_once_and_transcribes(installed, tiny_weights, recording, tmp_path):
+    write_kunato(tmp_path / "port", tiny_weights)
+    here = tmp_path / "here"
+    here.mkdir()
+    variables = {"MT3_DEMO_VENV": str(installed)}
+    first = demo(here, str(tmp_path / "port"), str(recording), **variables)
+    assert first.returncode == 0, first.stderr
+    assert [path.name for path in here.iterdir()] == ["take 1.mid"]
+    assert load_notes(here / "take 1.mid")
+    assert "parameters" in first.stderr
+    assert "notes" in first.stderr
+
+    second = demo(here, "../port", str(recording), **variables)
+    assert second.returncode == 0, second.stderr
+    assert "parameters" not in second.stderr  # the bundle was there
+
+    (tmp_path / "port" / "mt3.pth").touch()
+    third = demo(here, str(tmp_path / "port"), str(recording), **variables)
+    assert "parameters" in third.stderr  # the weights are newer than the bundle
+    assert len(list((installed / "bundles").iterdir())) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the demo is a bash script")
+def test_the_demo_explains_mistakes_before_it_installs(recording, tmp_path):
+    variables = {"MT3_DEMO_VENV": str(tmp_path / "none")}
+    usage = demo(tmp_path, "magenta_mt3", **variables)
+    assert (usage.returncode, usage.stderr) == (2, "usage: scripts/demo CHECKPOINT AUDIO\n")
+    missing = demo(tmp_path, "magenta_mt3", "nothing.wav", **variables)
+    assert missing.returncode == 1
+    assert "no audio file nothing.wav" in missing.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the demo is a bash script")
+def test_the_demo_takes_names_of_the_catalogue(installed, recording, tmp_path):
+    variables = {"MT3_DEMO_VENV": str(installed), "MT3_CACHE": str(tmp_path), "MT3_OFFLINE": "1"}
+    ended = demo(tmp_path, "magenta_mt3", str(recording), **variables)
+    assert ended.returncode == 3
+    assert "MT3_OFFLINE" in ended.stderr
+
+
+def test_programs_can_be_started():
+    for path in (STAGE, DEMO):
+        assert path.stat().st_mode & stat.S_IXUSR, path

@@ -21,6 +21,7 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """A single-threaded session."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # unbound caches make it warn at every step
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
 

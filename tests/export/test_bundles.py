@@ -24,9 +24,7 @@ def _export(weights: Weights, out: Path, **options) -> Manifest:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
-    }
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def test_equal_inputs_give_equal_bytes(tiny_weights: Weights, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from mt3_runtime.bundle import (
     Role,
 )
 from mt3_runtime.errors import CheckpointError, OptionError, OutputError
+from mt3_runtime.output import exists, is_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -187,7 +188,7 @@ def _save(model: onnx.ModelProto, path: Path, role: Role, profile: str) -> Graph
 @contextmanager
 def _new_bundle(out: Path) -> Iterator[Path]:
     """Yields a temporary folder to fill; moves it to ``out`` if all went well."""
-    _check_target(out)
+    check_target(out)
     temporary = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -213,13 +214,22 @@ def _new_bundle(out: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_target(out: Path) -> None:
-    """Refuses to replace anything but a bundle."""
-    if not out.exists():
+def check_target(out: Path) -> None:
+    """Checks that a bundle can be written there; only an older bundle is ever replaced.
+
+    Raises:
+        OutputError: Something else is in the way, or the place cannot be written to.
+    """
+    above = next((folder for folder in out.absolute().parents if exists(folder)), None)
+    if above is None or not is_folder(above) or not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"The bundle cannot be written to {out}: {above} is no folder one may write in. "
+            "Choose another place with -o."
+        )
+    packed = out.suffix == BUNDLE_SUFFIX
+    if not exists(out) or (packed and out.is_file()):
         return
-    if out.suffix == BUNDLE_SUFFIX and out.is_file():
-        return
-    if out.is_dir() and out.suffix != BUNDLE_SUFFIX:
+    if is_folder(out) and not packed:
         if (out / MANIFEST).is_file() or not any(out.iterdir()):
             return
         raise OutputError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mt3_runtime.catalogue import cache_dir, get_model_info
+from mt3_runtime.cli import talk
 from mt3_runtime.errors import CheckpointError, OptionError
+from mt3_runtime.output import exists
 
 if TYPE_CHECKING:
     import argparse
@@ -53,18 +54,23 @@ class ExportCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Does the work; the bundle's path goes to stdout."""
-        from mt3_export.bundles import export_bundle  # noqa: PLC0415  onnx takes 0.3 s to import
+        from mt3_export.bundles import check_target, export_bundle  # noqa: PLC0415  onnx takes 0.3 s to import
         from mt3_export.checkpoints import read_checkpoint  # noqa: PLC0415
         from mt3_export.variants import variant_named  # noqa: PLC0415
 
         profiles = _profiles(args.profiles)
-        contents = read_checkpoint(_checkpoint(args.checkpoint), args.variant)
+        checkpoint = _checkpoint(args.checkpoint)
+        if args.output == "":
+            raise OptionError("-o needs the name of a folder or of a .mt3 file.")
+        if args.output is not None:
+            check_target(Path(args.output))  # before minutes of work, not after
+        contents = read_checkpoint(checkpoint, args.variant)
         variant = variant_named(contents.variant)
-        out = Path(args.output) if args.output else cache_dir() / "bundles" / variant.name
-        print(
-            f"mt3: {variant.name}: {contents.weights.parameters:,} parameters, licence: "
-            f"{variant.licence}",
-            file=sys.stderr,
+        stored = cache_dir() / "bundles" / variant.name
+        out = stored if args.output is None else Path(args.output)
+        talk(
+            f"{variant.name}: {contents.weights.parameters:,} parameters, licence: "
+            f"{variant.licence}"
         )
         manifest = export_bundle(
             contents.weights,
@@ -75,7 +81,7 @@ class ExportCommand:
             storage=args.weights,
         )
         for graph in manifest.graphs:
-            print(f"mt3: {graph.file}: {graph.size / 2**20:.1f} MiB", file=sys.stderr)
+            talk(f"{graph.file}: {graph.size / 2**20:.1f} MiB")
         print(out)
         return 0
 
@@ -93,13 +99,13 @@ def _profiles(text: str) -> list[str]:
 def _checkpoint(text: str) -> Path:
     """The path, or the folder of a checkpoint that was pulled by name."""
     path = Path(text)
-    if path.exists():
+    if text and exists(path):
         return path
     pulled = cache_dir() / "checkpoints"
     try:
         name = get_model_info(text).name
     except OptionError:
-        raise CheckpointError(f"There is no checkpoint at {path}.") from None
+        raise CheckpointError(f"There is no checkpoint at {text!r}.") from None
     if not (pulled / name).exists():
         raise CheckpointError(
             f"The checkpoint of {name} is not on this machine. Fetch it with: "

@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from numbers import Real
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeAlias, TypeGuard
+from typing import Any, BinaryIO, Self, TypeAlias, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,11 @@ MIN_RATE, MAX_RATE = 100.0, 1e7
 """Accepted source rates [Hz]; the lower bound catches rates given in kHz (44.1)."""
 
 MAX_CHANNELS = 64
-"""The channel axis of a 2-D array has at most this many entries."""
+"""Files have at most this many channels, as has the channel axis of a 2-D array."""
+
+LOUDEST = 1e30
+"""Larger amplitudes are no sound; their spectrum would overflow float32 (2048 samples times 256
+bins of them are just below its end, 3.4e38)."""
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 FileSource: TypeAlias = str | os.PathLike[str] | BinaryIO
@@ -182,7 +186,7 @@ def _open_file(source: FileSource, sr: float | None, target: int) -> AudioStream
     wanted = None if sr is None else _valid_rate(sr)
     reader = open_sound(source)
     try:
-        _check_file_rate(reader, wanted)
+        _check_header(reader, wanted)
         return AudioStream(
             reader.blocks(),
             reader.name,
@@ -196,11 +200,16 @@ def _open_file(source: FileSource, sr: float | None, target: int) -> AudioStream
         raise
 
 
-def _check_file_rate(reader: SoundReader, wanted: float | None) -> None:
+def _check_header(reader: SoundReader, wanted: float | None) -> None:
     if wanted is not None and wanted != reader.rate:
         raise OptionError(
             f"sr={wanted} contradicts {reader.name}, which states its own rate, {reader.rate} Hz. "
             "Leave sr out for files; target_rate is what the result is resampled to."
+        )
+    if reader.channels > MAX_CHANNELS:
+        raise AudioError(
+            f"{reader.name} states {reader.channels} channels; expected at most {MAX_CHANNELS}. "
+            "Its header is probably damaged."
         )
     if not MIN_RATE <= reader.rate <= MAX_RATE:
         raise AudioError(
@@ -210,13 +219,14 @@ def _check_file_rate(reader: SoundReader, wanted: float | None) -> None:
 
 
 def _valid_rate(rate: object, argument: str = "sr") -> float:
-    hertz = float(rate) if isinstance(rate, Real) and not isinstance(rate, bool) else math.nan
-    if not MIN_RATE <= hertz <= MAX_RATE:  # false for NaN
-        raise OptionError(
-            f"{argument}={rate!r} is not a sample rate; expected a number of Hz "
-            f"from {MIN_RATE:g} to {MAX_RATE:g}, such as 44100."
-        )
-    return int(hertz) if hertz.is_integer() else hertz
+    if isinstance(rate, Real) and not isinstance(rate, bool):
+        hertz = cast("float", rate)
+        if MIN_RATE <= hertz <= MAX_RATE:  # false for NaN
+            return int(hertz) if float(hertz).is_integer() else float(hertz)
+    raise OptionError(
+        f"{argument}={rate!r} is not a sample rate; expected a number of Hz "
+        f"from {MIN_RATE:g} to {MAX_RATE:g}, such as 44100."
+    )
 
 
 def _valid_target(rate: object) -> int:
@@ -292,8 +302,9 @@ def _checked(blocks: Iterable[Samples], name: str, rate: float) -> Iterator[Samp
     """Pass blocks on; raise at the first value that is no number, or if there was none."""
     count = 0
     for block in blocks:
-        if not np.isfinite(block).all():
-            at = (count + int(np.argmin(np.isfinite(block)))) / rate
+        sound = np.abs(block) <= LOUDEST  # false for NaN
+        if not sound.all():
+            at = (count + int(np.argmin(sound))) / rate
             raise AudioError(
                 f"{name} holds a NaN, infinite or too large value at {at:.3f} s; "
                 "expected finite samples. Repair it, for example with numpy.nan_to_num."

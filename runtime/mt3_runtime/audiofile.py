@@ -19,11 +19,13 @@ import importlib
 import io
 import os
 import re
+import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,8 @@ from mt3_runtime.errors import (
     AudioWarning,
     MissingDependencyError,
 )
+
+T = TypeVar("T")
 
 BLOCK_SECONDS = 3.0
 """Length of one decoded block: long enough that per-call costs vanish, about 1 MB in stereo."""
@@ -54,6 +58,13 @@ _CUT_CHUNK = re.compile(
     r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE
 )
 """libsndfile's log line for a data chunk that promises more bytes than the file has."""
+
+_NO_END = "Last page lacks an end-of-stream bit"
+_HOLE = re.compile(r"Corrupted bitstream|reports a hole")
+"""libsndfile's log lines for an Ogg file without its last page, and for one with damaged pages."""
+
+_MAX_UNSEEKABLE = 1 << 31
+"""Most bytes read from a pipe, three hours of CD sound: some pipes never end."""
 
 
 def require(module: str, purpose: str) -> ModuleType:
@@ -101,16 +112,25 @@ class SoundReader:
     Attributes:
         name: Path or stream name for messages.
         rate: Sample rate of the file [Hz].
+        channels: Number of channels.
         duration: Length [s], or None where the file does not state it.
     """
 
     def __init__(
-        self, sound: Any, name: str, *, length_known: bool, owned: BinaryIO | None
+        self,
+        sound: Any,
+        name: str,
+        *,
+        length_known: bool,
+        owned: BinaryIO | None,
+        reporting: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._sound = sound
+        self._reporting = reporting
         self._owned = owned
         self.name = name
         self.rate = int(sound.samplerate)
+        self.channels = int(sound.channels)
         known = length_known and sound.frames < _UNKNOWN_FRAMES
         self.duration: float | None = sound.frames / self.rate if known else None
 
@@ -118,15 +138,16 @@ class SoundReader:
         """Yield mono float32 blocks until the file or its decodable part ends.
 
         Raises:
-            AudioError: Nothing at all can be decoded.
+            AudioError: Nothing at all can be decoded, or the file cannot be read any more.
         """
-        buffer = np.empty((block_frames(self.rate), self._sound.channels), np.float32)
+        buffer = np.empty((block_frames(self.rate), self.channels), np.float32)
         decoded = 0
         trouble = ""
         while not trouble:
             buffer.fill(np.nan)  # marks what a failing decoder leaves unwritten
             try:
-                frames = self._sound.read(out=buffer)
+                with self._reporting(self.name):
+                    frames = self._sound.read(out=buffer)
             except RuntimeError as error:  # LibsndfileError
                 trouble = _reason(error)
                 frames = buffer[: _leading_rows_without_nan(buffer)]
@@ -152,13 +173,19 @@ class SoundReader:
             )
         got = decoded / self.rate
         declared = self._declared_seconds()
+        log = self._sound.extra_info
         if declared is not None and declared - got > _SHORTFALL_SECONDS:
-            text = f"{self.name} ends early: {got:.2f} s of {declared:.2f} s could be read"
+            text = f"ends early: {got:.2f} s of {declared:.2f} s could be read"
         elif trouble:
-            text = f"{self.name} is damaged: decoding stopped after {got:.2f} s ({trouble})"
+            text = f"is damaged: decoding stopped after {got:.2f} s ({trouble})"
+        elif _NO_END in log:
+            text = f"has no end mark, so it is probably cut: {got:.2f} s could be read"
+        elif _HOLE.search(log):
+            text = "is damaged: parts of it could not be decoded"
         else:
             return
-        warnings.warn(f"{text}; the rest is left out.", AudioWarning, stacklevel=2)
+        text = f"{self.name} {text}; the rest is left out."
+        warnings.warn(text, AudioWarning, stacklevel=2)
 
     def _declared_seconds(self) -> float | None:
         """Length the file claims to have [s], None where it claims none."""
@@ -181,19 +208,23 @@ def open_sound(source: str | os.PathLike[str] | BinaryIO) -> SoundReader:
 
     Raises:
         AudioNotFoundError: The path does not exist or is a folder.
-        AudioError: The file is empty, or not audio.
+        AudioError: The file is empty, cannot be read, is a device, or is not audio.
         MissingDependencyError: soundfile is not installed.
     """
     name, handle, owned = _open_bytes(source)
+    guarded = _Guarded(handle)
     try:
         soundfile = require("soundfile", "read audio files")
-        counted = _has_mp3_frame_count(handle)
-        sound = _open_decoder(soundfile, handle, name)
-        length_known = counted or sound.format != "MP3"
-        if not length_known:
-            sound.close()
-            sound = _open_decoder(soundfile, _UnboundedMp3(handle), name)
-        return SoundReader(sound, name, length_known=length_known, owned=owned)
+        with guarded.reporting(name):
+            counted = _has_mp3_frame_count(guarded)
+            sound = _open_decoder(soundfile, guarded, name)
+            length_known = counted or sound.format != "MP3"
+            if not length_known:
+                sound.close()
+                sound = _open_decoder(soundfile, _UnboundedMp3(guarded), name)
+        return SoundReader(
+            sound, name, length_known=length_known, owned=owned, reporting=guarded.reporting
+        )
     except BaseException:
         if owned is not None:
             owned.close()
@@ -204,32 +235,56 @@ def _open_bytes(
     source: str | os.PathLike[str] | BinaryIO,
 ) -> tuple[str, BinaryIO, BinaryIO | None]:
     """Return (name, seekable binary handle, the handle to close in the end or None)."""
-    handle: BinaryIO
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        if path.is_dir():
-            raise AudioNotFoundError(f"{path} is a folder; expected the path of an audio file.")
-        try:
-            handle = path.open("rb")
-        except FileNotFoundError as error:
-            raise AudioNotFoundError(
-                f"There is no file at {path}; expected the path of an audio file."
-            ) from error
-        except (OSError, ValueError) as error:
-            raise AudioError(f"{path} cannot be opened: {error}.") from error
-        name, owned = str(path), handle
+        if not os.fspath(source):  # to Path: the current folder
+            raise AudioNotFoundError("The path of the audio file is empty.")
+        name, handle = str(source), _open_path(Path(source))
+        owned: BinaryIO | None = handle
     else:
-        handle, owned = source, None
-        name = str(getattr(source, "name", "<audio stream>"))
-        if not isinstance(source.read(0), bytes):
+        name, handle, owned = str(getattr(source, "name", "<audio stream>")), source, None
+    try:
+        if not isinstance(handle.read(0), bytes):
             raise AudioError(f"{name} is open in text mode; expected a file opened with mode 'rb'.")
-    seekable = getattr(handle, "seekable", None)
-    if seekable is None or not seekable():
-        data = io.BytesIO(handle.read())
+        seekable = getattr(handle, "seekable", None)
+        if seekable is not None and seekable():
+            return name, handle, owned
+        data = _read_all(handle, name)
+    except (OSError, ValueError) as error:  # ValueError: the file object is closed
         if owned is not None:
             owned.close()
-        return name, data, None
-    return name, handle, owned
+        if isinstance(error, AudioError):
+            raise
+        raise AudioError(f"{name} cannot be read: {error}.") from error
+    if owned is not None:
+        owned.close()
+    return name, data, None
+
+
+def _open_path(path: Path) -> BinaryIO:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
+            return path.open("rb")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise AudioNotFoundError(
+            f"There is no file at {path}; expected the path of an audio file."
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        raise AudioError(f"{path} cannot be opened: {error}.") from error
+    if stat.S_ISDIR(mode):
+        raise AudioNotFoundError(f"{path} is a folder; expected the path of an audio file.")
+    raise AudioError(f"{path} is a device or a socket; expected an audio file, or a pipe.")
+
+
+def _read_all(pipe: BinaryIO, name: str) -> io.BytesIO:
+    data = io.BytesIO()
+    while block := pipe.read(1 << 20):
+        if data.write(block) and data.tell() > _MAX_UNSEEKABLE:
+            raise AudioError(
+                f"{name} cannot be sought in and does not end within {_MAX_UNSEEKABLE >> 30} GiB; "
+                "expected one audio file. For endless audio, pass its blocks to Model.stream."
+            )
+    return data
 
 
 def _open_decoder(soundfile: ModuleType, handle: Any, name: str) -> Any:
@@ -256,7 +311,7 @@ def _leading_rows_without_nan(buffer: npt.NDArray[np.float32]) -> int:
     return int(rows[0]) if len(rows) else len(buffer)
 
 
-def _has_mp3_frame_count(handle: BinaryIO) -> bool:
+def _has_mp3_frame_count(handle: _Guarded) -> bool:
     """Whether an MP3 starts with a Xing, Info or VBRI frame, which counts the others."""
     handle.seek(0)
     head = handle.read(10)
@@ -270,6 +325,45 @@ def _has_mp3_frame_count(handle: BinaryIO) -> bool:
     return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
 
 
+class _Guarded:
+    """View of a file that keeps its exceptions and ends instead.
+
+    Exceptions do not pass libsndfile: Python would print and forget them, Ctrl-C among them.
+    """
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._handle = handle
+        self._error: BaseException | None = None
+
+    @contextmanager
+    def reporting(self, name: str) -> Iterator[None]:
+        """Raise what was kept, even where the end that was made up for it raised something."""
+        try:
+            yield
+        finally:
+            error, self._error = self._error, None
+            if isinstance(error, Exception):
+                raise AudioError(f"{name} cannot be read: {error}.") from error
+            if error is not None:
+                raise error
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._keep(lambda: self._handle.seek(offset, whence), -1)
+
+    def tell(self) -> int:
+        return self._keep(self._handle.tell, -1)
+
+    def read(self, count: int) -> bytes:
+        return self._keep(lambda: self._handle.read(count), b"")
+
+    def _keep(self, action: Callable[[], T], otherwise: T) -> T:
+        try:
+            return action()
+        except BaseException as error:  # noqa: BLE001  raised by `reporting`
+            self._error = self._error or error
+            return otherwise
+
+
 class _UnboundedMp3:
     """View of an MP3 without length header that claims to be 64 times as long as it is.
 
@@ -278,7 +372,7 @@ class _UnboundedMp3:
     bytes, not the guess, ends the decoding.  The probe for a tag in the last 128 bytes reads zeros.
     """
 
-    def __init__(self, handle: BinaryIO) -> None:
+    def __init__(self, handle: _Guarded) -> None:
         self._handle = handle
         self._size = 64 * handle.seek(0, io.SEEK_END)
         self._position = 0

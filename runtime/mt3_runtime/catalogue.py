@@ -122,25 +122,41 @@ def get_model_info(name: str) -> ModelInfo:
 
 
 def cache_dir() -> Path:
-    """The folder for checkpoints and bundles; it need not exist yet."""
+    """The folder for checkpoints and bundles; it need not exist yet.
+
+    Raises:
+        OptionError: The user has no home folder, as in some containers, and names no other one.
+    """
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser()
+        return _expanded(chosen)
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
-        base = Path(local) if local else Path.home() / "AppData" / "Local"
+        base = Path(local) if local else _home() / "AppData" / "Local"
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = _home() / "Library" / "Caches"
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        chosen = os.environ.get("XDG_CACHE_HOME")
+        base = Path(chosen) if chosen else _home() / ".cache"
     return base / "mt3-runtime"
 
 
 def installed_models() -> dict[str, Path]:
-    """The bundles in the cache folder, by name."""
+    """The bundles in the cache folder, by name.
+
+    Raises:
+        OptionError: The cache folder cannot be looked into.
+    """
     folder = cache_dir() / "bundles"
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {path.name.removesuffix(BUNDLE_SUFFIX): path for path in paths if _is_bundle(path)}
+    try:
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        found = [path for path in paths if _is_bundle(path)]
+    except OSError as error:
+        raise OptionError(
+            f"The cache folder {folder} cannot be read ({error.strerror}). Set {CACHE_VARIABLE} to "
+            "a folder of yours, or give the path of a bundle as the model, such as ./name."
+        ) from error
+    return {path.name.removesuffix(BUNDLE_SUFFIX): path for path in found}
 
 
 def find_model(name: str) -> Path | None:
@@ -160,17 +176,23 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
 
     Raises:
         BundleNotFoundError: There is no such bundle; the message says how to get one.
+        OptionError: The model is given by name, and the cache folder cannot be looked into.
     """
     wanted = model if model is not None else os.environ.get(MODEL_VARIABLE) or None
     if wanted is None:
         return _only_installed()
     name = os.fspath(wanted)
-    path = find_model(name) or Path(name).expanduser()
-    if path.exists():
-        return path
-    if _looks_like_path(name):
-        raise BundleNotFoundError(f"There is no bundle at {name}.")
-    raise BundleNotFoundError(_not_installed(name))
+    if _looks_like_path(name):  # needs no cache folder
+        path = _expanded(name)
+        if not _exists(path):
+            raise BundleNotFoundError(f"There is no bundle at {name}.")
+        return path.absolute()  # "name" alone, as Path leaves of "./name", would be a name again
+    found = find_model(name)
+    if found is None and name and _exists(Path(name)):
+        return Path(name).absolute()
+    if found is None:
+        raise BundleNotFoundError(_not_installed(name))
+    return found
 
 
 def download_model(
@@ -275,8 +297,35 @@ def _is_bundle(path: Path) -> bool:
     return path.suffix == BUNDLE_SUFFIX if path.is_file() else (path / BUNDLE_FILE).is_file()
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # no permission to look, a name that is too long
+        raise BundleNotFoundError(f"{path} cannot be looked at: {error.strerror}.") from error
+
+
+def _expanded(name: str) -> Path:
+    """The path with the home folder in place of ``~``; as it is where there is none."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise OptionError(
+            f"The home folder of this user is unknown, so models have no place; set "
+            f"{CACHE_VARIABLE} to a folder for them, or give the path of a bundle as the model."
+        ) from error
+
+
 def _looks_like_path(name: str) -> bool:
-    return any(mark in name for mark in (os.sep, "/")) or name.endswith(BUNDLE_SUFFIX)
+    return (
+        name.startswith((".", "~")) or os.sep in name or "/" in name or name.endswith(BUNDLE_SUFFIX)
+    )
 
 
 def _only_installed() -> Path:

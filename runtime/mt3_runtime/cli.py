@@ -11,14 +11,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from typing import Protocol
+from pathlib import Path
+from types import FrameType
+from typing import Protocol, TextIO
 
 from mt3_runtime.errors import (
     AudioError,
@@ -143,31 +150,45 @@ def listings() -> dict[str, Listing]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `mt3` with ``argv`` (default: the process's arguments) and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _mend_streams()
     try:
-        code = _run(arguments)
-        sys.stdout.flush()  # a reader that went away is noticed here, not while Python ends
+        with _stoppable():
+            code = _run(arguments)
+            _flush_stdout(code)
     except MT3Error as error:
-        if isinstance(error.__cause__, BrokenPipeError):
-            _silence_stdout()
-            return ExitCode.BROKEN_PIPE
-        print(f"mt3: error: {error}", file=sys.stderr)
-        return _code_of(error)
-    except KeyboardInterrupt:
-        print("mt3: interrupted", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+        return _failed(error)
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
     except BrokenPipeError:
-        _silence_stdout()
-        return ExitCode.BROKEN_PIPE
+        return _unread()
     except Exception as error:  # the last line of defence: see MT3_DEBUG
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            talk(f"error: {error}")
+            return ExitCode.FAILED
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        print(
-            f"mt3: internal error ({type(error).__name__}: {error}). Please report it; "
-            f"set {DEBUG_VARIABLE}=1 for the traceback.",
-            file=sys.stderr,
+        talk(
+            f"internal error ({type(error).__name__}: {error}). Please report it; "
+            f"set {DEBUG_VARIABLE}=1 for the traceback."
         )
         return ExitCode.INTERNAL
     return code
+
+
+def talk(message: str) -> None:
+    """Says something to the person watching: one line on stderr, whatever is in it.
+
+    Control characters, which file names may hold, are shown as escapes.  That nobody can read it
+    is no reason to stop working.
+    """
+    line = "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else ascii(char)[1:-1]
+        for char in f"mt3: {message}"
+    )
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
 
 
 def _run(arguments: list[str]) -> int:
@@ -205,18 +226,84 @@ def _parser(commands: dict[str, Listing], chosen: Command | None) -> argparse.Ar
     return parser
 
 
-def _code_of(error: MT3Error) -> ExitCode:
+def _failed(error: MT3Error) -> ExitCode:
+    if isinstance(error.__cause__, BrokenPipeError):
+        return _unread()
+    talk(f"error: {error}")
     if isinstance(error, OptionError):
         return ExitCode.USAGE
     return ExitCode.FAILED if isinstance(error, AudioError | OutputError) else ExitCode.UNUSABLE
 
 
-def _silence_stdout() -> None:
-    """Points stdout at the null device: Python flushes it once more on its way out."""
-    with contextlib.suppress(OSError, ValueError):  # a replaced stdout may have no descriptor
-        stdout = sys.stdout.fileno()
+def _interrupted(error: KeyboardInterrupt) -> int:
+    if not isinstance(error, _Terminated):
+        talk("interrupted")
+        return ExitCode.INTERRUPTED
+    talk("terminated")
+    os.kill(os.getpid(), signal.SIGTERM)  # the handler is gone: we end as our parent expects
+    return 128 + signal.SIGTERM  # the first process of a container survives even that
+
+
+def _unread() -> ExitCode:
+    _silence(sys.stdout)
+    return ExitCode.BROKEN_PIPE
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has arrived; the work is called off as by Ctrl-C, so nothing half-made stays."""
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turns SIGTERM into `_Terminated`, unless the caller has its own idea of that signal."""
+    main_thread = threading.current_thread() is threading.main_thread()  # others may not
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _mend_streams() -> None:
+    """Makes up for standard streams that are closed or cannot show every file name."""
+    # The next file to be opened would get the number of a closed stream, and with it whatever
+    # libraries print there: half a MIDI file, half a warning.
+    with contextlib.suppress(OSError):
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(number)
+    if sys.stderr is None:  # print(file=None) would talk on stdout
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  until we end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if unicode else "backslashreplace")
+
+
+def _flush_stdout(code: int) -> None:
+    """Notices here, not while Python ends, that the reader went away or the disk is full."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence(sys.stdout)
+        if code == ExitCode.OK:  # else it has been said
+            raise
+
+
+def _silence(stream: TextIO) -> None:
+    """Points a stream at the null device: Python flushes it once more on its way out."""
+    with contextlib.suppress(OSError, ValueError):  # a replaced stream may have no descriptor
+        number = stream.fileno()
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stdout)
+        os.dup2(null, number)
         os.close(null)
 
 

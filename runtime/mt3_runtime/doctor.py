@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from mt3_runtime import catalogue
-from mt3_runtime.errors import DeviceError
+from mt3_runtime.errors import DeviceError, OptionError
 
 #: Distributions that all install the module `onnxruntime`; two of them overwrite each other.
 ORT_WHEELS = (
@@ -212,17 +212,24 @@ def _sound_files() -> Finding:
 
 
 def _cache() -> Finding:
-    folder = catalogue.cache_dir()
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+    advice = f"set {catalogue.CACHE_VARIABLE} to a folder you can write to"
+    try:
+        folder = catalogue.cache_dir()
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        usable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    except (OptionError, OSError) as error:
+        return Finding("cache folder", Level.PROBLEM, f"cannot be used ({error})", advice)
+    if usable:
         state = "" if nearest == folder else " (made when first needed)"
         return Finding("cache folder", Level.OK, f"{folder}{state}")
-    advice = f"set {catalogue.CACHE_VARIABLE} to a folder you can write to"
     return Finding("cache folder", Level.PROBLEM, f"{folder} cannot be written", advice)
 
 
 def _models() -> Finding:
-    installed = catalogue.installed_models()
+    try:
+        installed = catalogue.installed_models()
+    except OptionError as error:
+        return Finding("models", Level.PROBLEM, str(error))
     if installed:
         return Finding("models", Level.OK, ", ".join(installed))
     advice = "mt3 models pull magenta_mt3 && mt3 export magenta_mt3"

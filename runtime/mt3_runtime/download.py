@@ -69,7 +69,7 @@ def fetch(
         _receive(url, part, size=size, report=report)
         length = _verify(url, part, size=size, sha256=sha256)
         part.replace(target)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not a URL
         if isinstance(error, DownloadError):
             raise
         raise DownloadError(

@@ -40,22 +40,56 @@ def check_output(path: PathLike, inputs: Iterable[object] = ()) -> None:
     """
     if str(path) == STDOUT:
         return
-    target = _resolve(path)
-    if target.is_dir():
+    target = real_path(path)
+    if is_folder(target):
         raise OutputError(f"cannot write {path}: it is a folder; name a file, such as song.mid")
     for item in inputs:
         if isinstance(item, str | os.PathLike) and _same_file(target, os.fspath(item)):
             raise OutputError(f"cannot write {path}: it is also an input; choose another name")
-    if not target.parent.is_dir():
+    if not _is_there(target.parent, path) or not is_folder(target.parent):
         raise OutputError(
             f"cannot write {path}: there is no folder {target.parent}; create it first"
         )
     # An existing file is replaced, for which its folder must be writable; a file that its owner
     # made read-only is respected all the same.  Devices and pipes are written in place.
-    if target.exists() and not os.access(target, os.W_OK):
+    if _is_there(target, path) and not os.access(target, os.W_OK):
         raise OutputError(f"cannot write {path}: the file is read-only")
     if not _is_special(target) and not os.access(target.parent, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write {path}: no permission to write in {target.parent}")
+
+
+def is_folder(path: PathLike) -> bool:
+    """Whether there is a folder; `Path.is_dir` raises for names that are too long or forbidden."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def exists(path: PathLike) -> bool:
+    """Whether there is anything; `Path.exists` raises for names that are too long or forbidden."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def make_folder(path: PathLike) -> None:
+    """Makes a folder and those above it, unless they are there.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {_reason(error)}") from error
+
+
+def real_path(path: PathLike) -> Path:
+    """The file behind all links; it need not exist.
+
+    Raises:
+        OutputError: There can be no such file (the current folder is gone, a NUL in the name).
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write {os.fspath(path)!r}: {_reason(error)}") from error
 
 
 def write_output(path: PathLike, data: bytes) -> None:
@@ -101,12 +135,12 @@ def write_atomic(path: PathLike, data: bytes) -> None:
     Raises:
         OutputError: It did not work; an existing file is unharmed and nothing is left behind.
     """
-    target = _resolve(path)
+    target = real_path(path)
     try:
         if _is_special(path):
             with Path(path).open("wb", buffering=0) as device:
                 _write_all(device.write, data)
-        elif target.is_dir():
+        elif is_folder(target):
             raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file, such as song.mid")
         else:
             _replace(target, data)
@@ -156,12 +190,15 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _resolve(path: PathLike) -> Path:
-    """The file behind all links; it need not exist."""
+def _is_there(place: Path, path: PathLike) -> bool:
+    """Whether something is at ``place``; a reason not even to look is one not to write ``path``."""
     try:
-        return Path(os.path.realpath(path))
-    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
-        raise OutputError(f"cannot write {os.fspath(path)!r}: {error}") from error
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:  # no permission to look, a name that is too long
+        raise OutputError(f"cannot write {path}: {_reason(error)}") from error
+    return True
 
 
 def _is_special(path: PathLike) -> bool:

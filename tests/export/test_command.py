@@ -64,7 +64,9 @@ def test_a_pulled_checkpoint_is_found_by_name(checkpoint: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere"], 3, "no checkpoint at nowhere"),
+        (["nowhere"], 3, "no checkpoint at 'nowhere'"),
+        ([""], 3, "no checkpoint at ''"),
+        (["x" * 300], 3, "no checkpoint at"),
         (["magenta_mt3"], 3, "mt3 models pull magenta_mt3"),
         (["CHECKPOINT", "--variant", "mt3_pytorch"], 3, "is magenta_mt3"),
         (["CHECKPOINT", "--profiles", "gpu"], 2, "cpu, portable, compat"),
@@ -73,8 +75,15 @@ def test_a_pulled_checkpoint_is_found_by_name(checkpoint: Path, tmp_path: Path) 
     ],
 )
 def test_mistakes_are_one_line(
-    checkpoint: Path, tmp_path: Path, capsys, arguments: list[str], code: int, message: str
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     given = [str(checkpoint) if word == "CHECKPOINT" else word for word in arguments]
     assert main(["export", *given, "-o", str(tmp_path / "model")]) == code
     printed = capsys.readouterr()
@@ -82,3 +91,17 @@ def test_mistakes_are_one_line(
     assert "Traceback" not in printed.err
     assert printed.out == ""
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "message"),
+    [("", 2, "-o needs"), ("file/model", 1, "no folder one may write in"), ("x" * 300, 1, "name")],
+)
+def test_a_place_in_the_way_is_found_before_the_work(
+    checkpoint: Path, tmp_path: Path, capsys, monkeypatch, output: str, code: int, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("precious")
+    assert main(["export", str(checkpoint), "-o", output]) == code
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -15,13 +15,13 @@ says ``--overwrite``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mt3_runtime.errors import AudioError, OptionError, OutputError
 from mt3_runtime.formats import SUFFIXES, check_format, format_from_suffix
-from mt3_runtime.output import STDOUT, check_output
+from mt3_runtime.output import STDOUT, check_output, exists, is_folder, real_path
 
 #: What a folder is searched for: the suffixes under which libsndfile's formats hold music.
 # fmt: off
@@ -52,12 +52,15 @@ def find_inputs(names: Sequence[str]) -> list[Path]:
     """Files as they are (existing or not), folders replaced by the audio files directly in them.
 
     Raises:
-        AudioError: A folder holds no audio file.
+        AudioError: A folder holds no audio file, or cannot be read.
+        OptionError: A name is empty.
     """
     found: list[Path] = []
     for name in names:
+        if not name:
+            raise OptionError("The name of an input file is empty.")  # to Path: all files here
         path = Path(name)
-        found += _audio_files(path) if path.is_dir() else [path]
+        found += _audio_files(path) if is_folder(path) else [path]
     return found
 
 
@@ -80,6 +83,7 @@ def plan(
     formats: tuple[str, ...] = (),
     folder: bool = False,
     overwrite: bool = False,
+    refuse: Callable[[OutputError], None] | None = None,
 ) -> list[Job]:
     """Gives every source its outputs.
 
@@ -89,34 +93,38 @@ def plan(
         formats: Chosen formats; empty for the one the output's suffix names, else MIDI.
         folder: The results belong into a folder even if there is only one.
         overwrite: Made-up names may replace existing files.
+        refuse: Is told why an output cannot be written; its source is left out of the result.
 
     Raises:
         OptionError: The choices contradict each other, or an output exists already.
-        OutputError: An output cannot be written.
+        OutputError: An output cannot be written, and there is no ``refuse``.
     """
+    if output == "":
+        raise OptionError("The argument of -o is empty; name a file, a folder or -.")
     several = folder or len(sources) > 1 or len(formats) > 1
     if output == STDOUT:
         if several:
             raise OptionError("`-o -` takes one input file and one format.")
         return [Job(sources[0], (Result(formats[0] if formats else "midi", STDOUT),))]
-    if output is not None and not several and not _is_folder(output):
+    if named := output is not None and not several and not _is_folder(output):
         jobs = [Job(sources[0], (Result(_one_format(output, formats), output),))]
-        overwrite = True
     else:
         target = None if output is None else _folder(output)
         jobs = [_derive(source, target, formats or ("midi",)) for source in sources]
-    _check(jobs, overwrite=overwrite)
-    return jobs
+    return _possible(jobs, named=named, overwrite=overwrite, refuse=refuse or _raise)
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in AUDIO_SUFFIXES
-        and not path.name.startswith(".")  # macOS leaves ._NAME.wav beside NAME.wav
-        and path.is_file()
-    )
+    try:
+        found = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in AUDIO_SUFFIXES
+            and not path.name.startswith(".")  # macOS leaves ._NAME.wav beside NAME.wav
+            and path.is_file()
+        )
+    except OSError as error:
+        raise AudioError(f"The folder {folder} cannot be read: {error.strerror}.") from error
     if not found:
         raise AudioError(
             f"There is no audio file directly in {folder} (looked for "
@@ -127,7 +135,7 @@ def _audio_files(folder: Path) -> list[Path]:
 
 def _is_folder(output: str) -> bool:
     separators = tuple(filter(None, (os.sep, os.altsep)))
-    return output.endswith(separators) or Path(output).is_dir()
+    return output.endswith(separators) or is_folder(output)
 
 
 def _folder(output: str) -> Path:
@@ -138,8 +146,9 @@ def _folder(output: str) -> Path:
             f"Several results do not fit into the one file {output}; name a folder with -o, "
             f"such as {path.stem}{os.sep}."
         )
-    nearest = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
-    if not nearest.is_dir():
+    above = real_path(path).parents
+    nearest = next(folder for folder in (path, *above) if exists(folder))
+    if not is_folder(nearest):
         raise OutputError(f"{nearest} is a file, and the results need a folder of that name.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise OutputError(f"There is no permission to write in {nearest}; choose another folder.")
@@ -163,22 +172,39 @@ def _derive(source: Path, folder: Path | None, formats: tuple[str, ...]) -> Job:
     )
 
 
-def _check(jobs: Sequence[Job], *, overwrite: bool) -> None:
+def _possible(
+    jobs: Sequence[Job], *, named: bool, overwrite: bool, refuse: Callable[[OutputError], None]
+) -> list[Job]:
+    """The jobs whose results can be written."""
     sources = [job.source for job in jobs]
     taken: dict[str, Path] = {}
-    for source, result in _pairs(jobs):
-        place = os.path.normcase(os.path.realpath(result.path))
-        other = taken.setdefault(place, source)
-        if other is not source:
-            raise OptionError(
-                f"{other} and {source} would both be written to {result.path}; transcribe them "
-                "separately, each with its own -o."
-            )
-        if Path(result.path).parent.is_dir() or overwrite:  # else `_folder` has looked at it
-            check_output(result.path, sources)
-        if not overwrite and Path(result.path).exists():
-            raise OptionError(f"{result.path} exists; pass --overwrite to replace it.")
+    possible = []
+    for job in jobs:
+        try:
+            for result in job.results:
+                _claim(taken, result.path, job.source)
+                # A folder that is to be made was looked at by `_folder`; one in which a missing
+                # input would lie is of no interest.
+                if named or is_folder(Path(result.path).parent):
+                    check_output(result.path, sources)
+                if not (named or overwrite) and exists(result.path):
+                    raise OptionError(f"{result.path} exists; pass --overwrite to replace it.")
+        except OutputError as error:
+            refuse(error)
+        else:
+            possible.append(job)
+    return possible
 
 
-def _pairs(jobs: Sequence[Job]) -> Iterator[tuple[Path, Result]]:
-    return ((job.source, result) for job in jobs for result in job.results)
+def _claim(taken: dict[str, Path], path: str, source: Path) -> None:
+    """Notes that ``path`` will come from ``source``, unless it comes from another one."""
+    other = taken.setdefault(os.path.normcase(real_path(path)), source)
+    if other is not source:
+        raise OptionError(
+            f"{other} and {source} would both be written to {path}; transcribe them "
+            "separately, each with its own -o."
+        )
+
+
+def _raise(error: OutputError) -> None:
+    raise error

@@ -7,11 +7,10 @@ to stderr.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 
 from mt3_runtime import catalogue
-from mt3_runtime.cli import ExitCode
+from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import OptionError
 from mt3_runtime.progress import Meter
 
@@ -93,7 +92,7 @@ def _info(args: argparse.Namespace) -> None:
 
 def _pull(args: argparse.Namespace) -> None:
     model = catalogue.get_model_info(args.name)
-    print(f"mt3: {model.name}: {model.licence}. {model.licence_note}", file=sys.stderr)
+    talk(f"{model.name}: {model.licence}. {model.licence_note}")
     with Meter(model.name, unit="MiB") as meter:
         folder = catalogue.download_model(
             model.name,
@@ -102,14 +101,14 @@ def _pull(args: argparse.Namespace) -> None:
         )
     print(folder)
     if model.supported:
-        print(f"mt3: next: mt3 export {model.name}", file=sys.stderr)
+        talk(f"next: mt3 export {model.name}")
 
 
 def _remove(args: argparse.Namespace) -> None:
     freed = catalogue.remove_model(args.name)
     if not freed:
         raise OptionError(f"Nothing is stored under {args.name!r}; `mt3 models` lists what is.")
-    print(f"mt3: {freed / _MIB:.0f} MiB freed", file=sys.stderr)
+    talk(f"{freed / _MIB:.0f} MiB freed")
 
 
 def _where(_: argparse.Namespace) -> None:

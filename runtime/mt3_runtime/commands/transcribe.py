@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from mt3_runtime.catalogue import resolve_model
-from mt3_runtime.cli import ExitCode
+from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.jobs import Job, find_inputs, parse_formats, plan
 from mt3_runtime.errors import AudioError, OptionError, OutputError
 from mt3_runtime.formats import FORMATS, render
-from mt3_runtime.output import STDOUT, write_output
+from mt3_runtime.output import STDOUT, is_folder, make_folder, real_path, write_output
 from mt3_runtime.progress import Meter
 from mt3_runtime.search import SearchName
 
 if TYPE_CHECKING:
     from mt3_runtime.model import Model
     from mt3_runtime.transcription import Transcription
+
+#: More threads than any machine this runs on has cores; each costs memory.
+_MAX_THREADS = 1024
 
 
 class TranscribeCommand:
@@ -43,7 +46,6 @@ class TranscribeCommand:
         add(
             "-f",
             "--format",
-            default="",
             metavar="LIST",
             help=f"one or more of {', '.join(FORMATS)} (default: by the suffix of OUT, else midi)",
         )
@@ -74,11 +76,14 @@ class TranscribeCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Plans, loads the model, does every file."""
-        jobs = _plan(args)
+        sources, failed = _find(args)
+        jobs = _plan(sources, args) if sources else []
         ready = [job for job in jobs if _exists(job.source)]
+        failed += len(sources) - len(ready)
         if not ready:
             return ExitCode.FAILED
         model_path = resolve_model(args.model)
+        _keep_out(model_path, ready)
         from mt3_runtime.model import load_model  # noqa: PLC0415  not needed for --help
 
         with load_model(
@@ -90,32 +95,66 @@ class TranscribeCommand:
             profile=args.profile,
         ) as model:
             if not args.quiet:
-                _talk(f"{model_path.name} on {model.device}, {_files(len(ready))}")
-            failed = len(jobs) - len(ready)
+                talk(f"{model_path.name} on {model.device}, {_files(len(ready))}")
             for job in ready:
                 failed += not _transcribe(model, job, args)
         return ExitCode.FAILED if failed else ExitCode.OK
 
 
-def _plan(args: argparse.Namespace) -> list[Job]:
-    sources = find_inputs(args.files)
-    folder = any(Path(name).is_dir() for name in args.files)
-    if folder and not args.quiet:
-        _talk(f"found {_files(len(sources))}")
-    formats = parse_formats(args.format) if args.format else ()
+def _find(args: argparse.Namespace) -> tuple[list[Path], int]:
+    """All inputs, each once, and how many folders turned out to be no input."""
+    found: dict[Path, None] = {}
+    failed = 0
+    for name in args.files:
+        try:
+            found |= dict.fromkeys(find_inputs([name]))
+        except AudioError as error:
+            talk(f"error: {error}")
+            failed += 1
+    if found and _names_folder(args) and not args.quiet:
+        talk(f"found {_files(len(found))}")
+    return list(found), failed
+
+
+def _plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:
+    formats = () if args.format is None else parse_formats(args.format)
+    folder = _names_folder(args)
     jobs = plan(
-        sources, output=args.output, formats=formats, folder=folder, overwrite=args.overwrite
+        sources,
+        output=args.output,
+        formats=formats,
+        folder=folder,
+        overwrite=args.overwrite,
+        refuse=lambda error: talk(f"error: {error}"),
     )
+    if args.output == STDOUT and sys.stdout is None:
+        raise OutputError("`-o -` needs a standard output, and this one is closed.")
     if args.output == STDOUT and jobs[0].results[0].format == "midi" and sys.stdout.isatty():
         raise OptionError("MIDI is binary; redirect stdout, or choose another --format.")
     return jobs
 
 
+def _names_folder(args: argparse.Namespace) -> bool:
+    return any(is_folder(name) for name in args.files)
+
+
+def _keep_out(model: Path, jobs: list[Job]) -> None:
+    """Refuses results inside the model's folder, where one could replace a part of it."""
+    places = [Path(result.path) for job in jobs for result in job.results if result.path != STDOUT]
+    for place in places:
+        if is_folder(model) and real_path(place).is_relative_to(real_path(model)):
+            raise OutputError(f"{place} is inside the model {model}; choose another folder.")
+
+
 def _exists(source: Path) -> bool:
     """Whether an input is there; one that is not is reported before the model is loaded."""
-    if not source.exists():
-        _talk(f"error: {source}: there is no such file.")
-    return source.exists()
+    try:
+        source.stat()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        talk(f"error: {source}: {'there is no such file' if missing else error.strerror}.")
+        return False
+    return True
 
 
 def _transcribe(model: Model, job: Job, args: argparse.Namespace) -> bool:
@@ -127,20 +166,19 @@ def _transcribe(model: Model, job: Job, args: argparse.Namespace) -> bool:
             contents = [(target.path, render(result, target.format)) for target in job.results]
         for path, content in contents:
             if path != STDOUT:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                make_folder(Path(path).parent)
             write_output(path, content)
     except (AudioError, OutputError) as error:
         if isinstance(error.__cause__, BrokenPipeError):
             raise
-        where = "" if job.source.name in str(error) else f"{job.source}: "
-        _talk(f"error: {where}{error}")
+        talk(f"error: {_about(job.source, str(error))}")
         return False
     for message in [*(str(warning.message) for warning in caught), *result.warnings]:
-        _talk(f"warning: {job.source}: {message}")
+        talk(f"warning: {_about(job.source, message)}")
     if not args.quiet:
         speed = f", {result.duration / seconds:.1f} times real time" if seconds > 0 else ""
         targets = ", ".join("stdout" if path == STDOUT else path for path, _ in contents)
-        _talk(f"{job.source}: {result.summary()}{speed} -> {targets}")
+        talk(f"{job.source}: {result.summary()}{speed} -> {targets}")
     return True
 
 
@@ -158,14 +196,17 @@ def _measure(model: Model, source: Path, args: argparse.Namespace) -> tuple[Tran
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads, 1 or more")
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_THREADS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of threads, 1 or more (at most {_MAX_THREADS})"
+        )
     return int(text)
+
+
+def _about(source: Path, message: str) -> str:
+    """A message that names the file it is about."""
+    return message if source.name in message else f"{source}: {message}"
 
 
 def _files(number: int) -> str:
     return "1 file" if number == 1 else f"{number} files"
-
-
-def _talk(message: str) -> None:
-    print(f"mt3: {message}", file=sys.stderr)

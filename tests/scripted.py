@@ -55,7 +55,7 @@ class ScriptedBackend:
     def __init__(self, tables: list[Table], *, workers: int = 1, slots: int = 8) -> None:
         self._tables, self.workers, self.slots = tables, workers, slots
 
-    def lane(self, slots: int) -> ScriptedLane:
+    def lane(self, slots: int, *, alone: bool = False) -> ScriptedLane:
         return ScriptedLane(self._tables, slots)
 
     def close(self) -> None:

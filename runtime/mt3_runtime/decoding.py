@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -60,7 +62,11 @@ class Decoded:
 
 
 def decode(
-    backend: Backend, jobs: Iterable[Job], make_search: Callable[[int], Greedy]
+    backend: Backend,
+    jobs: Iterable[Job],
+    make_search: Callable[[int], Greedy],
+    *,
+    live: bool = False,
 ) -> Generator[Decoded, None, None]:
     """Decodes jobs and yields them in order as they complete.
 
@@ -68,6 +74,8 @@ def decode(
         backend: Loaded graphs.
         jobs: The segments; read on a thread of its own, a few ahead of need.
         make_search: Makes the search for a lane of that many slots.
+        live: Segments arrive one at a time; one worker with the whole device is then quicker than
+            several that share it.  So it is for a single segment.
 
     Yields:
         One `Decoded` per job, in the order of ``jobs``.
@@ -75,8 +83,12 @@ def decode(
     Raises:
         Exception: Whatever reading a job, computing its features or running a graph raised.
     """
-    run = _Run(backend, jobs, make_search)
-    with closing(run):
+    rest = iter(jobs)
+    first = next(rest, None)
+    if first is None:
+        return
+    alone = live or first.span.next_start is None
+    with closing(_Run(backend, chain([first], rest), make_search, alone=alone)) as run:
         yield from run.results()
 
 
@@ -91,15 +103,22 @@ class _Run:
     """The threads and queues of one `decode` call."""
 
     def __init__(
-        self, backend: Backend, jobs: Iterable[Job], make_search: Callable[[int], Greedy]
+        self,
+        backend: Backend,
+        jobs: Iterable[Job],
+        make_search: Callable[[int], Greedy],
+        *,
+        alone: bool,
     ) -> None:
-        self._backend, self._make_search = backend, make_search
+        self._make_lane = partial(backend.lane, backend.slots, alone=alone)
+        self._make_search = partial(make_search, backend.slots)
+        self._workers = 1 if alone else backend.workers
         self._cancelled = threading.Event()
-        self._waiting: queue.Queue[Job | None] = queue.Queue(maxsize=2 * backend.workers)
+        self._waiting: queue.Queue[Job | None] = queue.Queue(maxsize=2 * self._workers)
         self._done: queue.Queue[Decoded | _Failure | None] = queue.Queue()
         # Results wait for the consumer, and for the slowest segment before them.
-        self._ahead = threading.Semaphore(_AHEAD_PER_SLOT * backend.workers * backend.slots)
-        targets = [lambda: self._feed(jobs), *[self._work] * backend.workers]
+        self._ahead = threading.Semaphore(_AHEAD_PER_SLOT * self._workers * backend.slots)
+        targets = [lambda: self._feed(jobs), *[self._work] * self._workers]
         self._threads = [
             threading.Thread(target=self._guard, args=(t,), daemon=True) for t in targets
         ]
@@ -108,7 +127,7 @@ class _Run:
 
     def results(self) -> Iterator[Decoded]:
         early: dict[int, Decoded] = {}
-        following, running = 0, self._backend.workers
+        following, running = 0, self._workers
         while running:
             item = self._done.get()
             if item is None:
@@ -147,7 +166,7 @@ class _Run:
                     return
             if not self._put(job):
                 return
-        for _ in range(self._backend.workers):
+        for _ in range(self._workers):
             self._put(None)
 
     def _put(self, item: Job | None) -> bool:
@@ -161,7 +180,8 @@ class _Run:
         return False
 
     def _work(self) -> None:
-        _Worker(self._backend, self._make_search, self._take, self._done.put, self._cancelled).run()
+        worker = _Worker(self._make_lane(), self._make_search(), self._take, self._done.put)
+        worker.run(self._cancelled)
         self._done.put(None)
 
     def _take(self, *, wait: bool) -> Job | None:
@@ -189,22 +209,16 @@ class _Worker:
     """One thread's lane, its search, and the jobs in its slots."""
 
     def __init__(
-        self,
-        backend: Backend,
-        make_search: Callable[[int], Greedy],
-        take: _Take,
-        emit: Callable[[Decoded], None],
-        cancelled: threading.Event,
+        self, lane: Lane, search: Greedy, take: _Take, emit: Callable[[Decoded], None]
     ) -> None:
-        self._lane: Lane = backend.lane(backend.slots)
-        self._search = make_search(backend.slots)
-        self._take, self._emit, self._cancelled = take, emit, cancelled
+        self._lane, self._search, self._take, self._emit = lane, search, take, emit
         self._jobs: list[Job] = []
         self._ended = False
 
-    def run(self) -> None:
-        while not self._cancelled.is_set():
-            self._fill()
+    def run(self, cancelled: threading.Event) -> None:
+        """Works until the input ends or the run is called off."""
+        while not cancelled.is_set():
+            self._load_one()
             if not self._jobs:
                 return
             rows = len(self._jobs)
@@ -214,20 +228,25 @@ class _Worker:
             for slot in ended.nonzero()[0][::-1]:
                 self._finish(int(slot))
 
-    def _fill(self) -> None:
-        """Loads waiting jobs into free slots; waits for one only if none is running."""
-        while len(self._jobs) < self._lane.slots and not self._ended:
-            try:
-                job = self._take(wait=not self._jobs)
-            except queue.Empty:
-                return
-            if job is None:
-                self._ended = True
-                return
-            slot = len(self._jobs)
-            self._lane.load(slot, job.features())
-            self._search.start(slot)
-            self._jobs.append(job)
+    def _load_one(self) -> None:
+        """Loads a waiting job into a free slot; waits for one only if none is running.
+
+        One at a time: the first segment's tokens need not wait until all slots are full, and
+        workers fall out of step, so that one encodes while another decodes.
+        """
+        if self._ended or len(self._jobs) == self._lane.slots:
+            return
+        try:
+            job = self._take(wait=not self._jobs)
+        except queue.Empty:
+            return
+        if job is None:
+            self._ended = True
+            return
+        slot = len(self._jobs)
+        self._lane.load(slot, job.features())
+        self._search.start(slot)
+        self._jobs.append(job)
 
     def _finish(self, slot: int) -> None:
         """Hands out a slot's result and closes the gap."""

@@ -25,6 +25,9 @@ log = logging.getLogger("mt3_runtime")
 
 BACKEND_GROUP = "mt3_runtime.backends"
 
+#: Graph profiles there are.
+KNOWN_PROFILES = ("cpu", "portable", "compat")
+
 #: Graph profiles a device can run, best first.
 PROFILES = {"cuda": ("portable",), "tensorrt": ("portable", "compat")}
 
@@ -45,7 +48,7 @@ class Device:
         Raises:
             OptionError: It is none of them.
         """
-        match = _NAME.fullmatch(name)
+        match = _NAME.fullmatch(name) if isinstance(name, str) else None
         if not match or (match[2] and match[1] in ("auto", "cpu")):
             raise OptionError(f"device must be auto, cpu, cuda[:n] or tensorrt[:n], got {name!r}.")
         return cls(match[1], int(match[2] or 0))
@@ -62,6 +65,8 @@ def open_backend(
         OptionError: The device's name, the profile or ``threads`` makes no sense.
     """
     wanted = Device.parse(device)
+    if profile is not None and profile not in KNOWN_PROFILES:
+        raise OptionError(f"profile must be one of {', '.join(KNOWN_PROFILES)}, got {profile!r}.")
     if wanted.kind in ("auto", "cpu"):
         backend = OrtCpuBackend(bundle, threads=threads, profile=profile)
         if wanted.kind == "auto":

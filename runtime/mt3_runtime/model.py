@@ -75,13 +75,14 @@ class Model:
         self.info: Manifest = bundle.manifest
         self.auto_filter = auto_filter
         self.decoding = decoding
-        self._backend = backend
+        self._backend: Backend | None = backend
+        self._device = backend.description
         self._extract = LogMel(self.info.features)
 
     @property
     def device(self) -> str:
         """One line: what runs where."""
-        return self._backend.description
+        return self._device
 
     @property
     def sample_rate(self) -> int:
@@ -170,18 +171,23 @@ class Model:
             decoding: As in `transcribe_notes`.
             live: Whether ``audio`` is an iterable of blocks; iterators always are.
         """
-        if live if live is not None else isinstance(audio, Iterator) and not hasattr(audio, "read"):
+        if live is None:
+            live = isinstance(audio, Iterator) and not hasattr(audio, "read")
+        if live:
             blocks = cast("Iterable[npt.ArrayLike]", audio)
             rate = self.sample_rate if sr is None else sr
             opened = open_blocks(blocks, sr=rate, target_rate=self.sample_rate)
         else:
             source = cast("AudioSource", audio)
             opened = open_audio(source, sr=sr, target_rate=self.sample_rate)
-        return self._stream(opened, decoding)
+        return self._stream(opened, decoding, live=live)
 
-    def _stream(self, opened: AudioStream, decoding: SearchName | None) -> Iterator[Note]:
+    def _stream(
+        self, opened: AudioStream, decoding: SearchName | None, *, live: bool
+    ) -> Iterator[Note]:
         assembler = self._assembler(upstream_quirks=False)
-        with opened, closing(self._run(self._jobs(opened), assembler, decoding)) as run:
+        jobs = self._jobs(opened)
+        with opened, closing(self._run(jobs, assembler, decoding, live=live)) as run:
             for item in run:
                 yield from item.notes
         yield from assembler.finish()
@@ -207,13 +213,18 @@ class Model:
         Raises:
             OptionError: The features have another shape.
         """
+        features = np.asarray(features, np.float32)
         expected = (self.info.features.frames, self.info.features.bins)
         if features.ndim != 3 or features.shape[1:] != expected:
             raise OptionError(
                 f"features must have shape [segments, {expected[0]}, {expected[1]}], "
                 f"got {list(features.shape)}; make them with preprocess()."
             )
-        jobs = (Job(self._span(i), partial(_as_is, row)) for i, row in enumerate(features))
+        last = len(features) - 1
+        jobs = (
+            Job(self._span(i, last=i == last), partial(_as_is, row))
+            for i, row in enumerate(features)
+        )
         return [decoded.sequence for decoded in self._decode(jobs, decoding)]
 
     def decode(
@@ -231,6 +242,10 @@ class Model:
         assembler = self._assembler(upstream_quirks=upstream_quirks)
         notes: list[Note] = []
         for index, sequence in enumerate(tokens):
+            if not isinstance(sequence, TokenSequence):
+                raise OptionError(
+                    f"tokens must be what forward() returns, got {type(sequence).__name__}."
+                )
             span = self._span(index, last=index + 1 == len(tokens))
             notes += _assemble(assembler, Decoded(span, sequence)).notes
         return by_onset(notes + assembler.finish())
@@ -242,7 +257,9 @@ class Model:
 
     def close(self) -> None:
         """Frees the graphs; the model cannot be used afterwards."""
-        self._backend.close()
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
 
     def __enter__(self) -> Self:
         return self
@@ -268,15 +285,23 @@ class Model:
         return Span(index, start(index), None if last else start(index + 1))
 
     def _decode(
-        self, jobs: Iterable[Job], decoding: SearchName | None
+        self, jobs: Iterable[Job], decoding: SearchName | None, *, live: bool = False
     ) -> Generator[Decoded, None, None]:
-        search = search_for(decoding or self.decoding)
-        return decode(self._backend, jobs, partial(search, spec=self.info.decoding))
+        search = search_for(self.decoding if decoding is None else decoding)
+        if self._backend is None:
+            raise OptionError("This model was closed; load it again.")
+        make_search = partial(search, spec=self.info.decoding)
+        return decode(self._backend, jobs, make_search, live=live)
 
     def _run(
-        self, jobs: Iterable[Job], assembler: NoteAssembler, decoding: SearchName | None
+        self,
+        jobs: Iterable[Job],
+        assembler: NoteAssembler,
+        decoding: SearchName | None,
+        *,
+        live: bool = False,
     ) -> Generator[_Finished, None, None]:
-        with closing(self._decode(jobs, decoding)) as run:
+        with closing(self._decode(jobs, decoding, live=live)) as run:
             for decoded in run:
                 yield _assemble(assembler, decoded)
 
@@ -310,7 +335,7 @@ def load_model(
         MissingDependencyError: ONNX Runtime is not installed.
         OptionError: An argument is out of range.
     """
-    bundle = Bundle(resolve_model(None if model is None else os.fspath(model)))
+    bundle = Bundle(resolve_model(_path(model)))
     backend = open_backend(bundle, device, threads=threads, profile=profile)
     return Model(bundle, backend, auto_filter=auto_filter, decoding=decoding)
 
@@ -337,7 +362,7 @@ def transcribe(
         auto_filter: As in `Model.transcribe_notes`.
     """
     if not isinstance(model, Model):
-        path = resolve_model(None if model is None else os.fspath(model))
+        path = resolve_model(_path(model))
         key = (path, Path(path).stat().st_mtime_ns, device)
         if key not in _loaded:
             loaded = load_model(path, device=device)
@@ -391,6 +416,14 @@ class _Counter:
     @property
     def seconds(self) -> float:
         return self._samples / self._stream.target_rate
+
+
+def _path(model: str | os.PathLike[str] | None) -> str | None:
+    if model is None or isinstance(model, str):
+        return model
+    if not isinstance(model, os.PathLike):
+        raise OptionError(f"model must be a path or a name, got {type(model).__name__}.")
+    return os.fspath(model)
 
 
 def _as_is(features: FloatArray) -> FloatArray:

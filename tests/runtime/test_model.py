@@ -210,22 +210,62 @@ def test_saving_by_suffix(tiny_model: Model, audio: Audio, tmp_path: Path) -> No
     assert str(len(result.notes)) in result.summary()
 
 
-@pytest.mark.parametrize("shape", [(256, 512), (1, 255, 512), (1, 256, 511)])
+@pytest.mark.parametrize("shape", [(), (256, 512), (1, 255, 512), (1, 256, 511)])
 def test_features_of_another_shape_are_refused(tiny_model: Model, shape: tuple[int, ...]) -> None:
     with pytest.raises(OptionError, match=r"\[segments, 256, 512\]"):
         tiny_model.forward(np.zeros(shape, np.float32))
 
 
-def test_options_are_checked_at_the_door(tiny_bundle: Path) -> None:
-    with pytest.raises(OptionError, match="threads"):
-        load_model(tiny_bundle, threads=0)
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", 10**11])
+def test_strange_threads_are_refused(tiny_bundle: Path, threads) -> None:
+    with pytest.raises(OptionError, match="threads must be a number from 1 to 1024"):
+        load_model(tiny_bundle, threads=threads)
+
+
+@pytest.mark.parametrize("profile", ["", "gpu", 3])
+def test_strange_profiles_are_refused(tiny_bundle: Path, profile) -> None:
+    with pytest.raises(OptionError, match="cpu, portable, compat"):
+        load_model(tiny_bundle, profile=profile)
+
+
+def test_a_closed_model_says_so(tiny_bundle: Path, audio: Audio) -> None:
+    with load_model(tiny_bundle) as model:
+        features = model.preprocess(audio)
+    model.close()
+    assert "ONNX Runtime" in model.device
+    for call in (lambda: model.forward(features), lambda: model.transcribe(audio)):
+        with pytest.raises(OptionError, match="closed"):
+            call()
+
+
+def test_a_lone_segment_uses_all_threads(tiny_bundle: Path, audio: Audio) -> None:
+    """It gets sessions of its own, and gives the tokens it gives among others."""
+    model = load_model(tiny_bundle, threads=3)
+    features = model.preprocess(audio)
+    together = model.forward(features)
+    assert list(model._backend._sessions) == [1]
+    alone = [model.forward(features[i : i + 1])[0] for i in range(len(features))]
+    assert list(model._backend._sessions) == [1, 3]
+    assert token_digest(alone) == token_digest(together)
+    live = list(model.stream(iter([audio]), sr=16000))
+    assert sorted(live) == sorted(model.transcribe_notes(audio).notes)
+
+
+def test_options_are_checked_at_the_door(tiny_bundle: Path, tiny_model: Model) -> None:
+    for strange in (5, b"x"):
+        with pytest.raises(OptionError, match="path or a name"):
+            load_model(strange)
+    with pytest.raises(OptionError, match="greedy, t5x"):
+        tiny_model.transcribe_notes(np.zeros(9, np.float32), decoding="")
+    with pytest.raises(OptionError, match="what forward"):
+        tiny_model.decode([1])
     with pytest.raises(OptionError, match="greedy, t5x"):
         load_model(tiny_bundle, decoding="beam")  # type: ignore[arg-type]
     with pytest.raises(BundleNotFoundError):
         load_model("no_such_model")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cpu:0", "cuda:", "cuda:x", "CPU", ""])
+@pytest.mark.parametrize("name", ["gpu", "cpu:0", "cuda:", "cuda:x", "CPU", "", None, 0])
 def test_strange_devices_are_refused(tiny_bundle: Path, name: str) -> None:
     with pytest.raises(OptionError, match="cuda"):
         load_model(tiny_bundle, device=name)

@@ -60,8 +60,13 @@ class Backend(Protocol):
     workers: int
     slots: int
 
-    def lane(self, slots: int) -> Lane:
-        """Makes a lane; lanes may be used from different threads at once."""
+    def lane(self, slots: int, *, alone: bool = False) -> Lane:
+        """Makes a lane; lanes may be used from different threads at once.
+
+        Args:
+            slots: Number of slots.
+            alone: No other lane will run beside it, so it may use the whole device.
+        """
 
     def close(self) -> None:
         """Frees what the backend holds; using it afterwards is an error."""

@@ -1,9 +1,10 @@
 """ONNX Runtime on the CPU.
 
 One session per graph is shared by all workers, each of which runs it on its own thread with its own
-lane; the sessions themselves use a single thread.  Two workers with one thread each decode 13 %
-faster than one worker with two threads, because a worker that encodes (bound by arithmetic) and one
-that decodes (bound by memory) complement each other.
+lane; these sessions use a single thread.  Two workers with one thread each are faster than one
+worker with two threads, because a worker that encodes (bound by arithmetic) and one that decodes
+(bound by memory) complement each other.  A lane that works alone (a recording of one segment, live
+input) has nobody to complement it: it gets sessions that use all threads, loaded when first needed.
 
 All buffers belong to the lane and are bound by address: a step copies nothing, caches are updated
 in place, and the encoder writes straight into the slot it fills.
@@ -14,8 +15,9 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ from mt3_runtime.errors import BundleError, MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, Lane
-    from mt3_runtime.bundle import Bundle, GraphFile, Manifest, ModelSpec, Role
+    from mt3_runtime.bundle import Bundle, GraphFile, Manifest, ModelSpec
 
 #: Tokens a fresh cache has room for; it doubles when a row outgrows it.  Real segments have a
 #: median of 41 to 64 tokens and 1024 at most, so most caches never grow beyond 128.
@@ -32,6 +34,9 @@ INITIAL_CAPACITY = 64
 
 #: Slots per worker: 16 are 4 % faster and cost 100 MB per worker more.
 SLOTS = 8
+
+#: More threads than any machine has cores; each costs a lane.
+MAX_THREADS = 1024
 
 
 class OrtCpuBackend:
@@ -50,43 +55,61 @@ class OrtCpuBackend:
         Raises:
             BundleError: A graph is missing, damaged or refused by ONNX Runtime.
             MissingDependencyError: ONNX Runtime is not installed.
-            OptionError: ``threads`` is below 1.
+            OptionError: ``threads`` is no number from 1 to 1024.
         """
-        if threads is not None and threads < 1:
-            raise OptionError(f"threads must be at least 1, got {threads}.")
-        profile = profile or (
-            "cpu" if "cpu" in bundle.profiles else next(iter(bundle.profiles), "cpu")
-        )
+        if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+            raise OptionError(f"threads must be a number from 1 to {MAX_THREADS}, got {threads!r}.")
+        if profile is None:
+            profile = "cpu" if "cpu" in bundle.profiles else next(iter(bundle.profiles), "cpu")
         self.spec = bundle.manifest.model
         self.start_id = bundle.manifest.decoding.start_id
         self.max_tokens = bundle.manifest.decoding.max_tokens
         self.decoder_file = bundle.graph("decoder", profile)
         self.workers = threads or usable_cores()
         self.slots = SLOTS
-        runtime = import_onnxruntime()
-        with ThreadPoolExecutor(2) as pool:
-            roles: tuple[Role, Role] = ("encoder", "decoder")
-            loading = [pool.submit(_load, runtime, bundle, bundle.graph(r, profile)) for r in roles]
-        self.encoder, self.decoder = (future.result() for future in loading)
+        self._bundle, self._profile = bundle, profile
+        self._sessions: dict[int, Sessions] = {}
+        self._loading = threading.Lock()
+        self.sessions(1)
+        version = import_onnxruntime().__version__
         self.description = (
-            f"cpu (ONNX Runtime {runtime.__version__}, profile {profile}, {self.workers} threads)"
+            f"cpu (ONNX Runtime {version}, profile {profile}, threads: {self.workers})"
         )
 
-    def lane(self, slots: int) -> Lane:
+    def sessions(self, threads: int) -> Sessions:
+        """The two sessions that use so many threads, loaded at the same time if need be."""
+        with self._loading:
+            if threads not in self._sessions:
+                runtime, bundle = import_onnxruntime(), self._bundle
+                files = [bundle.graph(role, self._profile) for role in ("encoder", "decoder")]
+                with ThreadPoolExecutor(len(files)) as pool:
+                    loading = [pool.submit(_load, runtime, bundle, f, threads) for f in files]
+                self._sessions[threads] = Sessions(*(future.result() for future in loading))
+            return self._sessions[threads]
+
+    def lane(self, slots: int, *, alone: bool = False) -> Lane:
+        sessions = self.sessions(self.workers if alone else 1)
         if self.decoder_file.cache == "concat":
-            return ConcatLane(self, slots)
-        return InPlaceLane(self, slots)
+            return ConcatLane(self, sessions, slots)
+        return InPlaceLane(self, sessions, slots)
 
     def close(self) -> None:
-        self.encoder = self.decoder = None
+        self._sessions.clear()
+
+
+class Sessions(NamedTuple):
+    """The two graphs, loaded."""
+
+    encoder: Any
+    decoder: Any
 
 
 class _OrtLane:
     """What both kinds of cache share: the slots' host arrays, encoding, and the cross cache."""
 
-    def __init__(self, backend: OrtCpuBackend, slots: int) -> None:
-        spec, self._backend, self.slots = backend.spec, backend, slots
-        self.spec = spec
+    def __init__(self, backend: OrtCpuBackend, sessions: Sessions, slots: int) -> None:
+        spec, self._sessions, self.slots = backend.spec, sessions, slots
+        self.spec, self._start_id = spec, backend.start_id
         self.token_ids = np.zeros((slots, 1), np.int64)
         self.positions = np.zeros(slots, np.int32)
         self.allowed = np.ones((slots, spec.vocab_size), np.bool_)
@@ -95,18 +118,18 @@ class _OrtLane:
         self._cross = _cross_buffers(
             spec, slots, transposed=backend.decoder_file.cross_key_transposed
         )
-        self._encoding = backend.encoder.io_binding()
+        self._encoding = sessions.encoder.io_binding()
 
     def load(self, slot: int, features: FloatArray) -> None:
         rows = np.ascontiguousarray(features[np.newaxis], np.float32)
         _bind(self._encoding.bind_input, "features", rows)
         for name, buffer in self._cross.items():
             _bind(self._encoding.bind_output, name, buffer[slot : slot + 1])
-        self._backend.encoder.run_with_iobinding(self._encoding)
+        self._sessions.encoder.run_with_iobinding(self._encoding)
         self._reset(slot)
 
     def _reset(self, slot: int) -> None:
-        self.token_ids[slot] = self._backend.start_id
+        self.token_ids[slot] = self._start_id
         self.positions[slot] = 0
 
     def move(self, source: int, target: int) -> None:
@@ -118,9 +141,9 @@ class _OrtLane:
 class InPlaceLane(_OrtLane):
     """Caches of fixed capacity, bound as input and output at once (profiles cpu and portable)."""
 
-    def __init__(self, backend: OrtCpuBackend, slots: int) -> None:
-        super().__init__(backend, slots)
-        self._binding = backend.decoder.io_binding()
+    def __init__(self, backend: OrtCpuBackend, sessions: Sessions, slots: int) -> None:
+        super().__init__(backend, sessions, slots)
+        self._binding = sessions.decoder.io_binding()
         self._bound_rows = 0
         self._capacity = min(INITIAL_CAPACITY, backend.max_tokens)
         self._cache = self._allocate(self._capacity)
@@ -131,7 +154,7 @@ class InPlaceLane(_OrtLane):
             self._grow(rows, longest)
         if rows != self._bound_rows:
             self._bind_rows(rows)
-        self._backend.decoder.run_with_iobinding(self._binding)
+        self._sessions.decoder.run_with_iobinding(self._binding)
         self.positions[:rows] += 1
 
     def move(self, source: int, target: int) -> None:
@@ -182,9 +205,9 @@ class ConcatLane(_OrtLane):
     #: Columns that must have become useless before they are worth a copy.
     TRIM = 64
 
-    def __init__(self, backend: OrtCpuBackend, slots: int) -> None:
-        super().__init__(backend, slots)
-        self._outputs = [output.name for output in backend.decoder.get_outputs()]
+    def __init__(self, backend: OrtCpuBackend, sessions: Sessions, slots: int) -> None:
+        super().__init__(backend, sessions, slots)
+        self._outputs = [output.name for output in sessions.decoder.get_outputs()]
         empty = np.zeros((slots, self.spec.heads, 0, self.spec.head_dim), np.float32)
         self._past = {
             f"past_{part}_{layer}": empty
@@ -201,7 +224,7 @@ class ConcatLane(_OrtLane):
         feeds |= {name: buffer[:rows] for name, buffer in self._cross.items()}
         feeds |= self._columns(rows)
         found = dict(
-            zip(self._outputs, self._backend.decoder.run(self._outputs, feeds), strict=True)
+            zip(self._outputs, self._sessions.decoder.run(self._outputs, feeds), strict=True)
         )
         self.token_ids[:rows] = found["next_ids"]
         self.top_ids[:rows] = found["top_ids"]
@@ -252,11 +275,11 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _load(runtime: Any, bundle: Bundle, graph: GraphFile) -> Any:
-    """Verifies one graph and makes a session of it."""
+def _load(runtime: Any, bundle: Bundle, graph: GraphFile, threads: int) -> Any:
+    """Verifies one graph and makes a session of it that uses so many threads."""
     source = bundle.verified(graph)
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only: the rest is meant for developers of the graphs
     try:

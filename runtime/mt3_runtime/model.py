@@ -65,18 +65,19 @@ class Model:
     def __init__(
         self,
         bundle: Bundle,
-        backend: Backend,
+        backend: Backend | None,
         *,
         auto_filter: bool = True,
         decoding: SearchName = "greedy",
     ) -> None:
+        """Joins the two; without a backend everything but decoding works."""
         search_for(decoding)
         self.path = bundle.path
         self.info: Manifest = bundle.manifest
         self.auto_filter = auto_filter
         self.decoding = decoding
-        self._backend: Backend | None = backend
-        self._device = backend.description
+        self._backend = backend
+        self._device = backend.description if backend else "none"
         self._extract = LogMel(self.info.features)
 
     @property
@@ -250,10 +251,16 @@ class Model:
             notes += _assemble(assembler, Decoded(span, sequence)).notes
         return by_onset(notes + assembler.finish())
 
-    def warmup(self) -> None:
-        """Runs one silent segment, so that the first real one finds everything in place."""
-        silence = np.zeros((1, self.info.features.frames, self.info.features.bins), np.float32)
-        self.forward(silence)
+    def warmup(self, *, live: bool = False) -> None:
+        """Runs silence, so that the first real segment finds everything in place.
+
+        Args:
+            live: Warm up what live input and recordings of one segment use, instead of what
+                longer recordings use.
+        """
+        segments = 1 if live else 2
+        shape = (segments, self.info.features.frames, self.info.features.bins)
+        self.forward(np.zeros(shape, np.float32))
 
     def close(self) -> None:
         """Frees the graphs; the model cannot be used afterwards."""
@@ -289,7 +296,7 @@ class Model:
     ) -> Generator[Decoded, None, None]:
         search = search_for(self.decoding if decoding is None else decoding)
         if self._backend is None:
-            raise OptionError("This model was closed; load it again.")
+            raise OptionError("This model has no device, or was closed; load it again.")
         make_search = partial(search, spec=self.info.decoding)
         return decode(self._backend, jobs, make_search, live=live)
 

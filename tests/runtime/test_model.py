@@ -234,7 +234,7 @@ def test_a_closed_model_says_so(tiny_bundle: Path, audio: Audio) -> None:
     model.close()
     assert "ONNX Runtime" in model.device
     for call in (lambda: model.forward(features), lambda: model.transcribe(audio)):
-        with pytest.raises(OptionError, match="closed"):
+        with pytest.raises(OptionError, match="was closed"):
             call()
 
 

@@ -1,0 +1,124 @@
+"""What the benchmarks are made of: their common options, the bundle, the song, the report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from common import ROOT, SHARED, STATE, talk
+
+from mt3_export.bundles import export_bundle
+from mt3_export.checkpoints import read_checkpoint
+from mt3_export.variants import variant_named
+from mt3_runtime.commands.machine import describe, machine, versions
+
+#: Order of the recordings in the song; the last one is cut where the song is long enough.
+RECORDINGS = (
+    "band_hendrix.flac",
+    "band_reggae.flac",
+    "guitar_loop.wav",
+    "piano_bach.mp3",
+    "drums_fdnb.wav",
+    "drums_rock.flac",
+    "drums_reggae.flac",
+    "drums_80s.flac",
+    "violin_solo.mp3",
+)
+SONG_RATE = 44100  # Hz, stereo: what music files have, so that mixing and resampling are paid for
+
+#: Load average above which a run is marked as disturbed.
+QUIET = 0.5
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options all benchmarks have."""
+    made = argparse.ArgumentParser(
+        description=(description or "").split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = made.add_argument
+    add("--checkpoint", type=Path, default=SHARED / "checkpoints" / "magenta_mt3")
+    add("--audio", type=Path, default=SHARED / "audio", help="folder of the recordings")
+    add("--bundle", type=Path, help="made from the checkpoint (fp32, profile cpu) if not given")
+    add("--runs", type=int, default=3, help="rounds")
+    add("--out", type=Path, help="JSON file to write; the text goes beside it as .txt")
+    return made
+
+
+def bundle(options: argparse.Namespace) -> Path:
+    """The bundle to measure; exported anew if none was named, so that it is never a stale one."""
+    if options.bundle:
+        return Path(options.bundle)
+    made = STATE / "magenta_mt3.bundle"
+    talk(f"exporting {options.checkpoint}")
+    contents = read_checkpoint(options.checkpoint)
+    source = {"layout": contents.layout, "digest": contents.digest}
+    export_bundle(contents.weights, variant_named(contents.variant), made, source=source)
+    return made
+
+
+def torch_checkpoint(options: argparse.Namespace) -> Path:
+    """The same weights in the layout of the PyTorch port: a folder with config.json and mt3.pth."""
+    made = STATE / "magenta_mt3.torch"
+    if not (made / "mt3.pth").exists():
+        sys.path.insert(0, str(ROOT))
+        from tests.export.writers import write_kunato  # noqa: PLC0415  needs the path above
+
+        talk(f"converting {options.checkpoint}")
+        write_kunato(made, read_checkpoint(options.checkpoint).weights)
+    return made
+
+
+def song(folder: Path, seconds: float) -> Path:
+    """The recordings joined, from the first again if need be, as 16-bit stereo WAV."""
+    path = STATE / f"song_{seconds:g}s.wav"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, wanted = path.with_suffix(".part"), round(seconds * SONG_RATE)
+    with soundfile.SoundFile(part, "w", SONG_RATE, 2, "PCM_16", format="WAV") as file:
+        for samples in _recordings(folder):
+            file.write(samples[: wanted - file.frames])
+            if file.frames >= wanted:
+                break
+    part.replace(path)
+    return path
+
+
+def _recordings(folder: Path) -> Iterator[Any]:
+    """The recordings over and over, each float32 [n, 2] at `SONG_RATE`."""
+    while True:
+        for name in RECORDINGS:
+            samples, rate = soundfile.read(folder / name, dtype="float32", always_2d=True)
+            stereo = np.ascontiguousarray(np.broadcast_to(samples, (len(samples), 2)))
+            yield soxr.resample(stereo, rate, SONG_RATE, "HQ")
+
+
+@contextmanager
+def report(options: argparse.Namespace, **facts: Any) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """Yields (result, lines) to fill; prints the lines and writes both if asked to."""
+    result: dict[str, Any] = {"machine": machine(), **facts}
+    result["versions"] = versions(["mt3-runtime", "onnxruntime", "numpy", "soundfile", "soxr"])
+    installed = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    result["load_before"] = load
+    lines = [describe(result["machine"]), installed, f"load average before the run: {load:.1f}"]
+    if load > QUIET:
+        lines.append("NOT QUIET: beside other work PyTorch's barriers slow it down up to 60 times")
+    lines.append("")
+    yield result, lines
+    text = "\n".join(lines)
+    print(text)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        options.out.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,141 @@
+"""Our side of the benchmarks: a worker process (see `common.serve`) with one loaded model.
+
+Everything goes through the public face of `mt3_runtime`; only the decoder steps are driven through
+the backend's lanes, and only `steps` with ``session_threads`` changes anything about them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from common import serve
+
+from mt3_runtime.bundle import Bundle
+from mt3_runtime.commands.machine import peak_rss
+from mt3_runtime.devices import open_backend
+from mt3_runtime.model import Model, load_model, token_digest
+
+_state: dict[str, Any] = {}
+
+
+def load(bundle: str, threads: int | None = None) -> dict[str, Any]:
+    """Loads the bundle and runs one silent segment."""
+    begin = time.perf_counter()
+    model = load_model(bundle, device="cpu", threads=threads)
+    seconds = time.perf_counter() - begin
+    model.warmup()
+    _state.update(model=model, bundle=bundle, threads=threads)
+    return {"seconds": seconds, "device": model.device, "peak_rss": peak_rss()}
+
+
+def song(audio: str, midi: str) -> dict[str, Any]:
+    """Audio file to MIDI file."""
+    begin = time.perf_counter()
+    result = _state["model"].transcribe_notes(audio)
+    result.save(midi)
+    return {
+        "seconds": time.perf_counter() - begin,
+        "segments": len(result.segments),
+        "notes": len(result.notes),
+        "digest": result.token_digest,
+        "peak_rss": peak_rss(),
+    }
+
+
+def features(audio: str, out: str) -> dict[str, Any]:
+    """Makes the features that both sides start from, and keeps them in `out` (.npy)."""
+    begin = time.perf_counter()
+    _state["features"] = _state["model"].preprocess(audio)
+    seconds = time.perf_counter() - begin
+    np.save(out, _state["features"])
+    return {"seconds": seconds, "segments": len(_state["features"])}
+
+
+def forward() -> dict[str, Any]:
+    """Encodes and decodes the ready features."""
+    begin = time.perf_counter()
+    found = _state["model"].forward(_state["features"])
+    seconds = time.perf_counter() - begin
+    lengths = [len(sequence.tokens) for sequence in found]
+    return {"seconds": seconds, "digest": token_digest(found), "lengths": lengths}
+
+
+def schedule() -> dict[str, Any]:
+    """Rows of every decoder step of one (slower, untimed) `forward`."""
+    backend = open_backend(Bundle(_state["bundle"]), "cpu", threads=_state["threads"])
+    rows: list[int] = []
+    make = backend.lane
+
+    def counting(slots: int, *, alone: bool = False) -> Any:
+        lane = make(slots, alone=alone)
+        step = lane.step
+
+        def counted(count: int) -> None:
+            rows.append(count)
+            step(count)
+
+        lane.step = counted  # type: ignore[method-assign]
+        return lane
+
+    backend.lane = counting  # type: ignore[method-assign]
+    Model(Bundle(_state["bundle"]), backend).forward(_state["features"])
+    return {"rows": rows, "workers": backend.workers, "slots": backend.slots}
+
+
+def steps(batch: int, count: int, *, lanes: int = 1, alone: bool = False) -> dict[str, Any]:
+    """Times `count` decoder steps of `batch` rows spread over `lanes` threads; EOS is ignored.
+
+    Args:
+        batch: Rows in all.
+        count: Steps.
+        lanes: Lanes, each on a thread of its own.
+        alone: One lane with all threads, as the runtime gives a lone segment.
+    """
+    backend = _backend()
+    shares = [len(part) for part in np.array_split(np.arange(batch), lanes)]
+    running = [backend.lane(share, alone=alone) for share in shares]
+    inputs, segment = _state["features"], 0
+    for lane, share in zip(running, shares, strict=True):
+        for slot in range(share):
+            lane.load(slot, inputs[segment % len(inputs)])
+            segment += 1
+    _drive(running, shares, count)  # caches grow to their final size
+    for lane in running:
+        lane.positions[:], lane.token_ids[:] = 0, backend.start_id
+    seconds = _drive(running, shares, count)
+    # The last token of every row: all sides must end at the same ones.
+    ids = [int(row[0]) for lane in running for row in lane.token_ids]
+    return {"seconds": seconds / count, "last_ids": ids}
+
+
+def _backend() -> Any:
+    if "backend" not in _state:
+        _state["backend"] = open_backend(Bundle(_state["bundle"]), "cpu")
+    return _state["backend"]
+
+
+def _drive(lanes: list[Any], shares: list[int], count: int) -> float:
+    """Steps all lanes at once; returns the seconds until the last one is done."""
+    gate = threading.Barrier(len(lanes) + 1)
+
+    def work(lane: Any, rows: int) -> None:
+        gate.wait()
+        for _ in range(count):
+            lane.step(rows)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(lanes, shares, strict=True)]
+    for thread in threads:
+        thread.start()
+    gate.wait()
+    begin = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    serve({"load": load, "song": song, "features": features, "forward": forward,
+           "schedule": schedule, "steps": steps})  # fmt: skip

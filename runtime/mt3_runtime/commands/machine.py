@@ -1,0 +1,79 @@
+"""The machine a measurement ran on, and how much memory this process took on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mt3_runtime.backends.ort_cpu import usable_cores
+
+
+def machine() -> dict[str, Any]:
+    """What the measurements ran on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": usable_cores(),
+        "memory_bytes": _memory(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def describe(found: dict[str, Any]) -> str:
+    """One line about a `machine`."""
+    memory = found["memory_bytes"]
+    size = "" if memory is None else f", {memory / 2**30:.0f} GiB"
+    return (
+        f"{found['cpu']}, {found['cores']} cores{size}, {found['system']}, Python {found['python']}"
+    )
+
+
+def versions(distributions: Sequence[str]) -> dict[str, str]:
+    """Versions of those distributions that are installed."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_rss() -> int | None:
+    """Most memory this process ever held, in bytes; None where the system does not tell.
+
+    Linux is asked through /proc: its ``ru_maxrss`` starts at the size of the parent process.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        import resource  # noqa: PLC0415  not on Windows
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # kilobytes everywhere but on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no such call on Windows
+        return None

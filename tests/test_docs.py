@@ -180,7 +180,9 @@ def test_mentioned_commands_and_options_exist(page):
             assert set(options) <= options_of(parser_of(words[0])), f"{page}: {words}"
 
 
-@pytest.mark.parametrize("name", ["transcribe", "models", "export", "bench", "doctor"])
+@pytest.mark.parametrize(
+    "name", ["transcribe", "models", "export", "evaluate", "plot", "bench", "doctor"]
+)
 def test_every_option_is_in_the_specification(name):
     parser = parser_of(name)
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,8 @@ import numpy as np
 import pretty_midi
 import pytest
 
+from mt3_calibration.labels import read_drums, read_notes
+from mt3_calibration.scoring import before, score_drums, score_notes
 from mt3_runtime.backends import ort_cpu
 from mt3_runtime.midi import from_midi
 from mt3_runtime.model import Model, load_model, token_digest
@@ -20,7 +21,6 @@ from mt3_runtime.notes import Note
 from mt3_runtime.search import SearchName
 from mt3_runtime.transcription import Transcription
 from tests.parity.recordings import BASELINES, Oracle, Run, pack, remembered
-from tests.parity.scoring import Score, before, read_drums, read_notes, score_drums, score_notes
 
 #: Seconds; the MIDI writer promises 0.104 ms at its tempo, and readers add their own rounding.
 MIDI_ERROR = 0.0006
@@ -101,24 +101,6 @@ def test_drum_onset_f1(name: str, runs: tuple[SearchName, dict[str, Run]], share
     labels = read_drums(shared / "audio" / f"{Path(name).stem}.drums.csv")
     found = score_drums(labels, runs[1][name].notes)
     assert found.f1 >= DRUM_FLOORS[name], found
-
-
-def test_the_scorer() -> None:
-    """Five labels; one note each that is right, late, too late, an octave off, and too short."""
-    labels = [Note(float(i), i + 0.5, 60 + i, 100) for i in range(5)]
-    notes = [
-        labels[0],
-        dataclasses.replace(labels[1], onset=1.04, program=40),
-        dataclasses.replace(labels[2], onset=2.06),
-        dataclasses.replace(labels[3], pitch=75),
-        dataclasses.replace(labels[4], offset=4.2),
-        Note(0.0, 0.01, 36, 100, is_drum=True),
-    ]
-    assert score_notes(labels, notes) == Score(0.6, 0.6, pytest.approx(0.6), 5, 5)
-    assert score_notes(labels, notes, offsets=True).precision == 0.4
-    drums = [Note(i, i + 0.01, key, 100, is_drum=True) for i, key in enumerate((36, 37, 44, 39))]
-    folded = [dataclasses.replace(n, pitch=p) for n, p in zip(drums, (35, 40, 42, 38), strict=True)]
-    assert score_drums(folded, [*drums, *labels]) == Score(0.75, 0.75, pytest.approx(0.75), 4, 4)
 
 
 # --- to MIDI and back ----------------------------------------------------------------------------

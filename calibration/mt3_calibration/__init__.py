@@ -1,0 +1,1 @@
+"""Training data, quantised bundles, and scores of transcriptions."""

@@ -1,0 +1,99 @@
+"""What training minimises: the tokens, and the two aids that make a small network find them.
+
+Contract: every function takes logits or log-probabilities and targets of one padded batch and
+returns means that do not depend on the padding, in nats.
+
+* `token_loss`: cross-entropy of the next token, the only loss whose network is exported.
+* `roll_loss`: binary cross-entropy of the frame-wise heads (`mt3_calibration.network.Aids`).
+* `guide_loss`: how far the guided heads' attention is from the event that a token writes.  A shift
+  token says when the next event is, so the network must look ahead for it; untaught heads look at
+  the event before instead, and the network writes too many notes.
+
+This module imports torch; import it only where training really starts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mt3_calibration.tables import KINDS
+from mt3_runtime.vocabulary import EventKind, Vocabulary
+
+#: Positive rolls count this much more, by roll: onsets and drum hits are rare (about 1 cell in
+#: 1000), sounding notes are not.
+POSITIVE_WEIGHTS = (6.0, 2.0, 6.0)
+
+#: Frames by which guided heads look ahead of an event's own frame.  Frame i sees samples from
+#: 128 i on for 2048 samples under a window whose middle is 8 frames later, so an onset enters at
+#: 16 frames ahead and is strongest, with what follows it, around 5 frames ahead.
+GUIDE_LEAD = 5.0
+
+#: Standard deviation of the taught attention, in frames (32 ms).
+GUIDE_WIDTH = 4.0
+
+
+def kind_table(vocabulary: Vocabulary) -> Tensor:
+    """Number of each id's kind in `KINDS`, int64 [V]; one more for ids without meaning."""
+    table = np.full(vocabulary.size, len(KINDS), np.int64)
+    for number, kind in enumerate(EventKind):
+        table[list(vocabulary.id_range(kind))] = number
+    table[vocabulary.eos] = KINDS.index("eos")
+    return torch.from_numpy(table)
+
+
+def token_loss(logits: Tensor, targets: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the targets.
+
+    Args:
+        logits: [n, L, V].
+        targets: int64 [n, L]; padding is 0.
+        kinds: `kind_table` on the same device.
+
+    Returns:
+        The mean over all targets, and sums and counts by kind [2, kinds] without a gradient.
+    """
+    each = functional.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=0, reduction="none"
+    )
+    kind = kinds[targets.flatten()]
+    totals = torch.zeros(2, len(KINDS) + 1, device=logits.device)
+    totals[0].index_add_(0, kind, each.detach())
+    totals[1].index_add_(0, kind, torch.ones_like(each))
+    present = (targets != 0).sum().clamp_min(1)
+    return each.sum() / present, totals[:, :-1]
+
+
+def roll_loss(logits: Tensor, rolls: Tensor) -> Tensor:
+    """Binary cross-entropy of the frame-wise heads, summed over pitches, mean over all else.
+
+    Args:
+        logits: [n, T, rolls, pitches].
+        rolls: The same shape, 0 or 1.
+    """
+    weights = torch.tensor(POSITIVE_WEIGHTS, device=logits.device)[:, None]
+    each = functional.binary_cross_entropy_with_logits(
+        logits.float(), rolls.float(), pos_weight=weights, reduction="none"
+    )
+    return each.sum(dim=-1).mean()
+
+
+def guide_loss(attention: Tensor, frames: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the guided heads from looking at the event.
+
+    Args:
+        attention: Logarithm of the attention, [n, heads, L, T].
+        frames: Frame of the event that each target writes, float32 [n, L]; NaN where there is none
+            (padding, and whatever else is not to be taught).
+    """
+    taught = ~torch.isnan(frames)
+    width = attention.shape[-1]
+    centre = (torch.nan_to_num(frames) - GUIDE_LEAD).clamp(0.0, width - 1.0)
+    place = torch.arange(width, device=attention.device, dtype=torch.float32)
+    wanted = functional.log_softmax(
+        -0.5 * ((place - centre[..., None]) / GUIDE_WIDTH).square(), dim=-1
+    )[:, None]
+    divergence = (wanted.exp() * (wanted - attention)).sum(dim=-1).mean(dim=1)
+    return divergence[taught].sum() / taught.sum().clamp_min(1)

@@ -67,9 +67,11 @@ def timeless(path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(autouse=True)
-def often_logged(monkeypatch):
+def small_and_often(monkeypatch):
+    """Logs often; one thread, as several of them wait longer for one another than they work."""
     monkeypatch.setattr(train, "LOG_STEPS", 3)
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 

@@ -32,7 +32,7 @@ def test_json_holds_every_figure(tiny_bundle: Path, tiny_model: Model, recording
     expected = tiny_model.transcribe_notes(recordings[0])
     assert report["model"] == {"name": "tiny", "export_id": tiny_model.info.export_id}
     assert report["precision"] == "fp32"
-    assert "1 threads" in report["device"]
+    assert "threads: 1" in report["device"]
     assert report["runs"] == 2
     assert report["load_s"] > 0
     assert report["warm_up_s"] > 0

@@ -179,6 +179,7 @@ class Feed:
         for process in self._processes:
             process.join()
         self._processes = []
+        self._batches = iter(())  # lets go of the queues, and with them of their semaphores
 
     def _collect(self, queues: Sequence[Any], order: Order, taken: int) -> Iterator[Batch]:
         for number in itertools.count(taken):

@@ -86,6 +86,7 @@ class TrainConfig:
         guide: Weight of the guided attention's loss.
         aids_fade: Progress from which on both weights fall, linearly, to zero at the second.
         max_tokens: Targets are cut behind so many tokens.
+        slice_size: Examples that are worked on together; a batch has one or more slices.
         bucket: Batches that are sorted by length together.
         evaluations: How often the weights are judged, evenly over the run.
         held_out: Examples they are judged with.
@@ -114,6 +115,7 @@ class TrainConfig:
     guide: float = 0.3
     aids_fade: tuple[float, float] = (0.67, 0.95)
     max_tokens: int = 512
+    slice_size: int = 16
     bucket: int = 8
     evaluations: int = 40
     held_out: int = 64
@@ -126,8 +128,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._check_budget()
         self._check_choices()
-        for name in ("max_tokens", "bucket", "evaluations", "held_out", "offset_steps"):
+        for name in ("max_tokens", "slice_size", "bucket", "evaluations", "held_out"):
             _at_least(name, getattr(self, name), 1)
+        _at_least("offset_steps", self.offset_steps, 1)
         for name in ("seed", "warmup", "weight_decay", "auxiliary", "guide"):
             _at_least(name, getattr(self, name), 0)
         for name in ("rate", "clip"):
@@ -271,7 +274,7 @@ def _small_stages() -> tuple[Stage, ...]:
     return (
         Stage("half-second solos", 65, 0.2, 32, "solo"),
         Stage("one-second duos", 130, 0.3, 32, "duo"),
-        Stage("two-second bands", FULL_FRAMES, 0.5, 16, "band"),
+        Stage("two-second bands", FULL_FRAMES, 0.5, 32, "band"),
     )
 
 
@@ -295,6 +298,7 @@ PRESETS = {
         _shape(384, 6, 768, 6, 4),
         hours=0.4,
         optimiser="muon",
+        slice_size=512,
     ),
     # 1 M parameters: whether everything works, in two minutes.
     "tiny": TrainConfig(

@@ -1,7 +1,7 @@
 """What a step of training changes: network, aids, optimisers, and the averaged weights.
 
 Contract: `Learner.step` follows from the configuration, the step's number, the batch and the state
-before it, and from nothing else: dropout is drawn from a seed per step.  `Learner.state` is all of
+before it, and from nothing else: dropout is drawn from a seed per slice.  `Learner.state` is all of
 that state, so a learner that is restored from it goes on as the first one would have.
 
 This module imports torch; import it only where training really starts.
@@ -10,15 +10,18 @@ This module imports torch; import it only where training really starts.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mt3_calibration.batches import Batch
 from mt3_calibration.checkpointing import Position, State
-from mt3_calibration.losses import guide_loss, kind_table, roll_loss, token_loss
+from mt3_calibration.losses import Counts, guide_loss, kind_table, roll_loss, token_loss
 from mt3_calibration.network import Aids, Network, as_weights
 from mt3_calibration.optimisers import Optimisers, average_
 from mt3_calibration.schedule import Schedule
@@ -30,39 +33,35 @@ from mt3_runtime.errors import CheckpointError, OptionError
 #: Early averages would remember the initial weights: the share kept is at most (1+n) / (10+n).
 AVERAGE_WARMUP = 10.0
 
+#: Means of the steps; of the last one the slices know nothing.
 _MEANS = ("loss", "auxiliary", "guide", "norm")
 _TALLY = (*(f"{what} {kind}" for what in ("sum", "count") for kind in KINDS), *_MEANS, "steps")
 
 
-@dataclass(frozen=True)
-class Tensors:
-    """A batch on the device; see `mt3_calibration.batches.Batch`.
+class _Job(NamedTuple):
+    """What the slices of a step have in common."""
 
-    Attributes:
-        features: float32 [n, T, bins].
-        tokens: int64 [n, L].
-        frames: float32 [n, L].
-        rolls: uint8 [n, T, 3, 128].
-    """
-
-    features: Tensor
-    tokens: Tensor
-    frames: Tensor
-    rolls: Tensor
-
-    @classmethod
-    def of(cls, batch: Batch, device: torch.device) -> Tensors:
-        """Sends a batch to a device."""
-        names = ("features", "tokens", "frames", "rolls")
-        sent = (torch.from_numpy(getattr(batch, name)).to(device) for name in names)
-        features, tokens, frames, rolls = sent
-        return cls(features, tokens, frames, rolls.transpose(1, 2))
+    batch: Batch
+    number: int
+    counts: Counts
+    auxiliary: float
+    guide: float
 
 
 class Learner:
-    """Network, aids, optimisers and averaged weights: what a step changes."""
+    """Network, aids, optimisers and averaged weights: what a step changes.
 
-    def __init__(self, schedule: Schedule, device: torch.device) -> None:
+    A batch is worked on in slices (`TrainConfig.slice_size`), on a CPU as many at a time as there
+    are threads, each on one core: that keeps two cores busier than sharing out single operations,
+    loses nothing while another program has one of them, and gives the same bits with any number.
+
+    Args:
+        schedule: What is done when.
+        device: Where.
+        threads: CPU threads.
+    """
+
+    def __init__(self, schedule: Schedule, device: torch.device, *, threads: int = 1) -> None:
         self.schedule, self.config, self.device = schedule, schedule.config, device
         torch.manual_seed(self.config.seed)
         self.network = Network(self.config.shape, dropout=self.config.dropout).to(device)
@@ -76,31 +75,57 @@ class Learner:
         self._optimisers = Optimisers(self.config, self._parameters)
         self._kinds = kind_table(DEFAULT.vocabulary).to(device)
         self._tally = torch.zeros(len(_TALLY), device=device)
+        self._threads = ThreadPoolExecutor(threads, "slice", partial(torch.set_num_threads, 1))
 
     def step(self, batch: Batch, number: int, progress: float) -> None:
         """One step of the optimisers; adds its losses to the tally."""
         config = self.config
-        torch.manual_seed((config.seed << 32) + number + 1)
-        data = Tensors.of(batch, self.device)
         fade = self.schedule.aid_factor(progress)
-        weights = {"auxiliary": fade * config.auxiliary, "guide": fade * config.guide}
-        read = functional.pad(data.tokens[:, :-1], (1, 0), value=DEFAULT.decoding.start_id)
-        bf16 = config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            out = self.network(data.features, read, guide=weights["guide"] > 0.0)
-            rolls = self.aids(out.encoded) if weights["auxiliary"] else None
-        loss, kinds = token_loss(out.logits, data.tokens, self._kinds)
-        total, zero = loss, loss.new_zeros(())
-        auxiliary = zero if rolls is None else roll_loss(rolls, data.rolls)
-        guide = zero if out.attention is None else guide_loss(out.attention, data.frames)
-        total = loss + weights["auxiliary"] * auxiliary + weights["guide"] * guide
-        total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), config.clip)
+        job = _Job(batch, number, Counts.of(batch), fade * config.auxiliary, fade * config.guide)
+        starts = range(0, len(batch.tokens), config.slice_size)
+        first, *others = self._threads.map(partial(self._slice, job), starts)
+        sums, gradients = first
+        for more, theirs in others:  # in their order: sums do not depend on who was first
+            sums += more
+            torch._foreach_add_(gradients, theirs)
+        parameters = self._learning(job)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         self._optimisers.step(self.schedule.rate_factor(number, progress))
         keep = min(config.average, (1.0 + number) / (AVERAGE_WARMUP + number))
         average_(list(self.average.values()), list(self.network.parameters()), keep)
-        each = torch.stack([loss, auxiliary, guide, norm, zero + 1.0])
-        self._tally += torch.cat([kinds.flatten(), each]).detach()
+        self._tally += torch.cat([sums, torch.stack([norm, torch.ones_like(norm)])])
+
+    def _slice(self, job: _Job, start: int) -> tuple[Tensor, list[Tensor]]:
+        """Sums for the tally, and gradients, of the slice of a batch that begins at an example."""
+        config, counts = self.config, job.counts
+        seed = np.random.SeedSequence((config.seed, job.number, start)).generate_state(1)
+        self.network.dropout.seed(int(seed[0]), self.device)
+        features, tokens, frames, rolls = (
+            torch.from_numpy(array[start : start + config.slice_size]).to(self.device)
+            for array in job.batch[:4]
+        )
+        read = functional.pad(tokens[:, :-1], (1, 0), value=DEFAULT.decoding.start_id)
+        bf16 = config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            out = self.network(features, read, guide=job.guide > 0.0)
+            framewise = self.aids(out.encoded) if job.auxiliary else None
+        loss, kinds = token_loss(out.logits, tokens, self._kinds)
+        auxiliary = guide = loss.new_zeros(())
+        if framewise is not None:
+            auxiliary = roll_loss(framewise, rolls.transpose(1, 2))
+        if out.attention is not None:
+            guide = guide_loss(out.attention, frames)
+        means = (loss / counts.tokens, auxiliary / counts.frames, guide / counts.taught)
+        total = means[0] + job.auxiliary * means[1] + job.guide * means[2]
+        gradients = torch.autograd.grad(total, self._learning(job))
+        return torch.cat([kinds.flatten(), torch.stack(means).detach()]), list(gradients)
+
+    def _learning(self, job: _Job) -> list[Tensor]:
+        """The parameters that a step changes."""
+        aids = self.aids.parameters() if job.auxiliary else ()
+        return [*self.network.parameters(), *aids]
 
     def losses(self) -> dict[str, float]:
         """Mean losses since the last call, by the log's names.

@@ -1,7 +1,8 @@
 """What training minimises: the tokens, and the two aids that make a small network find them.
 
-Contract: every function takes logits or log-probabilities and targets of one padded batch and
-returns means that do not depend on the padding, in nats.
+Contract: every function takes logits or log-probabilities and targets of some padded examples and
+returns a sum in nats, so that the parts of a batch add up; `Counts` says what to divide by.
+Padding counts for nothing.
 
 * `token_loss`: cross-entropy of the next token, the only loss whose network is exported.
 * `roll_loss`: binary cross-entropy of the frame-wise heads (`mt3_calibration.network.Aids`).
@@ -14,11 +15,15 @@ This module imports torch; import it only where training really starts.
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mt3_calibration.batches import Batch
 from mt3_calibration.tables import KINDS
 from mt3_runtime.vocabulary import EventKind, Vocabulary
 
@@ -44,6 +49,30 @@ def kind_table(vocabulary: Vocabulary) -> Tensor:
     return torch.from_numpy(table)
 
 
+class Counts(NamedTuple):
+    """By what the sums of a batch are divided, which makes them means.
+
+    Attributes:
+        tokens: Targets that are no padding.
+        frames: Frames of all examples, times rolls.
+        taught: Targets that write an event.
+    """
+
+    tokens: int
+    frames: int
+    taught: int
+
+    @classmethod
+    def of(cls, batch: Batch) -> Counts:
+        """Counts a batch; none is below 1."""
+        found = (
+            (batch.tokens != 0).sum(),
+            math.prod(batch.rolls.shape[:3]),
+            (~np.isnan(batch.frames)).sum(),
+        )
+        return cls(*(max(int(count), 1) for count in found))
+
+
 def token_loss(logits: Tensor, targets: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the targets.
 
@@ -53,7 +82,7 @@ def token_loss(logits: Tensor, targets: Tensor, kinds: Tensor) -> tuple[Tensor, 
         kinds: `kind_table` on the same device.
 
     Returns:
-        The mean over all targets, and sums and counts by kind [2, kinds] without a gradient.
+        The sum over all targets, and sums and counts by kind [2, kinds] without a gradient.
     """
     each = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=0, reduction="none"
@@ -62,26 +91,24 @@ def token_loss(logits: Tensor, targets: Tensor, kinds: Tensor) -> tuple[Tensor, 
     totals = torch.zeros(2, len(KINDS) + 1, device=logits.device)
     totals[0].index_add_(0, kind, each.detach())
     totals[1].index_add_(0, kind, torch.ones_like(each))
-    present = (targets != 0).sum().clamp_min(1)
-    return each.sum() / present, totals[:, :-1]
+    return each.sum(), totals[:, :-1]
 
 
 def roll_loss(logits: Tensor, rolls: Tensor) -> Tensor:
-    """Binary cross-entropy of the frame-wise heads, summed over pitches, mean over all else.
+    """Binary cross-entropy of the frame-wise heads.
 
     Args:
         logits: [n, T, rolls, pitches].
         rolls: The same shape, 0 or 1.
     """
     weights = torch.tensor(POSITIVE_WEIGHTS, device=logits.device)[:, None]
-    each = functional.binary_cross_entropy_with_logits(
-        logits.float(), rolls.float(), pos_weight=weights, reduction="none"
+    return functional.binary_cross_entropy_with_logits(
+        logits.float(), rolls.float(), pos_weight=weights, reduction="sum"
     )
-    return each.sum(dim=-1).mean()
 
 
 def guide_loss(attention: Tensor, frames: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the guided heads from looking at the event.
+    """Kullback-Leibler divergence of the guided heads (their mean) from looking at the event.
 
     Args:
         attention: Logarithm of the attention, [n, heads, L, T].
@@ -96,4 +123,4 @@ def guide_loss(attention: Tensor, frames: Tensor) -> Tensor:
         -0.5 * ((place - centre[..., None]) / GUIDE_WIDTH).square(), dim=-1
     )[:, None]
     divergence = (wanted.exp() * (wanted - attention)).sum(dim=-1).mean(dim=1)
-    return divergence[taught].sum() / taught.sum().clamp_min(1)
+    return torch.where(taught, divergence, 0.0).sum()

@@ -17,6 +17,7 @@ This module imports torch; import it only where training or conversion really st
 from __future__ import annotations
 
 import math
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -130,19 +131,26 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool) -> T
 class Dropout(nn.Module):
     """Drops features of whole sequences, as T5X does: one mask [n, 1, d] for all positions.
 
-    A mask per position would cost a CPU 7 % of a step for random numbers alone.
+    A mask per position would cost a CPU 7 % of a step for random numbers alone.  Each thread draws
+    from a generator of its own, once it was given one with `seed`.
     """
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
+        self._own = threading.local()
+
+    def seed(self, seed: int, device: torch.device) -> None:
+        """Makes what this thread draws from now on depend on nothing but the seed."""
+        self._own.generator = torch.Generator(device).manual_seed(seed)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.probability:
             return x
         keep = 1.0 - self.probability
-        mask = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) < keep
-        return x * (mask.to(x.dtype) / keep)
+        generator = getattr(self._own, "generator", None)
+        drawn = torch.rand(x.shape[0], 1, x.shape[2], generator=generator, device=x.device)
+        return x * ((drawn < keep).to(x.dtype) / keep)
 
 
 class GatedMLP(nn.Module):
@@ -275,9 +283,9 @@ class Network(nn.Module):
         super().__init__()
         self.shape = shape
         self.positions = positions or PositionTable(255)
-        shared = Dropout(dropout)
-        self.encoder = Encoder(shape, shared)
-        self.decoder = Decoder(shape, shared)
+        self.dropout = Dropout(dropout)
+        self.encoder = Encoder(shape, self.dropout)
+        self.decoder = Decoder(shape, self.dropout)
         table = torch.from_numpy(self.positions.table(MAX_POSITIONS, shape.d_model))
         self.register_buffer("table", table, persistent=False)
 

@@ -28,6 +28,7 @@ from mt3_calibration.progress_plot import save_picture
 from mt3_calibration.schedule import Schedule
 from mt3_calibration.small_model import score_greedy
 from mt3_calibration.tables import LOG, LOG_COLUMNS, SCORE_COLUMNS, SCORES, Table
+from mt3_runtime.backends.ort_cpu import usable_cores
 from mt3_runtime.errors import DeviceError, MissingDependencyError
 
 #: Steps between two rows of the log.
@@ -36,8 +37,10 @@ LOG_STEPS = 50
 #: Seconds between two saved states.
 SAVE_SECONDS = 300.0
 
-#: Nothing takes longer; what is more (a suspended computer, a stopped process) was no training.
-LONGEST_STEP = 120.0
+#: A step's time counts up to so many seconds, and so many times its CPU time, even where others
+#: have most of the machine.  What is more, a suspended computer or a stopped process, was no
+#: training.
+STALL_SECONDS, STALL_FACTOR = 5.0, 4.0
 
 #: How often a paused run looks whether it may go on, in seconds.
 POLL = 1.0
@@ -51,7 +54,7 @@ class Machine:
 
     Attributes:
         device: "auto", "cpu" or "cuda".
-        threads: Of PyTorch, and of the runtime that judges; None leaves it to them.
+        threads: Of the CPU, for training and for the runtime that judges; None takes all cores.
         workers: Processes that make examples; with 0 they are made between the steps.
     """
 
@@ -88,9 +91,9 @@ class Run:
     def __init__(self, folder: RunFolder, sources: Sources, machine: Machine, say: Say) -> None:
         self._folder, self._sources, self._machine, self._say = folder, sources, machine, say
         self._schedule = Schedule(folder.config)
-        if machine.threads is not None:
-            torch.set_num_threads(machine.threads)
-        self._learner = Learner(self._schedule, machine.torch_device())
+        self._learner = Learner(
+            self._schedule, machine.torch_device(), threads=machine.threads or usable_cores()
+        )
         self._log = Table(folder.path / LOG, LOG_COLUMNS)
         self._scores = Table(folder.path / SCORES, SCORE_COLUMNS)
         self._feed: Feed | None = None
@@ -175,10 +178,11 @@ class Run:
     def _account(self, elsewhere: float = 0.0) -> None:
         """Adds the time since the last call to the position."""
         wall, cpu = self._clock.lap()
+        cpu += elsewhere
         self.position = replace(
             self.position,
-            seconds=self.position.seconds + wall,
-            cpu_seconds=self.position.cpu_seconds + cpu + elsewhere,
+            seconds=self.position.seconds + min(wall, STALL_SECONDS + STALL_FACTOR * cpu),
+            cpu_seconds=self.position.cpu_seconds + cpu,
         )
 
     def _write_log(self, progress: float) -> None:
@@ -275,7 +279,7 @@ class Run:
 
 
 class _Clock:
-    """Measures laps in wall time, up to a limit, and in CPU time of this process."""
+    """Measures laps, in wall time and in CPU time of this process."""
 
     def start(self) -> None:
         self._wall, self._cpu = time.monotonic(), time.process_time()
@@ -283,4 +287,4 @@ class _Clock:
     def lap(self) -> tuple[float, float]:
         wall, cpu = self._wall, self._cpu
         self.start()
-        return min(self._wall - wall, LONGEST_STEP), self._cpu - cpu
+        return self._wall - wall, self._cpu - cpu

@@ -79,9 +79,6 @@ def _train(args: argparse.Namespace) -> None:
     _check(args)
     folder = RunFolder.prepare(args.run, _config(args))
     _lower_priority(args.nice)
-    # OpenMP's threads wait for one another in a loop.  Where another program has one of the cores
-    # that made two threads 25 times as slow as one; asleep, they lose nothing.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from mt3_calibration.train import Machine, Run  # noqa: PLC0415  torch takes 2 s to import
     except ModuleNotFoundError as error:

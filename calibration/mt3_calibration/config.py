@@ -272,8 +272,8 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def _small_stages() -> tuple[Stage, ...]:
     return (
-        Stage("half-second solos", 65, 0.2, 32, "solo"),
-        Stage("one-second duos", 130, 0.3, 32, "duo"),
+        Stage("half-second solos", 65, 0.2, 64, "solo"),
+        Stage("one-second duos", 130, 0.3, 64, "duo"),
         Stage("two-second bands", FULL_FRAMES, 0.5, 32, "band"),
     )
 
@@ -291,13 +291,16 @@ def _shape(d_model: int, heads: int, d_ff: int, encoder: int, decoder: int) -> T
 
 PRESETS = {
     # 7.2 M parameters, 14.4 MB in fp16: ten hours on two cores.
-    "small": TrainConfig(_small_stages(), _shape(256, 4, 512, 4, 4), hours=10.0),
+    "small": TrainConfig(
+        _small_stages(), _shape(256, 4, 512, 4, 4), hours=10.0, optimiser="muon", rate=2e-3
+    ),
     # 18.5 M parameters, 37 MB: half an hour on a data-centre GPU.
     "medium": TrainConfig(
         tuple(dataclasses.replace(stage, batch=512) for stage in _small_stages()),
         _shape(384, 6, 768, 6, 4),
         hours=0.4,
         optimiser="muon",
+        rate=2e-3,
         slice_size=512,
     ),
     # 1 M parameters: whether everything works, in two minutes.

@@ -75,6 +75,9 @@ class Learner:
         self._optimisers = Optimisers(self.config, self._parameters)
         self._kinds = kind_table(DEFAULT.vocabulary).to(device)
         self._tally = torch.zeros(len(_TALLY), device=device)
+        # PyTorch's own threads wait for one another in a loop: where another program has one of two
+        # cores, that makes a step six times as slow.  The setting counts per thread.
+        torch.set_num_threads(1)
         self._threads = ThreadPoolExecutor(threads, "slice", partial(torch.set_num_threads, 1))
 
     def step(self, batch: Batch, number: int, progress: float) -> None:
@@ -92,7 +95,7 @@ class Learner:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
-        self._optimisers.step(self.schedule.rate_factor(number, progress))
+        self._optimisers.step(self.schedule.rate_factor(number, progress), self._threads)
         keep = min(config.average, (1.0 + number) / (AVERAGE_WARMUP + number))
         average_(list(self.average.values()), list(self.network.parameters()), keep)
         self._tally += torch.cat([sums, torch.stack([norm, torch.ones_like(norm)])])

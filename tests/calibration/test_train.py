@@ -179,8 +179,8 @@ def test_the_average_follows_slowly():
 
 def test_muon_is_for_the_matrices_inside_the_layers(monkeypatch):
     learner = Learner(Schedule(tiny(optimiser="muon")), torch.device("cpu"))
-    adam, muon = learner._optimisers._optimisers
-    count = sum(len(group["params"]) for group in muon.param_groups)
+    adam, *muons = learner._optimisers._optimisers
+    count = sum(len(group["params"]) for muon in muons for group in muon.param_groups)
     assert count == 7 + 11  # an encoder and a decoder layer
     rest = sum(len(group["params"]) for group in adam.param_groups)
     assert rest + count == len(list(learner.network.parameters())) + 2

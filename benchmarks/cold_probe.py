@@ -24,13 +24,13 @@ def mark(name: str) -> None:
 
 def ours(path: str) -> None:
     """The runtime: import, load, features + encoder + one decoder step."""
-    import mt3_runtime.model
+    import mt3_runtime.loading
 
     mark("import")
     import onnxruntime  # noqa: F401
 
     mark("import onnxruntime")
-    model = mt3_runtime.model.load_model(path)
+    model = mt3_runtime.loading.load_model(path)
     mark("load")
     import numpy as np
 

@@ -16,7 +16,8 @@ from common import serve
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.commands.machine import peak_rss
 from mt3_runtime.devices import open_backend
-from mt3_runtime.model import Model, load_model, token_digest
+from mt3_runtime.loading import load_model
+from mt3_runtime.model import Model, token_digest
 
 _state: dict[str, Any] = {}
 

@@ -13,7 +13,8 @@ from mt3_export.bundles import export_bundle
 from mt3_export.checkpoints import read_checkpoint
 from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
-from mt3_runtime.model import Model, load_model
+from mt3_runtime.loading import load_model
+from mt3_runtime.model import Model
 from tests.seeded import seeded_normal, seeded_weights
 
 SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[2] / "shared"))

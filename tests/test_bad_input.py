@@ -39,7 +39,8 @@ from mt3_runtime import audiofile, cli
 from mt3_runtime.audio import load_audio, open_audio
 from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.errors import AudioError, AudioNotFoundError, AudioWarning, MT3Error, OptionError
-from mt3_runtime.model import Model, load_model
+from mt3_runtime.loading import load_model
+from mt3_runtime.model import Model
 from tests.export.writers import write_t5x
 from tests.seeded import seeded_weights
 

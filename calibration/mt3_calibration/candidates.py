@@ -59,7 +59,7 @@ class ModelRun:
     """A model, as something to judge."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from mt3_runtime.model import load_model  # noqa: PLC0415  not needed for --notes
+        from mt3_runtime.loading import load_model  # noqa: PLC0415  not needed for --notes
 
         self._args = args
         self._model = load_model(

@@ -26,7 +26,7 @@ from mt3_export.variants import Variant
 from mt3_export.weights import Weights
 from mt3_runtime.bundle import DecodingSpec, Manifest
 from mt3_runtime.features import LogMelConfig
-from mt3_runtime.model import load_model
+from mt3_runtime.loading import load_model
 from mt3_runtime.notes import Note, NoteAssembler, NoteRules
 from mt3_runtime.segments import SegmentConfig
 from mt3_runtime.vocabulary import EOS, PAD, Vocabulary

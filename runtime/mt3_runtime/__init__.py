@@ -6,7 +6,7 @@ __version__ = metadata.version("mt3-runtime")
 _HOMES = {
     "catalogue": ("download_model", "get_model_info", "list_models"),
     "errors": ("MT3Error",),
-    "model": ("Model", "clear_cache", "load_model", "transcribe"),
+    "loading": ("Model", "clear_cache", "load_model", "transcribe"),
     "notes": ("Note",),
     "transcription": ("Progress", "Transcription"),
 }

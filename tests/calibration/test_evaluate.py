@@ -17,7 +17,7 @@ from mt3_calibration.metrics import METRICS
 from mt3_runtime.cli import main
 from mt3_runtime.errors import OptionError
 from mt3_runtime.formats import render
-from mt3_runtime.model import load_model
+from mt3_runtime.loading import load_model
 from mt3_runtime.notes import Note
 
 NOTES = "onset,offset,pitch,program\n0.5,1.0,60,0\n1.5,2.0,64,0\n3.0,3.5,67,0\n5.0,5.5,72,0\n"

@@ -12,7 +12,7 @@ from mt3_calibration.small_model import for_frames
 from mt3_export.bundles import export_bundle
 from mt3_export.weights import PositionTable, T5Shape, inventory
 from mt3_runtime.errors import CheckpointError
-from mt3_runtime.model import load_model
+from mt3_runtime.loading import load_model
 from mt3_runtime.vocabulary import EOS, PAD, Event, EventKind, Vocabulary
 from tests import reference_t5
 from tests.seeded import TINY, seeded_normal, seeded_weights

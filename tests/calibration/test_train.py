@@ -19,7 +19,7 @@ from mt3_calibration.tables import LOG_COLUMNS, SCORE_COLUMNS
 from mt3_runtime import cli
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.errors import CheckpointError, DeviceError, MissingDependencyError, OptionError
-from mt3_runtime.model import load_model
+from mt3_runtime.loading import load_model
 from tests.calibration.sounds import tiny_bank
 from tests.calibration.synthetic import Blips, BlipSources, tiny
 

@@ -14,7 +14,7 @@ from mt3_export.variants import VARIANTS, variant_named
 from mt3_export.weights import T5Shape, Weights
 from mt3_runtime.bundle import Bundle, Manifest
 from mt3_runtime.errors import CheckpointError, MT3Error, OptionError, OutputError
-from mt3_runtime.model import load_model
+from mt3_runtime.loading import load_model
 from tests.seeded import TINY, seeded_weights
 
 

@@ -9,7 +9,7 @@ import pytest
 from mt3_export.weights import Weights
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.cli import main
-from mt3_runtime.model import load_model
+from mt3_runtime.loading import load_model
 from tests.export.writers import write_kunato, write_t5x
 
 

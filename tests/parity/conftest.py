@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt3_runtime.model import Model, load_model
+from mt3_runtime.loading import load_model
+from mt3_runtime.model import Model
 from tests.parity.recordings import Oracle, Run, extract, transcribe
 
 RECIPES = Path(__file__).with_name("recipes")

@@ -15,8 +15,9 @@ import pytest
 from mt3_calibration.labels import read_drums, read_notes
 from mt3_calibration.scoring import before, score_drums, score_notes
 from mt3_runtime.backends import ort_cpu
+from mt3_runtime.loading import load_model
 from mt3_runtime.midi import from_midi
-from mt3_runtime.model import Model, load_model, token_digest
+from mt3_runtime.model import Model, token_digest
 from mt3_runtime.notes import Note
 from mt3_runtime.search import SearchName
 from mt3_runtime.transcription import Transcription

@@ -19,7 +19,7 @@ from mt3_export.checkpoints import read_checkpoint
 from mt3_export.encoder import build_encoder
 from mt3_export.profiles import PROFILES
 from mt3_export.variants import variant_named
-from mt3_runtime.model import load_model
+from mt3_runtime.loading import load_model
 from tests.export.writers import write_kunato
 from tests.parity.recordings import Oracle, Run, pack, transcribe
 from tests.parity.test_flax_golden import FACTOR, NOISE

@@ -18,7 +18,7 @@ from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
 from mt3_runtime.bundle import MANIFEST, Bundle, Manifest
 from mt3_runtime.errors import BundleError, BundleNotFoundError
-from mt3_runtime.model import load_model
+from mt3_runtime.loading import load_model
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def model(monkeypatch, tmp_path):
     (bundle / "bundle.json").write_text("{}")
     monkeypatch.setenv("MT3_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MT3_MODEL", raising=False)
-    monkeypatch.setattr("mt3_runtime.model.load_model", fake.load)
+    monkeypatch.setattr("mt3_runtime.loading.load_model", fake.load)
     return fake
 
 

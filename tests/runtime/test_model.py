@@ -24,7 +24,8 @@ from mt3_runtime.errors import (
     OptionError,
 )
 from mt3_runtime.features import LogMel
-from mt3_runtime.model import Model, clear_cache, load_model, token_digest, transcribe
+from mt3_runtime.loading import clear_cache, load_model, transcribe
+from mt3_runtime.model import Model, token_digest
 from mt3_runtime.segments import cut
 from mt3_runtime.transcription import Progress
 from tests import reference_t5
@@ -189,7 +190,7 @@ def test_transcribe_keeps_its_model(tiny_bundle: Path, audio: Audio, monkeypatch
     clear_cache()
     loads = []
     monkeypatch.setattr(
-        "mt3_runtime.model.load_model", lambda *a, **k: loads.append(a) or load_model(*a, **k)
+        "mt3_runtime.loading.load_model", lambda *a, **k: loads.append(a) or load_model(*a, **k)
     )
     first = transcribe(audio, tiny_bundle, sr=16000)
     second = mt3_runtime.transcribe(audio, model=tiny_bundle, sr=16000, auto_filter=False)

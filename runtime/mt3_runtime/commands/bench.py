@@ -97,7 +97,7 @@ class BenchCommand:
                 raise AudioError(f"There is no audio file at {name}.")
         path = resolve_model(args.model)
         begin = time.perf_counter()
-        from mt3_runtime.model import load_model  # noqa: PLC0415  not needed for --help
+        from mt3_runtime.loading import load_model  # noqa: PLC0415  not needed for --help
 
         with load_model(
             path, device=args.device, threads=args.threads, profile=args.profile

@@ -84,7 +84,7 @@ class TranscribeCommand:
             return ExitCode.FAILED
         model_path = resolve_model(args.model)
         _keep_out(model_path, ready)
-        from mt3_runtime.model import load_model  # noqa: PLC0415  not needed for --help
+        from mt3_runtime.loading import load_model  # noqa: PLC0415  not needed for --help
 
         with load_model(
             model_path,

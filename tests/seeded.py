@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,9 @@ TINY = T5Shape(
     vocab_size=1536,
     input_bins=512,
 )
+
+#: The same with the vocabulary of Magenta's piano model.
+ISMIR2021 = replace(TINY, vocab_size=1664)
 
 EOS = 1
 

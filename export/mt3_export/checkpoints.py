@@ -41,7 +41,7 @@ from mt3_runtime.errors import CheckpointError
 Layout = Literal["t5x", "torch"]
 
 #: Variants whose weights can be read.
-SUPPORTED = ("magenta_mt3", "mt3_pytorch")
+SUPPORTED = ("magenta_mt3", "magenta_ismir2021", "mt3_pytorch")
 
 #: Vocabulary size tells Magenta's two models apart; their trees have the same names.
 _MAGENTA = {1536: "magenta_mt3", 1664: "magenta_ismir2021"}

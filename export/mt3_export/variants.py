@@ -59,6 +59,17 @@ VARIANTS = {
             decoding=DecodingSpec(PAD, EOS, max_tokens=1024, beam_alpha=T5X_ALPHA),
         ),
         Variant(
+            name="magenta_ismir2021",
+            family="mt3",
+            licence="not stated for the weights; the code is Apache-2.0",
+            features=LogMelConfig(frames=512),
+            segments=SegmentConfig(samples=65536),
+            vocabulary=Vocabulary.ismir2021(),
+            notes=NoteRules.ismir2021(),
+            # As for mt3: the notebook's limit does not depend on the model.
+            decoding=DecodingSpec(PAD, EOS, max_tokens=1024, beam_alpha=T5X_ALPHA),
+        ),
+        Variant(
             name="mt3_pytorch",
             family="mt3",
             licence="none stated; converted from Magenta's weights",

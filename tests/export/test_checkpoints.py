@@ -27,7 +27,7 @@ from tests.export.writers import (
     write_t5x,
     write_torch,
 )
-from tests.seeded import TINY, seeded_weights
+from tests.seeded import ISMIR2021, TINY, seeded_weights
 
 SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[3] / "shared"))
 REAL = SHARED / "checkpoints" / "magenta_mt3"
@@ -124,14 +124,13 @@ def test_a_t5x_folder_is_not_the_port(tmp_path, weights):
         read_checkpoint(tmp_path, "mt3_pytorch")
 
 
-def test_the_ismir_model_is_named_and_not_read(tmp_path):
-    shape = T5Shape(**{**vars(TINY), "vocab_size": 1664})
-    write_t5x(tmp_path, seeded_weights(shape).tensors)
-    assert identify(tmp_path).variant == "magenta_ismir2021"
-    with pytest.raises(
-        CheckpointError, match="magenta_ismir2021, whose weights cannot be read yet"
-    ):
-        read_checkpoint(tmp_path)
+def test_the_vocabulary_tells_the_piano_model(tmp_path):
+    weights = seeded_weights(ISMIR2021)
+    write_t5x(tmp_path, weights.tensors)
+    contents = read_checkpoint(tmp_path, "magenta_ismir2021")
+    assert identify(tmp_path).variant == contents.variant == "magenta_ismir2021"
+    assert_same(contents.weights, weights)
+    assert contents.weights.positions.denominator == 255
 
 
 def test_another_vocabulary_is_unknown(tmp_path):

@@ -5,7 +5,7 @@ with the published `mt3` checkpoint (read by flax and TensorStore, not by our re
 suite's seeded network. Inputs are given by the formulas below, so a golden holds outputs only;
 nothing of the upstream source or of the weights is stored.
 
-Arrays of a golden (S = 2 segments, T = 256 frames, L = 48 tokens):
+Arrays of a golden (S = 2 segments, T = 256 or 512 frames, L = 48 tokens):
     encoded_at int32 [n, 3], encoded float32 [n]    encoder output at (segment, frame, channel)
     logits_at int32 [n, 3], logits float32 [n]      teacher-forced logits at (segment, step, token)
     top_ids int32 [S, L, 2], top_logits float32 [S, L, 2]
@@ -19,6 +19,8 @@ Run (environment: see tests/parity/oracle-requirements.txt; the first line in th
     numpy.savez('S.npz', **s().tensors)"
     python flax_goldens.py --mt3 PATH --weights S.npz --heads 2 --name seeded --out flax_seeded.npz
     python flax_goldens.py --mt3 PATH --weights DIR --name magenta_mt3 --out flax_magenta_mt3.npz
+The piano model's network (1664 tokens, 512 frames, 1514 events) from `s(ISMIR2021)` in the first
+line, and --heads 2 --frames 512 --events 1514 --name seeded_ismir2021 in the second.
 PATH is a checkout of magenta/mt3 or a git directory holding COMMIT, DIR the T5X checkpoint folder.
 """
 
@@ -39,26 +41,27 @@ import numpy.typing as npt
 
 COMMIT = "fa04532779a6078819c3418adcd83747c94329a4"
 SEGMENTS, FRAMES, BINS, STEPS = 2, 256, 512, 48
+EVENTS = 1388
 SAMPLES = 2000
 POSITION_ROWS = (0, 1, 2, 100, 255, 511, 1023, 2047)
 
 Array = npt.NDArray[Any]
 
 
-def golden_features() -> npt.NDArray[np.float32]:
+def golden_features(frames: int = FRAMES) -> npt.NDArray[np.float32]:
     """Log-mel-like input [S, T, BINS] in -12 .. 2: slow waves plus a fixed integer scatter."""
     s, t, b = np.meshgrid(
-        np.arange(SEGMENTS), np.arange(FRAMES), np.arange(BINS), indexing="ij", sparse=True
+        np.arange(SEGMENTS), np.arange(frames), np.arange(BINS), indexing="ij", sparse=True
     )
     scatter = (7919 * t + 104729 * b + 1299709 * s + t * b) % 2001 / 2000.0
     wave = 0.5 + 0.5 * np.sin(0.049 * t + 0.9 * s) * np.cos(0.023 * b - 0.3 * s)
     return np.asarray(-12.0 + 14.0 * (0.4 * scatter + 0.6 * wave), np.float32)
 
 
-def golden_tokens() -> npt.NDArray[np.int32]:
-    """Target token ids [S, L], all within the valid ids 3 .. 1390."""
+def golden_tokens(events: int = EVENTS) -> npt.NDArray[np.int32]:
+    """Target token ids [S, L], all within the valid ids 3 .. events + 2."""
     s, n = np.meshgrid(np.arange(SEGMENTS), np.arange(STEPS), indexing="ij")
-    return np.asarray(3 + (37 * n * n + 101 * n + 577 * s) % 1388, np.int32)
+    return np.asarray(3 + (37 * n * n + 101 * n + 577 * s) % events, np.int32)
 
 
 def decoder_input(tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
@@ -132,14 +135,14 @@ def scattered(values: Array, count: int) -> tuple[npt.NDArray[np.int32], npt.NDA
 
 
 def measure(
-    network: types.ModuleType, tensors: Mapping[str, Array], heads: int
+    network: types.ModuleType, tensors: Mapping[str, Array], options: argparse.Namespace
 ) -> dict[str, Array]:
     """Run encoder and teacher-forced decoder and collect the arrays of a golden."""
     import jax
 
     jax.config.update("jax_default_matmul_precision", "highest")
-    model, variables = build(network, tensors, heads)
-    features, tokens = golden_features(), golden_tokens()
+    model, variables = build(network, tensors, options.heads)
+    features, tokens = golden_features(options.frames), golden_tokens(options.events)
     encode = jax.jit(lambda v, x: model.apply(v, x, enable_dropout=False, method=model.encode))
     apply = jax.jit(lambda v, x, i, t: model.apply(v, x, i, t, enable_dropout=False))
     encoded = np.asarray(encode(variables, features))
@@ -169,17 +172,18 @@ def digest(tensors: Mapping[str, Array]) -> str:
 
 
 def write(
-    path: Path, network: types.ModuleType, tensors: Mapping[str, Array], heads: int, what: str
+    network: types.ModuleType, tensors: Mapping[str, Array], options: argparse.Namespace
 ) -> None:
     import flax
     import jax
 
-    arrays = measure(network, tensors, heads)
+    path, arrays = options.out, measure(network, tensors, options)
     recipe = {
         "source": "github.com/magenta/mt3, mt3/network.py and mt3/layers.py", "commit": COMMIT,
-        "weights": what, "weights_sha256": digest(tensors), "arrays": len(tensors),
-        "parameters": int(sum(t.size for t in tensors.values())), "heads": heads,
-        "inputs": "golden_features(), golden_tokens() of recipes/flax_goldens.py",
+        "weights": options.name, "weights_sha256": digest(tensors), "arrays": len(tensors),
+        "parameters": int(sum(t.size for t in tensors.values())), "heads": options.heads,
+        "frames": options.frames, "events": options.events,
+        "inputs": "golden_features(frames), golden_tokens(events) of recipes/flax_goldens.py",
         "jax": jax.__version__, "flax": flax.__version__, "numpy": np.__version__,
     }  # fmt: skip
     np.savez_compressed(path, recipe=np.array(json.dumps(recipe)), **arrays)
@@ -206,6 +210,8 @@ def main() -> None:
         "--weights", type=Path, required=True, help="T5X checkpoint folder, or npz by dotted name"
     )
     parser.add_argument("--heads", type=int, default=6, help="attention heads (default 6)")
+    parser.add_argument("--frames", type=int, default=FRAMES, help=f"default {FRAMES}")
+    parser.add_argument("--events", type=int, default=EVENTS, help=f"default {EVENTS}")
     parser.add_argument("--name", required=True, help="what the weights are, for the recipe")
     parser.add_argument("--out", type=Path, required=True, help="golden to write")
     options = parser.parse_args()
@@ -215,7 +221,7 @@ def main() -> None:
     else:
         with np.load(options.weights) as file:
             tensors = {name: file[name] for name in file.files}
-    write(options.out, network, tensors, options.heads, options.name)
+    write(network, tensors, options)
 
 
 if __name__ == "__main__":

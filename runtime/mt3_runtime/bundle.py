@@ -15,7 +15,7 @@ import mmap
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -34,6 +34,9 @@ EXPORT_ID_KEY = "mt3.export_id"
 MAX_TOKENS_KEY = "mt3.max_tokens"
 #: A manifest is a few kilobytes; anything larger is not one.
 MAX_MANIFEST_BYTES = 1 << 20
+#: Sizes become allocations: they are bounded by something no model comes near.
+_MAX_SIZE = 1 << 20
+_MAX_CHANNELS = 256
 
 Role = Literal["encoder", "decoder"]
 T = TypeVar("T")
@@ -48,14 +51,23 @@ class DecodingSpec:
     Attributes:
         start_id: Token fed at position 0 (T5: the padding id).
         eos_id: Token that ends a segment.
-        max_tokens: Most tokens generated per segment, end-of-sequence included.
+        max_tokens: Most tokens generated per sequence, end-of-sequence included.
         beam_alpha: Exponent of T5X's length normalisation, for ``decoding="t5x"``.
+        min_tokens: Fewest tokens of a sequence: an earlier end-of-sequence is a token like others
+            (2 in YourMT3, whose loop does not look at the first token).
+        memory_tokens: Length of the vector of ids that a segment's memory is made of: the start
+            token and the tokens of the previous segment, cropped or filled with the start token,
+            which is T5's padding.  0 for models without memory.
+        memory_start: The ids that open this vector for the first segment of a recording.
     """
 
     start_id: int
     eos_id: int
     max_tokens: int
     beam_alpha: float
+    min_tokens: int = 1
+    memory_tokens: int = 0
+    memory_start: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,11 +75,15 @@ class ModelSpec:
     """Sizes the runtime allocates buffers from.
 
     Attributes:
-        frames: T, encoder frames per segment.
+        frames: T, encoder frames per segment and channel.
         layers: Decoder layers.
         heads: H, attention heads.
         head_dim: D, width of a head.
         vocab_size: V, columns of the output head.
+        channels: K, sequences that are decoded from one segment, each from its own cross keys and
+            values.
+        memory: M, rows behind the T encoder rows that carry what the previous segment said; cross
+            keys and values have T + M rows.
     """
 
     frames: int
@@ -75,6 +91,13 @@ class ModelSpec:
     heads: int
     head_dim: int
     vocab_size: int
+    channels: int = 1
+    memory: int = 0
+
+    @property
+    def cross_rows(self) -> int:
+        """T + M, the rows that cross-attention sees."""
+        return self.frames + self.memory
 
 
 @dataclass(frozen=True)
@@ -174,7 +197,6 @@ class Manifest:
         features, model, decoding = self.features, self.model, self.decoding
         ids = self.vocabulary
         pairs = (
-            ("frames", "features", features.frames, "model", model.frames),
             ("vocabulary size", "vocabulary", ids.size, "model", model.vocab_size),
             (
                 "sample rate",
@@ -194,7 +216,21 @@ class Manifest:
         room = features.frames * features.hop
         if self.segments.samples > room:
             faults.append(f"segments of {self.segments.samples} samples exceed {room} of features")
-        return faults
+        return faults + _memory_faults(model, decoding)
+
+
+def _memory_faults(model: ModelSpec, decoding: DecodingSpec) -> list[str]:
+    """What model and decoding say differently about length and memory of a sequence."""
+    ids, room = decoding.memory_start, decoding.memory_tokens
+    checks = (
+        (decoding.min_tokens > decoding.max_tokens, "min_tokens exceeds max_tokens"),
+        ((model.memory > 0) != (room > 0), f"{model.memory} rows of memory from {room} tokens"),
+        (model.memory > room > 0, f"{model.memory} rows of memory exceed their {room} tokens"),
+        (model.memory and model.channels > 1, f"memory with {model.channels} channels"),
+        (len(ids) > room, f"memory_start has {len(ids)} ids for {room} tokens"),
+        (any(i >= model.vocab_size for i in ids), "memory_start leaves the vocabulary"),
+    )
+    return [fault for broken, fault in checks if broken]
 
 
 def _parse_part(parse: Callable[[Any], T], value: Any, where: str) -> T:
@@ -218,13 +254,21 @@ def _graph_file(value: Any) -> GraphFile:
     return GraphFile(**{**asdict(graph), "inputs": names[0], "outputs": names[1]})
 
 
-def _positive(spec: T) -> T:
+def _decoding_spec(value: Any) -> DecodingSpec:
+    spec = _bounded(read_fields(DecodingSpec, value, "decoding"))
+    ids = spec.memory_start
+    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i <= _MAX_SIZE for i in ids):
+        raise BundleError(f"decoding: memory_start is {ids!r}, expected a list of token ids.")
+    return replace(spec, memory_start=tuple(ids))
+
+
+def _bounded(spec: T) -> T:
     for field in fields(spec):  # type: ignore[arg-type]
         value = getattr(spec, field.name)
-        # Sizes become allocations: bound them by something no model comes near.
-        lowest = 0 if field.name.endswith("_id") else 1
-        if isinstance(value, int) and not lowest <= value <= 1 << 20:
-            raise BundleError(f"{field.name} is {value}, outside {lowest}..{1 << 20}.")
+        lowest = 0 if field.name in ("start_id", "eos_id", "memory", "memory_tokens") else 1
+        highest = _MAX_CHANNELS if field.name == "channels" else _MAX_SIZE
+        if isinstance(value, int) and not lowest <= value <= highest:
+            raise BundleError(f"{field.name} is {value}, outside {lowest}..{highest}.")
     return spec
 
 
@@ -233,8 +277,8 @@ _PARSERS: dict[str, Callable[[Any], object]] = {
     "segments": SegmentConfig.from_dict,
     "vocabulary": Vocabulary.from_dict,
     "notes": NoteRules.from_dict,
-    "decoding": lambda value: _positive(read_fields(DecodingSpec, value, "decoding")),
-    "model": lambda value: _positive(read_fields(ModelSpec, value, "model")),
+    "decoding": _decoding_spec,
+    "model": lambda value: _bounded(read_fields(ModelSpec, value, "model")),
     "graphs": lambda value: tuple(_graph_file(item) for item in value),
 }
 

@@ -62,8 +62,10 @@ class Greedy:
         """
         chosen = lane.top_ids[:rows, 0]
         self._record(rows, chosen, lane.top_log_probs[:rows, 0])
+        lengths = self._lengths[:rows]
         ended: npt.NDArray[np.bool_] = chosen == self._spec.eos_id
-        return ended | (self._lengths[:rows] >= self._spec.max_tokens)
+        ended &= lengths >= self._spec.min_tokens
+        return ended | (lengths >= self._spec.max_tokens)
 
     def result(self, slot: int) -> Sequence:
         """The complete sequence of a row that ended."""
@@ -126,7 +128,8 @@ class T5XBeam(Greedy):
 
         eos_log_prob = np.where(is_eos[:, 0], log_probs[:, 0], log_probs[:, 1])
         score = (live + eos_log_prob) / self._penalty[lengths + 1]
-        better = np.flatnonzero(is_eos.any(axis=1) & (score > self._score[:rows]))
+        may_end = is_eos.any(axis=1) & (lengths + 1 >= self._spec.min_tokens)
+        better = np.flatnonzero(may_end & (score > self._score[:rows]))
         self._score[better] = score[better]
         self._finished[better] = lengths[better] + 1
         self._finished_log_prob[better] = eos_log_prob[better]

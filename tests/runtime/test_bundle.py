@@ -33,6 +33,14 @@ def _edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (path / MANIFEST).write_text(json.dumps(document))
 
 
+def _remember(document: dict[str, Any], **changes: Any) -> None:
+    """Makes it a model with memory, then changes it."""
+    document["model"] |= {"memory": 32}
+    document["decoding"] |= {"memory_tokens": 1024, "memory_start": [1134, 1]}
+    for key, value in changes.items():
+        document["model" if key in document["model"] else "decoding"][key] = value
+
+
 def _sign(path: Path, name: str) -> None:
     """Makes the manifest agree with a changed graph file."""
     data = (path / name).read_bytes()
@@ -47,6 +55,17 @@ def _sign(path: Path, name: str) -> None:
 def test_manifest_round_trip(tiny_bundle: Path) -> None:
     data = (tiny_bundle / MANIFEST).read_bytes()
     assert Manifest.from_json(data, "here").to_json() == data
+
+
+def test_frames_may_differ_and_memory_survives(tiny_bundle: Path) -> None:
+    document = json.loads((tiny_bundle / MANIFEST).read_bytes())
+    document["model"]["frames"] = 110
+    _remember(document)
+    data = json.dumps(document).encode()
+    manifest = Manifest.from_json(data, "here")
+    assert (manifest.features.frames, manifest.model.cross_rows) == (256, 142)
+    assert manifest.decoding.memory_start == (1134, 1)
+    assert json.loads(manifest.to_json()) == document
 
 
 def test_a_zip_is_the_same_bundle(tiny_bundle: Path, tiny_weights: Weights, tmp_path: Path) -> None:
@@ -165,7 +184,22 @@ def test_other_inputs_than_promised_are_refused(copy: Path) -> None:
         (lambda d: d["decoding"].update(max_tokens=-1), "max_tokens"),
         (lambda d: d["decoding"].update(max_tokens=0), "max_tokens"),
         (lambda d: d["model"].update(vocab_size=1600), "1536 in vocabulary and 1600 in model"),
-        (lambda d: d["model"].update(frames=128), "256 in features and 128 in model"),
+        (lambda d: d["model"].update(channels=0), "channels is 0, outside 1..256"),
+        (lambda d: d["model"].update(channels=1 << 20), "channels is 1048576, outside 1..256"),
+        (lambda d: d["model"].update(memory=-1), "memory is -1, outside 0"),
+        (lambda d: d["model"].pop("memory"), r"missing keys \['memory'\]"),
+        (lambda d: d["model"].update(memory=32), "32 rows of memory from 0 tokens"),
+        (lambda d: d["decoding"].update(memory_tokens=1024), "0 rows of memory from 1024 tokens"),
+        (lambda d: _remember(d, memory=33, memory_tokens=32), "exceed their 32 tokens"),
+        (lambda d: _remember(d, channels=13), "memory with 13 channels"),
+        (lambda d: _remember(d, memory_start=[1] * 1025), "1025 ids for 1024 tokens"),
+        (lambda d: _remember(d, memory_start=[1536]), "leaves the vocabulary"),
+        (lambda d: _remember(d, memory_start=[-1]), "expected a list of token ids"),
+        (lambda d: _remember(d, memory_start=[True]), "expected a list of token ids"),
+        (lambda d: _remember(d, memory_start=3), "expected a list of token ids"),
+        (lambda d: d["decoding"].update(memory_start=[1]), "1 ids for 0 tokens"),
+        (lambda d: d["decoding"].update(min_tokens=0), "min_tokens"),
+        (lambda d: d["decoding"].update(min_tokens=1025), "min_tokens exceeds max_tokens"),
         (lambda d: d["segments"].update(sample_rate=22050), "16000 in features and 22050"),
         (lambda d: d["segments"].update(samples=65536), "exceed 32768"),
         (lambda d: d["decoding"].update(eos_id=5), "end-of-sequence"),
@@ -195,6 +229,8 @@ def test_a_strange_manifest_is_refused(
         (lambda d: d["model"].update(heads=3), "has the shape"),
         (lambda d: d["model"].update(head_dim=32), "has the shape"),
         (lambda d: d["model"].update(layers=1), "other inputs or outputs"),
+        (lambda d: d["model"].update(frames=128), "has the shape"),
+        (_remember, "other inputs or outputs"),
         (lambda d: d["graphs"][0].update(cross_key_transposed=False), "has the shape"),
         (lambda d: d["graphs"][1].update(cache="concat"), "has the shape"),
         (lambda d: d["features"].update(bins=256), "has the shape"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,25 @@ def test_greedy_takes_the_best_token_until_the_end(eos_bias: float) -> None:
     for sequence in found:
         assert sequence.truncated == (sequence.tokens[-1] != SPEC.eos_id)
         assert len(sequence.log_probs) == len(sequence.tokens)
+
+
+def test_an_early_end_does_not_end_a_sequence() -> None:
+    """YourMT3's loop does not look at the first token; end-of-sequence is fed back like others."""
+    table = np.full((SPEC.max_tokens, 7, ALLOWED_VALUES), -9.0, np.float32)
+    table[0, :, 1] = 0.0  # the end at once, then 4 where it is read back, else 3, then 5 and ends
+    table[1, :, 3] = 0.0
+    table[1, 1, 4] = 1.0
+    table[2, :, 5] = 0.0
+    table[3:, :, 1] = 0.0
+    for least, expected in ((1, [1]), (2, [1, 4, 5, 1]), (4, [1, 4, 5, 1]), (5, [1, 4, 5, 1, 1])):
+        (found,) = decode_table([table], Greedy, replace(SPEC, min_tokens=least))
+        assert list(found.tokens) == expected
+        assert not found.truncated
+    lengths = [
+        len(decode_table([table], T5XBeam, replace(SPEC, min_tokens=least))[0].tokens)
+        for least in (1, 2, 4, 5)
+    ]
+    assert lengths == [1, 4, 4, 5]
 
 
 @pytest.mark.parametrize("eos_bias", [-9.0, -1.0, 0.5, 2.0, 4.0])

@@ -323,10 +323,12 @@ def _load(runtime: Any, bundle: Bundle, graph: GraphFile, threads: int) -> Any:
 def _expected_shapes(manifest: Manifest, graph: GraphFile) -> dict[str, list[Any]]:
     """Shape behind the row axis of every input and output of a graph, by name."""
     spec = manifest.model
-    value = [spec.heads, spec.frames, spec.head_dim]
-    key = [spec.heads, spec.head_dim, spec.frames] if graph.cross_key_transposed else value
+    value = [spec.heads, spec.cross_rows, spec.head_dim]
+    key = [spec.heads, spec.head_dim, spec.cross_rows] if graph.cross_key_transposed else value
     by_layer: dict[str, list[Any]] = {"cross_key": key, "cross_value": value}
-    shapes: dict[str, list[Any]] = {"features": [spec.frames, manifest.features.bins]}
+    shapes: dict[str, list[Any]] = {"features": [manifest.features.frames, manifest.features.bins]}
+    if spec.memory:
+        shapes["previous_ids"] = [manifest.decoding.memory_tokens]
     if graph.role == "decoder":
         lengths = ("past", "present") if graph.cache == "concat" else ("capacity", "capacity")
         for side, length in zip(("past", "present"), lengths, strict=True):
@@ -341,8 +343,8 @@ def _expected_shapes(manifest: Manifest, graph: GraphFile) -> dict[str, list[Any
 
 def _cross_buffers(spec: ModelSpec, slots: int, *, transposed: bool) -> dict[str, FloatArray]:
     """Cross-attention keys and values of all layers by tensor name."""
-    value = (slots, spec.heads, spec.frames, spec.head_dim)
-    key = (slots, spec.heads, spec.head_dim, spec.frames) if transposed else value
+    value = (slots, spec.heads, spec.cross_rows, spec.head_dim)
+    key = (slots, spec.heads, spec.head_dim, spec.cross_rows) if transposed else value
     return {
         f"cross_{part}_{layer}": np.empty(shape, np.float32)
         for layer in range(spec.layers)

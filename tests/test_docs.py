@@ -23,7 +23,7 @@ from mt3_export.variants import VARIANTS
 from mt3_runtime import audio, bundle, catalogue, cli, errors, formats, midi
 from mt3_runtime.bundle import DecodingSpec, GraphFile, Manifest, ModelSpec
 from mt3_runtime.cli import ExitCode
-from mt3_runtime.features import LogMelConfig
+from mt3_runtime.features import FILTERS, FLOOR_RULES, FRAMINGS, SCALINGS, FeatureConfig
 from mt3_runtime.model import Model
 from mt3_runtime.notes import TORCH_PORT_QUIRKS, NoteRules, SegmentReport
 from mt3_runtime.segments import PADDINGS, SegmentConfig
@@ -401,7 +401,7 @@ def test_the_example_manifest_is_one():
 @pytest.mark.parametrize(
     ("heading", "kinds"),
     [
-        ("features", [LogMelConfig]),
+        ("features", [FeatureConfig]),
         ("segments", [SegmentConfig]),
         ("vocabulary", [Vocabulary, EventRange]),
         ("notes", [NoteRules]),
@@ -422,6 +422,7 @@ def test_every_top_level_key_is_specified():
 
 def test_words_of_the_manifest_are_specified():
     words = [*EventKind, *PADDINGS, *TORCH_PORT_QUIRKS, bundle.FORMAT, bundle.EXPORT_ID_KEY]
+    words += [f"`{word}`" for kinds in (FRAMINGS, FILTERS, FLOOR_RULES, SCALINGS) for word in kinds]
     for word in [*words, bundle._PLAIN_NAME.pattern, f"{bundle.MAX_MANIFEST_BYTES:,}"]:
         assert word in FORMAT, word
     assert f"version {bundle.FORMAT_VERSION}" in FORMAT.splitlines()[0]

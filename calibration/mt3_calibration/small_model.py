@@ -25,7 +25,7 @@ from mt3_export.graph import Storage
 from mt3_export.variants import Variant
 from mt3_export.weights import Weights
 from mt3_runtime.bundle import DecodingSpec, Manifest
-from mt3_runtime.features import LogMelConfig
+from mt3_runtime.features import FeatureConfig
 from mt3_runtime.loading import load_model
 from mt3_runtime.notes import Note, NoteAssembler, NoteRules
 from mt3_runtime.segments import SegmentConfig
@@ -36,7 +36,7 @@ DEFAULT = Variant(
     name="default",
     family="mt3",
     licence="Apache-2.0; trained by this project on music it made up, see source.sounds",
-    features=LogMelConfig(),
+    features=FeatureConfig(),
     segments=SegmentConfig(),
     vocabulary=Vocabulary.mt3(),
     notes=NoteRules.mt3(),

@@ -24,7 +24,7 @@ from mt3_calibration.music import MusicConfig
 from mt3_calibration.soundfonts import Role, source_named
 from mt3_calibration.tokens import LabelRules
 from mt3_runtime.errors import OptionError
-from mt3_runtime.features import LogMel, LogMelConfig
+from mt3_runtime.features import FeatureConfig, FeatureExtractor
 
 MUSIC: dict[str, tuple[tuple[float, MusicConfig], ...]] = {
     "piano": ((1.0, MusicConfig.piano()),),
@@ -105,7 +105,7 @@ class MixedExamples:
     def __init__(self, examples: Examples) -> None:
         self._examples = examples
         self._frames = examples.config.frames
-        self._features = LogMel(LogMelConfig(frames=self._frames))
+        self._features = FeatureExtractor(FeatureConfig(frames=self._frames))
 
     def draw(self, index: int) -> Draw:
         return self._examples.draw(index)

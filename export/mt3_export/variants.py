@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mt3_runtime.bundle import DecodingSpec
 from mt3_runtime.errors import CheckpointError
-from mt3_runtime.features import LogMelConfig
+from mt3_runtime.features import FeatureConfig
 from mt3_runtime.notes import TORCH_PORT_QUIRKS, NoteRules
 from mt3_runtime.segments import SegmentConfig
 from mt3_runtime.vocabulary import EOS, PAD, Vocabulary
@@ -37,7 +37,7 @@ class Variant:
     name: str
     family: str
     licence: str
-    features: LogMelConfig
+    features: FeatureConfig
     segments: SegmentConfig
     vocabulary: Vocabulary
     notes: NoteRules
@@ -51,7 +51,7 @@ VARIANTS = {
             name="magenta_mt3",
             family="mt3",
             licence="not stated for the weights; the code is Apache-2.0",
-            features=LogMelConfig(),
+            features=FeatureConfig(),
             segments=SegmentConfig(),
             vocabulary=Vocabulary.mt3(),
             notes=NoteRules.mt3(),
@@ -62,7 +62,7 @@ VARIANTS = {
             name="magenta_ismir2021",
             family="mt3",
             licence="not stated for the weights; the code is Apache-2.0",
-            features=LogMelConfig(frames=512),
+            features=FeatureConfig(frames=512),
             segments=SegmentConfig(samples=65536),
             vocabulary=Vocabulary.ismir2021(),
             notes=NoteRules.ismir2021(),
@@ -73,7 +73,7 @@ VARIANTS = {
             name="mt3_pytorch",
             family="mt3",
             licence="none stated; converted from Magenta's weights",
-            features=LogMelConfig(),
+            features=FeatureConfig(),
             segments=SegmentConfig(),
             vocabulary=Vocabulary.mt3(),
             notes=NoteRules.mt3(quirks=TORCH_PORT_QUIRKS),

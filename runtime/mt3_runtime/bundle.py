@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mt3_runtime.errors import BundleError, BundleNotFoundError
-from mt3_runtime.features import LogMelConfig
+from mt3_runtime.features import FeatureConfig
 from mt3_runtime.notes import NoteRules
 from mt3_runtime.onnxscan import scan
 from mt3_runtime.schema import read_fields
@@ -141,7 +141,7 @@ class Manifest:
     source: dict[str, str]
     exporter: str
     precision: str
-    features: LogMelConfig
+    features: FeatureConfig
     segments: SegmentConfig
     vocabulary: Vocabulary
     notes: NoteRules
@@ -213,9 +213,14 @@ class Manifest:
             for what, first, a, second, b in pairs
             if a != b
         ]
-        room = features.frames * features.hop
-        if self.segments.samples > room:
-            faults.append(f"segments of {self.segments.samples} samples exceed {room} of features")
+        lengths = features.lengths
+        if self.segments.samples not in lengths:
+            faults.append(
+                f"segments have {self.segments.samples} samples, features are made of "
+                f"{lengths.start} to {lengths.stop - 1}"
+            )
+        if self.segments.padding == "extra_hop" and lengths.start > self.segments.hop:
+            faults.append(f"padding extra_hop leaves less than {lengths.start} samples at the end")
         return faults + _memory_faults(model, decoding)
 
 
@@ -273,7 +278,7 @@ def _bounded(spec: T) -> T:
 
 
 _PARSERS: dict[str, Callable[[Any], object]] = {
-    "features": LogMelConfig.from_dict,
+    "features": FeatureConfig.from_dict,
     "segments": SegmentConfig.from_dict,
     "vocabulary": Vocabulary.from_dict,
     "notes": NoteRules.from_dict,

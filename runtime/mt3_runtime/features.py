@@ -1,19 +1,24 @@
-"""The log-mel spectrogram MT3 was trained on, in numpy alone.
+"""The spectrograms the networks were trained on, in numpy alone.
 
-Contract: :class:`LogMel` maps the samples of ONE segment to float32 [frames, bins].  Frame i sees
-samples [i * hop, i * hop + fft_size) of that segment, zeros beyond its end and nothing of the next
-segment, so the last 15 frames of every segment fade out; computing one long spectrogram and slicing
-it would give other values.  Rows after the audio are exactly 0.0, which is *not* silence (silence
-is ln 1e-5 = -11.5): the network was trained on that.
+Contract: :class:`FeatureExtractor` maps the samples of ONE segment to float32 [frames, bins].  A
+segment knows nothing of its neighbours; computing one long spectrogram and slicing it would give
+other values.  The published models differ in five steps, all data in :class:`FeatureConfig`:
 
-Values follow the TensorFlow operation of the original: periodic Hann window, magnitude (not power),
-triangles linear in mel (not in Hz), no area normalisation, top edge 7600 Hz (not the Nyquist
-frequency), natural logarithm with a floor for exact zeros only.  The filter bank is evaluated in
-float32 because TensorFlow does so; float64 would be further from what the weights have seen.
+* framing.  ``"leading"`` (Magenta, MR-MT3): frame i sees samples [i * hop, i * hop + fft_size) and
+  zeros beyond the end, so the last frames of every segment fade out.  Rows after the audio are
+  exactly 0.0, which is *not* silence (silence is ln 1e-5 = -11.5): the networks were trained on
+  that.  ``"centred"`` (YourMT3): frame i is centred on sample i * hop, the ends are mirrored.
+* power of the magnitude, 1 or 2.
+* filters.  ``"triangles_in_mel"`` (Magenta, that is TensorFlow), ``"triangles_in_hz"`` (torchaudio;
+  the weights differ by up to 7e-4) or ``"none"`` (the frequencies themselves, without DC).
+* floor.  ``"replace"``: it takes the place of exact zeros; ``"add"``: it is added.  Then ln.
+* scaling.  ``"none"``; ``"fixed"`` (MR-MT3): clipped to a range that becomes 0..1; ``"segment"``
+  (YourMT3): each segment's own minimum and maximum become 0 and nearly 1.
 
-A segment of 2 s costs one core 1.4 ms, nearly all of it the FFT.  Each filter touches at most ten
-frequency bins, so the filter bank is applied in bands: small products that OpenBLAS runs in the
-calling thread, where one large product would wake its thread pool beside the network's.
+Window and filters are evaluated in float32, as the originals do; float64 would be further from what
+the weights have seen.  A segment of 2 s costs one core 1.4 ms, nearly all of it the FFT.  Each
+filter touches few frequencies, so the filters are applied in bands: small products that OpenBLAS
+runs in the calling thread, where one large product would wake its thread pool beside the network's.
 """
 
 from __future__ import annotations
@@ -21,24 +26,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mt3_runtime import filterbank
 from mt3_runtime.errors import OptionError
 from mt3_runtime.schema import read_fields
 
-_MEL_SCALE = np.float32(1127.0)
-"""HTK mel scale: mel(f) = 1127 ln(1 + f / 700 Hz)."""
-
-_MEL_CORNER = np.float32(700.0)
+FRAMINGS = ("leading", "centred")
+FLOOR_RULES = ("replace", "add")
+FILTERS: Mapping[str, tuple[str, ...]] = {
+    "triangles_in_mel": ("low_hz", "high_hz"),
+    "triangles_in_hz": ("low_hz", "high_hz"),
+    "none": (),
+}
+"""Kinds of filters, and the numbers that each of them needs."""
+SCALINGS: Mapping[str, tuple[str, ...]] = {
+    "none": (),
+    "fixed": ("scale_low", "scale_high"),
+    "segment": ("scale_offset",),
+}
+"""Kinds of scaling, and the numbers that each of them needs."""
 
 _MAX_SIZE, _MAX_RATE = 1 << 14, 1 << 20
 """Bounds of the configured sizes and rate: they become allocations, and come from a file."""
-
-_BAND_FILTERS = 16
-"""Filters per band.  32 bands of 16 need 1/32 of the multiplications of the whole matrix."""
 
 _CHUNK_FRAMES = 64
 """Frames worked on at once: the scratch stays in the L2 cache (twice as fast as 256), and the
@@ -47,18 +60,28 @@ threads."""
 
 
 @dataclass(frozen=True)
-class LogMelConfig:
+class FeatureConfig:
     """Parameters of the spectrogram; the defaults are Magenta's ``mt3`` model.
+
+    Numbers that the chosen kinds of filters and scaling do not use are None.
 
     Attributes:
         sample_rate: [Hz].
-        frames: Rows of the result, the length of a full segment in hops.
+        frames: Rows of the result.
         hop: Samples between frames.
         fft_size: Length of window and FFT, in samples.
-        bins: Number of mel filters.
+        bins: Columns of the result: filters, or frequencies from the first one above DC on.
+        framing: "leading" or "centred"; see the module docstring, also for the other names.
+        power: The magnitude is raised to it, 1 or 2.
+        filters: "triangles_in_mel", "triangles_in_hz" or "none".
         low_hz: Lower edge of the first filter [Hz].
         high_hz: Upper edge of the last filter [Hz].
-        floor: Takes the place of filter outputs that are exactly zero, before the logarithm.
+        floor: Keeps the logarithm finite.
+        floor_rule: "replace" or "add".
+        scaling: "none", "fixed" or "segment".
+        scale_low: Value that "fixed" maps to 0; lower ones are clipped.
+        scale_high: Value that "fixed" maps to 1; higher ones are clipped.
+        scale_offset: "segment" divides by maximum - minimum + this.
     """
 
     sample_rate: int = 16000
@@ -66,63 +89,146 @@ class LogMelConfig:
     hop: int = 128
     fft_size: int = 2048
     bins: int = 512
-    low_hz: float = 20.0
-    high_hz: float = 7600.0
+    framing: str = "leading"
+    power: int = 1
+    filters: str = "triangles_in_mel"
+    low_hz: float | None = 20.0
+    high_hz: float | None = 7600.0
     floor: float = 1e-5
+    floor_rule: str = "replace"
+    scaling: str = "none"
+    scale_low: float | None = None
+    scale_high: float | None = None
+    scale_offset: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "frames", "hop", "fft_size", "bins"):
+        for name in ("sample_rate", "frames", "hop", "fft_size", "bins", "power"):
             value = getattr(self, name)
-            limit = _MAX_RATE if name == "sample_rate" else _MAX_SIZE
+            limit = {"sample_rate": _MAX_RATE, "power": 2}.get(name, _MAX_SIZE)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
                 raise OptionError(
-                    f"{name} of log-mel is {value!r}; expected a whole number from 1 to {limit}."
+                    f"{name} of features is {value!r}; expected a whole number from 1 to {limit}."
                 )
-        for name in ("low_hz", "high_hz", "floor"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise OptionError(f"{name} of log-mel is {value!r}; expected a number.")
         if self.fft_size % 2:
-            raise OptionError(f"fft_size of log-mel is {self.fft_size}; expected an even number.")
-        if not 0.0 <= self.low_hz < self.high_hz <= self.sample_rate / 2:
+            raise OptionError(f"fft_size of features is {self.fft_size}; expected an even number.")
+        for name, known in (
+            ("framing", FRAMINGS),
+            ("filters", FILTERS),
+            ("floor_rule", FLOOR_RULES),
+            ("scaling", SCALINGS),
+        ):
+            if getattr(self, name) not in known:
+                raise OptionError(
+                    f"{name} of features is {getattr(self, name)!r}; this version knows "
+                    f"{', '.join(known)}. Install a newer mt3-runtime or export the bundle again."
+                )
+        self._check_numbers()
+        if self.filters == "none" and self.bins > self.fft_size // 2:
             raise OptionError(
-                f"log-mel edges are {self.low_hz} and {self.high_hz} Hz; expected "
-                f"0 <= low_hz < high_hz <= {self.sample_rate / 2:g}."
+                f"bins of features is {self.bins}; an FFT of {self.fft_size} samples has "
+                f"{self.fft_size // 2} frequencies above DC."
             )
-        if not 0.0 < self.floor < math.inf:
-            raise OptionError(f"floor of log-mel is {self.floor}; expected a positive number.")
+
+    def _check_numbers(self) -> None:
+        """Checks that the numbers which are needed are there, finite and in order."""
+        needed = {"floor", *FILTERS[self.filters], *SCALINGS[self.scaling]}
+        for name in ("floor", "low_hz", "high_hz", "scale_low", "scale_high", "scale_offset"):
+            value = getattr(self, name)
+            if name not in needed:
+                if value is not None:
+                    raise OptionError(f"{name} of features is {value!r}; nothing uses it here.")
+            elif isinstance(value, bool) or not isinstance(value, int | float):
+                raise OptionError(f"{name} of features is {value!r}; expected a number.")
+            elif not math.isfinite(value):
+                raise OptionError(f"{name} of features is {value!r}; expected a finite number.")
+        low, high, top = self.low_hz, self.high_hz, self.sample_rate / 2
+        if low is not None and high is not None and not 0.0 <= low < high <= top:
+            raise OptionError(
+                f"filter edges are {low} and {high} Hz; expected 0 <= low_hz < high_hz <= {top:g}."
+            )
+        if self.floor <= 0.0:
+            raise OptionError(f"floor of features is {self.floor}; expected a positive number.")
+        low, high = self.scale_low, self.scale_high
+        if low is not None and high is not None and not low < high:
+            raise OptionError(f"features are scaled from {low}..{high}; expected low < high.")
+        if self.scale_offset is not None and self.scale_offset <= 0.0:
+            raise OptionError(f"scale_offset is {self.scale_offset}; expected a positive number.")
+
+    @property
+    def lengths(self) -> range:
+        """Lengths of a segment, in samples, from which ``frames`` rows can be made."""
+        if self.framing == "leading":
+            return range(1, self.frames * self.hop + 1)
+        shortest = max((self.frames - 1) * self.hop, self.fft_size // 2 + 1)
+        return range(shortest, self.frames * self.hop)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON manifest."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> LogMelConfig:
+    def from_dict(cls, data: Mapping[str, Any]) -> FeatureConfig:
         """Inverse of :meth:`to_dict`; unknown or missing keys raise `BundleError`."""
         return read_fields(cls, data, "features")
 
+    @classmethod
+    def mr_mt3(cls) -> FeatureConfig:
+        """Models trained by gudgud96/MR-MT3: torchaudio's filters, -12..5 mapped to 0..1."""
+        return cls(filters="triangles_in_hz", scaling="fixed", scale_low=-12.0, scale_high=5.0)
 
-class LogMel:
-    """Log-mel spectrogram of single segments.  Immutable after construction, hence thread-safe.
+    @classmethod
+    def yourmt3_mel(cls) -> FeatureConfig:
+        """YMT3+: a mel power spectrum of 256 frames."""
+        return cls(
+            framing="centred",
+            power=2,
+            filters="triangles_in_hz",
+            low_hz=50.0,
+            high_hz=8000.0,
+            floor_rule="add",
+            scaling="segment",
+            scale_offset=0.008,
+        )
+
+    @classmethod
+    def yourmt3_linear(cls) -> FeatureConfig:
+        """YPTF+ models: a linear magnitude spectrum of 110 frames and 1024 frequencies."""
+        return cls(
+            frames=110,
+            hop=300,
+            bins=1024,
+            framing="centred",
+            filters="none",
+            low_hz=None,
+            high_hz=None,
+            floor_rule="add",
+            scaling="segment",
+            scale_offset=0.008,
+        )
+
+
+class FeatureExtractor:
+    """Spectrogram of single segments.  Immutable after construction, hence thread-safe.
 
     Attributes:
         config: What it was built from.
     """
 
-    def __init__(self, config: LogMelConfig | None = None) -> None:
-        self.config = config or LogMelConfig()
-        self._window = hann_window(self.config.fft_size)
-        self._bands = _bands(mel_matrix(self.config))
+    def __init__(self, config: FeatureConfig | None = None) -> None:
+        self.config = config or FeatureConfig()
+        self._window = filterbank.hann_window(self.config.fft_size)
+        matrix = filter_matrix(self.config)
+        self._bands = [] if matrix is None else filterbank.split_bands(matrix)
 
     def __call__(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Compute the features of one segment.
 
         Args:
-            samples: float32 [n], mono at ``config.sample_rate``, 1 <= n <= frames * hop, without
+            samples: float32 [n], mono at ``config.sample_rate``, n in ``config.lengths``, without
                 padding other than what belongs to the segment.
 
         Returns:
-            float32 [frames, bins]; rows from ceil(n / hop) on are exactly 0.0.
+            float32 [frames, bins]; with leading frames, rows from ceil(n / hop) on are exactly 0.0.
 
         Raises:
             OptionError: ``samples`` has another type, shape or length.
@@ -132,80 +238,73 @@ class LogMel:
             raise OptionError(
                 f"A segment is {samples.dtype} of shape {samples.shape}; expected float32 [n]."
             )
-        if not 1 <= len(samples) <= config.frames * config.hop:
+        lengths = config.lengths
+        if len(samples) not in lengths:
             raise OptionError(
-                f"A segment has {len(samples)} samples; expected 1 to {config.frames * config.hop}."
+                f"A segment has {len(samples)} samples; expected {lengths.start} to "
+                f"{lengths.stop - 1}."
             )
-        valid = -(-len(samples) // config.hop)
-        padded = np.zeros((valid - 1) * config.hop + config.fft_size, np.float32)
-        padded[: len(samples)] = samples[: len(padded)]
-        frames = np.lib.stride_tricks.sliding_window_view(padded, config.fft_size)[:: config.hop]
+        frames = self._frames(samples)
         features = np.zeros((config.frames, config.bins), np.float32)
-        for start in range(0, valid, _CHUNK_FRAMES):
-            stop = min(start + _CHUNK_FRAMES, valid)
-            self._log_mel(frames[start:stop], features[start:stop])
+        for start in range(0, len(frames), _CHUNK_FRAMES):
+            stop = min(start + _CHUNK_FRAMES, len(frames))
+            self._log_spectrum(frames[start:stop], features[start:stop])
+        self._scale(features[: len(frames)])
         return features
 
-    def _log_mel(self, frames: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
+    def _frames(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Returns a view [k, fft_size]; k is ``frames``, or less with leading frames."""
+        hop, size = self.config.hop, self.config.fft_size
+        if self.config.framing == "centred":
+            padded = np.pad(samples, size // 2, mode="reflect")
+        else:
+            count = -(-len(samples) // hop)
+            padded = np.zeros((count - 1) * hop + size, np.float32)
+            padded[: len(samples)] = samples[: len(padded)]
+        return np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+
+    def _log_spectrum(self, frames: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
         """Fill ``out`` [k, bins] from ``frames`` [k, fft_size]."""
-        magnitude = np.abs(np.fft.rfft(frames * self._window))
+        config = self.config
+        spectrum = np.abs(np.fft.rfft(frames * self._window))
+        if config.power == 2:
+            np.square(spectrum, out=spectrum)
+        if config.filters == "none":
+            out[...] = spectrum[:, 1 : config.bins + 1]
         for band in self._bands:
-            np.matmul(magnitude[:, band.rows], band.weights, out=out[:, band.filters])
-        np.copyto(out, np.float32(self.config.floor), where=out <= 0.0)
+            np.matmul(spectrum[:, band.rows], band.weights, out=out[:, band.filters])
+        floor = np.float32(config.floor)
+        if config.floor_rule == "add":
+            np.add(out, floor, out=out)
+        else:
+            np.copyto(out, floor, where=out <= 0.0)
         np.log(out, out=out)
 
-
-def hann_window(size: int) -> npt.NDArray[np.float32]:
-    """Periodic Hann window: 0.5 - 0.5 cos(2 pi j / size), float32 [size].
-
-    The phase is rounded to float32 as TensorFlow does, the cosine correctly rounded; nine of ten
-    values equal TensorFlow's bit by bit, the others differ in the last place.
-    """
-    phase = np.float32(2.0 * np.pi) * np.arange(size, dtype=np.float32) / np.float32(size)
-    half = np.float32(0.5)
-    return half - half * np.cos(phase.astype(np.float64)).astype(np.float32)
-
-
-def mel_matrix(config: LogMelConfig) -> npt.NDArray[np.float32]:
-    """Filter bank, float32 [fft_size / 2 + 1, bins]; row 0 (DC) is zero.
-
-    Every step is float32, in the order TensorFlow's ``linear_to_mel_weight_matrix`` rounds in;
-    given TensorFlow's logarithms it is equal bit by bit.  The logarithm here is the correctly
-    rounded one, the same on every machine; TensorFlow's is one unit in the last place off for a
-    tenth of the arguments, which moves single weights by up to 9e-5.
-    """
-    one = np.float32(1.0)
-    count = config.fft_size // 2
-    hertz = np.linspace(0.0, config.sample_rate / 2, count + 1).astype(np.float32)[1:]
-    mel = _mel(hertz)[:, np.newaxis]
-    low, high = _mel(np.array([config.low_hz, config.high_hz], np.float32))
-    steps = np.arange(config.bins + 2, dtype=np.float32)
-    edges = low + (high - low) / np.float32(config.bins + 1) * steps
-    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    rising = (mel - left) / (centre - left)
-    falling = (right - mel) / (right - centre)
-    weights = np.maximum(np.minimum(rising, falling), one - one)
-    return np.concatenate([np.zeros((1, config.bins), np.float32), weights])
+    def _scale(self, rows: npt.NDArray[np.float32]) -> None:
+        config = self.config
+        if config.scaling == "fixed":
+            low, high = np.float32(config.scale_low), np.float32(config.scale_high)
+            np.clip(rows, low, high, out=rows)
+            rows -= low
+            rows /= high - low
+        elif config.scaling == "segment":
+            low, high = rows.min(), rows.max()
+            rows -= low
+            rows /= high - low + np.float32(config.scale_offset)
 
 
-def _mel(hertz: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    ratio = np.float32(1.0) + hertz / _MEL_CORNER
-    return _MEL_SCALE * np.log(ratio.astype(np.float64)).astype(np.float32)
-
-
-class _Band(NamedTuple):
-    """Neighbouring filters and the frequency bins they touch."""
-
-    rows: slice
-    filters: slice
-    weights: npt.NDArray[np.float32]
-
-
-def _bands(matrix: npt.NDArray[np.float32]) -> list[_Band]:
-    bands = []
-    for first in range(0, matrix.shape[1], _BAND_FILTERS):
-        filters = slice(first, min(first + _BAND_FILTERS, matrix.shape[1]))
-        used = np.flatnonzero(matrix[:, filters].any(axis=1))
-        rows = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 0)
-        bands.append(_Band(rows, filters, np.ascontiguousarray(matrix[rows, filters])))
-    return bands
+def filter_matrix(config: FeatureConfig) -> npt.NDArray[np.float32] | None:
+    """Weights float32 [fft_size / 2 + 1, bins] of the filters, None where there are none."""
+    if config.low_hz is None or config.high_hz is None:
+        return None
+    build = {
+        "triangles_in_mel": filterbank.mel_triangles_in_mel,
+        "triangles_in_hz": filterbank.mel_triangles_in_hz,
+    }[config.filters]
+    return build(
+        sample_rate=config.sample_rate,
+        fft_size=config.fft_size,
+        bins=config.bins,
+        low_hz=config.low_hz,
+        high_hz=config.high_hz,
+    )

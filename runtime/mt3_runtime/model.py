@@ -22,7 +22,7 @@ from mt3_runtime.audio import AudioSource, AudioStream, open_audio, open_blocks
 from mt3_runtime.bundle import Bundle, Manifest
 from mt3_runtime.decoding import Decoded, Job, Span, decode
 from mt3_runtime.errors import OptionError
-from mt3_runtime.features import LogMel
+from mt3_runtime.features import FeatureExtractor
 from mt3_runtime.notes import Note, NoteAssembler, SegmentReport
 from mt3_runtime.search import Sequence as TokenSequence
 from mt3_runtime.search import search_for
@@ -74,7 +74,7 @@ class Model:
         self.decoding = decoding
         self._backend = backend
         self._device = backend.description if backend else "none"
-        self._extract = LogMel(self.info.features)
+        self._extract = FeatureExtractor(self.info.features)
 
     @property
     def device(self) -> str:

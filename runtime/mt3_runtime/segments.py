@@ -87,6 +87,11 @@ class SegmentConfig:
         """Inverse of :meth:`to_dict`; unknown or missing keys raise `BundleError`."""
         return read_fields(cls, data, "segments")
 
+    @classmethod
+    def yourmt3(cls, hop: int) -> SegmentConfig:
+        """YourMT3: one sample less than Magenta, exact start times, silence to the end."""
+        return cls(samples=32767, hop=hop, time_grid=None, padding="full")
+
 
 @dataclass(frozen=True, eq=False)
 class Segment:

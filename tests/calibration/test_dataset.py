@@ -25,7 +25,7 @@ from mt3_calibration.music import MusicConfig
 from mt3_calibration.rendering import DRUM_KIT
 from mt3_calibration.tokens import LabelRules
 from mt3_runtime.errors import OptionError
-from mt3_runtime.features import LogMel
+from mt3_runtime.features import FeatureExtractor
 from mt3_runtime.notes import NoteAssembler, NoteRules
 from mt3_runtime.vocabulary import EventKind, Vocabulary
 from tests.calibration.sounds import PROGRAMS, drum, note, tiny_bank, tiny_palette
@@ -71,7 +71,7 @@ def test_shapes_and_types(frames):
     assert one.tokens.shape == one.token_frames.shape
     assert one.token_frames.max() < frames
     assert one.tokens[-1] == Vocabulary.mt3().eos
-    assert LogMel()(one.audio).shape == (256, 512)
+    assert FeatureExtractor()(one.audio).shape == (256, 512)
 
 
 @pytest.mark.parametrize("index", range(12))

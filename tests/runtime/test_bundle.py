@@ -201,7 +201,16 @@ def test_other_inputs_than_promised_are_refused(copy: Path) -> None:
         (lambda d: d["decoding"].update(min_tokens=0), "min_tokens"),
         (lambda d: d["decoding"].update(min_tokens=1025), "min_tokens exceeds max_tokens"),
         (lambda d: d["segments"].update(sample_rate=22050), "16000 in features and 22050"),
-        (lambda d: d["segments"].update(samples=65536), "exceed 32768"),
+        (lambda d: d["segments"].update(samples=65536), "are made of 1 to 32768"),
+        (lambda d: d["features"].update(framing="centred"), "made of 32640 to 32767"),
+        (
+            lambda d: (
+                d["features"].update(framing="centred"),
+                d["segments"].update(samples=32640),
+            ),
+            "leaves less than 32640 samples",
+        ),
+        (lambda d: d["features"].update(scaling="square"), "scaling of features is 'square'"),
         (lambda d: d["decoding"].update(eos_id=5), "end-of-sequence"),
         (lambda d: d["decoding"].update(start_id=3), "start token"),
         (lambda d: d["graphs"][0].update(file="../encoder.onnx"), "plain file name"),

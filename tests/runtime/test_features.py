@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,10 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.features import LogMel, LogMelConfig, hann_window, mel_matrix
+from mt3_runtime.features import FeatureConfig, FeatureExtractor, filter_matrix
+from mt3_runtime.filterbank import hann_window
 
-MT3 = LogMelConfig()
-LOG_MEL = LogMel()
+MT3 = FeatureConfig()
+LOG_MEL = FeatureExtractor()
+EXTRACTORS = {
+    name: FeatureExtractor(getattr(FeatureConfig, name)())
+    for name in ("mr_mt3", "yourmt3_mel", "yourmt3_linear")
+}
 SILENCE = np.float32(np.log(1e-5))
 
 
@@ -20,16 +26,45 @@ def noise(n, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, n).astype(np.float32)
 
 
+def sawtooth(n):
+    """The signal the published values were made with."""
+    return (((7919 * np.arange(n)) % 2001 - 1000) / 2000).astype(np.float32)
+
+
 def slow_log_mel(samples, config=MT3):
-    """The definition in float64, with this module's own window and filters."""
+    """The definition of leading frames in float64, with this module's own window and filters."""
     padded = np.concatenate([samples, np.zeros(config.fft_size)])
     starts = range(0, len(samples), config.hop)
+    rows = np.log(slow_floor(slow_spectrum(padded, starts, config), config))
+    if config.scaling == "fixed":
+        rows = (np.clip(rows, -12, 5) + 12) / 17
+    out = np.zeros((config.frames, config.bins))
+    out[: len(rows)] = rows
+    return out
+
+
+def slow_centred(samples, config):
+    """The definition of YourMT3's front ends in float64."""
+    half = config.fft_size // 2
+    mirrored = np.concatenate([samples[half:0:-1], samples, samples[-2 : -half - 2 : -1]])
+    starts = range(0, len(samples) + 1, config.hop)
+    rows = np.log(slow_floor(slow_spectrum(mirrored, starts, config), config))
+    return (rows - rows.min()) / (rows.max() - rows.min() + 0.008)
+
+
+def slow_spectrum(padded, starts, config):
     frames = np.stack([padded[start:][: config.fft_size] for start in starts])
     spectrum = np.fft.rfft(frames * hann_window(config.fft_size).astype(np.float64))
-    mel = np.abs(spectrum) @ mel_matrix(config).astype(np.float64)
-    out = np.zeros((config.frames, config.bins))
-    out[: len(frames)] = np.log(np.where(mel <= 0, config.floor, mel))
-    return out
+    spectrum = np.abs(spectrum) ** config.power
+    if config.filters == "none":
+        return spectrum[:, 1:]
+    return spectrum @ filter_matrix(config).astype(np.float64)
+
+
+def slow_floor(values, config):
+    if config.floor_rule == "add":
+        return values + config.floor
+    return np.where(values <= 0, config.floor, values)
 
 
 @settings(max_examples=12, deadline=None)
@@ -46,9 +81,98 @@ def test_equals_the_definition(n, seed):
     assert features[:valid].any(axis=1).all()
 
 
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 32768), st.integers(0, 100))
+def test_mr_mt3_equals_the_definition(n, seed):
+    samples = noise(n, seed)
+    features, expected = (
+        EXTRACTORS["mr_mt3"](samples),
+        slow_log_mel(samples, FeatureConfig.mr_mt3()),
+    )
+    assert np.abs(features - expected).max() < 2e-4 / 17
+    assert not features[-(-n // 128) :].any()
+
+
+@pytest.mark.parametrize("name", ["yourmt3_mel", "yourmt3_linear"])
+@pytest.mark.parametrize("level", [1.0, 1e-3])
+def test_yourmt3_equals_the_definition(name, level):
+    extract = EXTRACTORS[name]
+    samples = noise(32767) * np.float32(level)
+    features, expected = extract(samples), slow_centred(samples, extract.config)
+    assert features.dtype == np.float32
+    assert features.shape == expected.shape == (extract.config.frames, extract.config.bins)
+    assert np.abs(features - expected).max() < 2e-5
+    assert features.min() == 0.0
+    assert 0.99 < features.max() < 1.0
+
+
+@pytest.mark.parametrize("name", ["yourmt3_mel", "yourmt3_linear"])
+def test_a_silent_segment_of_yourmt3_is_zero(name):
+    assert not EXTRACTORS[name](np.zeros(32767, np.float32)).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "values"),
+    [
+        (
+            "yourmt3_linear",
+            0.522392,
+            {
+                (0, 0): 0.614225,
+                (0, 100): 0.697915,
+                (50, 300): 0.697142,
+                (50, 511): 0.488333,
+                (109, 0): 0.470881,
+                (100, 200): 0.475646,
+                (7, 86): 0.999269,
+                (91, 1023): 0.0,
+            },
+        ),
+        (
+            "yourmt3_mel",
+            0.486531,
+            {
+                (0, 0): 0.521112,
+                (0, 100): 0.645902,
+                (50, 300): 0.551562,
+                (50, 511): 0.525910,
+                (109, 0): 0.561256,
+                (100, 200): 0.344922,
+                (96, 127): 0.999540,
+                (253, 4): 0.0,
+            },
+        ),
+    ],
+)
+def test_published_values_of_yourmt3(name, mean, values):
+    features = EXTRACTORS[name](sawtooth(32767))
+    for position, value in values.items():
+        assert features[position] == pytest.approx(value, abs=5e-6)
+    assert features.mean(dtype=np.float64) == pytest.approx(mean, abs=5e-6)
+
+
+def test_torchaudio_and_tensorflow_differ_by_their_triangles_alone():
+    """Published: at most 2.0e-3, 4.4e-4 on average, and largest weight difference 6.7e-4."""
+    samples = sawtooth(32768)
+    difference = np.abs(EXTRACTORS["mr_mt3"](samples) * 17 - 12 - LOG_MEL(samples).clip(-12, 5))
+    assert difference.max() == pytest.approx(2.0e-3, abs=1e-4)
+    assert difference.mean() == pytest.approx(4.4e-4, abs=1e-5)
+    theirs, ours = filter_matrix(FeatureConfig.mr_mt3()), filter_matrix(MT3)
+    assert np.array_equal(theirs > 0, ours > 0)
+    assert np.abs(theirs - ours).max() == pytest.approx(6.7e-4, abs=1e-5)
+
+
+def test_mr_mt3_is_clipped():
+    extract = EXTRACTORS["mr_mt3"]
+    loud, soft = (extract(noise(32768) * np.float32(gain)) for gain in (1e4, 1e-9))
+    assert loud.max() == 1.0
+    empty = [1, 10]  # filters without a frequency say the floor, which is above -12
+    assert not np.delete(soft, empty, axis=1).any()
+    assert np.allclose(soft[:, empty], (SILENCE + 12) / 17)
+
+
 def test_published_values_of_the_original():
-    n = np.arange(32768)
-    features = LOG_MEL((((7919 * n) % 2001 - 1000) / 2000).astype(np.float32))
+    features = LOG_MEL(sawtooth(32768))
     values = {
         (0, 0): -0.34511,
         (0, 1): -11.51293,
@@ -69,7 +193,7 @@ def test_published_values_of_the_original():
 
 
 def test_filter_bank():
-    matrix = mel_matrix(MT3)
+    matrix = filter_matrix(MT3)
     assert matrix.dtype == np.float32
     assert matrix.shape == (1025, 512)
     assert np.count_nonzero(matrix) == 1934
@@ -92,9 +216,10 @@ def test_filter_bank():
 
 
 def test_products_stay_below_the_size_from_which_openblas_uses_threads():
-    sizes = [64 * band.weights.size for band in LOG_MEL._bands]
-    assert len(sizes) == 32
-    assert max(sizes) < 2**18  # multiplications; CPU time then equals wall time
+    for extract in (LOG_MEL, EXTRACTORS["mr_mt3"], EXTRACTORS["yourmt3_mel"]):
+        sizes = [64 * band.weights.size for band in extract._bands]
+        assert len(sizes) == 32
+        assert max(sizes) < 2**18  # multiplications; CPU time then equals wall time
 
 
 def test_filters_without_a_frequency_bin_say_silence():
@@ -144,19 +269,19 @@ def test_threads_share_one_instance():
 
 
 def test_other_settings():
-    config = LogMelConfig(
+    config = FeatureConfig(
         sample_rate=8000, frames=70, hop=100, fft_size=600, bins=40, low_hz=0, high_hz=4000
     )
     samples = noise(6543)
-    difference = np.abs(LogMel(config)(samples) - slow_log_mel(samples, config))
+    difference = np.abs(FeatureExtractor(config)(samples) - slow_log_mel(samples, config))
     assert difference.max() < 1e-4
-    assert LogMel(LogMelConfig(frames=512))(noise(65536)).shape == (512, 512)
+    assert FeatureExtractor(FeatureConfig(frames=512))(noise(65536)).shape == (512, 512)
 
 
 def test_hop_longer_than_the_window():
-    config = LogMelConfig(frames=3, hop=4096)
+    config = FeatureConfig(frames=3, hop=4096)
     samples = noise(9000)
-    assert np.abs(LogMel(config)(samples) - slow_log_mel(samples, config)).max() < 1e-3
+    assert np.abs(FeatureExtractor(config)(samples) - slow_log_mel(samples, config)).max() < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -173,16 +298,28 @@ def test_segments_of_another_kind(samples, message):
         LOG_MEL(samples)
 
 
+def test_segments_that_centred_frames_cannot_be_made_of():
+    with pytest.raises(OptionError, match="32768 samples; expected 32640 to 32767"):
+        EXTRACTORS["yourmt3_mel"](noise(32768))
+    with pytest.raises(OptionError, match="expected 32700 to 32999"):
+        EXTRACTORS["yourmt3_linear"](noise(32699))
+    few = dataclasses.replace(FeatureConfig.yourmt3_linear(), frames=3)
+    assert few.lengths == range(1025, 900)  # nothing to mirror
+
+
 def test_config_survives_json():
-    config = LogMelConfig(frames=512)
-    assert LogMelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    for extract in EXTRACTORS.values():
+        config = extract.config
+        assert FeatureConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    config = FeatureConfig(frames=512)
+    assert FeatureConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_from_dict_is_strict():
-    with pytest.raises(BundleError, match="power"):
-        LogMelConfig.from_dict(MT3.to_dict() | {"power": 2})
+    with pytest.raises(BundleError, match="overlap"):
+        FeatureConfig.from_dict(MT3.to_dict() | {"overlap": 2})
     with pytest.raises(BundleError, match="keys"):
-        LogMelConfig.from_dict({})
+        FeatureConfig.from_dict({})
 
 
 @pytest.mark.parametrize(
@@ -196,11 +333,26 @@ def test_from_dict_is_strict():
         ({"low_hz": "20"}, "low_hz"),
         ({"low_hz": 8000.0}, "edges"),
         ({"high_hz": 8000.5}, "edges"),
-        ({"low_hz": float("nan")}, "edges"),
+        ({"low_hz": float("nan")}, "low_hz"),
+        ({"low_hz": None}, "low_hz"),
         ({"floor": 0.0}, "floor"),
+        ({"floor": True}, "floor"),
+        ({"power": 3}, "from 1 to 2"),
+        ({"power": 0}, "power"),
+        ({"framing": "trailing"}, "leading, centred"),
+        ({"filters": "square"}, "triangles_in_mel, triangles_in_hz, none"),
+        ({"floor_rule": ""}, "replace, add"),
+        ({"scaling": "log"}, "none, fixed, segment"),
+        ({"filters": "none"}, "low_hz of features is 20.0; nothing uses it"),
+        ({"filters": "none", "low_hz": None, "high_hz": None, "bins": 1025}, "1024 frequencies"),
+        ({"scaling": "fixed"}, "scale_low"),
+        ({"scaling": "fixed", "scale_low": 1.0, "scale_high": 1.0}, "low < high"),
+        ({"scaling": "segment"}, "scale_offset"),
+        ({"scaling": "segment", "scale_offset": 0.0}, "positive"),
+        ({"scale_offset": 0.008}, "nothing uses it"),
         ({"floor": float("inf")}, "floor"),
     ],
 )
 def test_illegal_settings(options, message):
     with pytest.raises(OptionError, match=message):
-        LogMelConfig(**options)
+        FeatureConfig(**options)

@@ -23,7 +23,7 @@ from mt3_runtime.errors import (
     MissingDependencyError,
     OptionError,
 )
-from mt3_runtime.features import LogMel
+from mt3_runtime.features import FeatureExtractor
 from mt3_runtime.loading import clear_cache, load_model, transcribe
 from mt3_runtime.model import Model, token_digest
 from mt3_runtime.segments import cut
@@ -47,7 +47,7 @@ def test_tokens_equal_the_reference_network(tiny_model: Model, tiny_weights, aud
 
 
 def test_preprocess_is_cut_and_extract(tiny_model: Model, audio: Audio) -> None:
-    extract = LogMel(tiny_model.info.features)
+    extract = FeatureExtractor(tiny_model.info.features)
     expected = [extract(segment.samples) for segment in cut([audio], tiny_model.info.segments)]
     assert np.array_equal(tiny_model.preprocess(audio), np.stack(expected))
 

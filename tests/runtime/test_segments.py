@@ -11,7 +11,7 @@ from mt3_runtime.errors import BundleError, OptionError
 from mt3_runtime.segments import SegmentConfig, cut
 
 MT3 = SegmentConfig()
-YOURMT3 = SegmentConfig(samples=32767, time_grid=None, padding="full")
+YOURMT3 = SegmentConfig.yourmt3(hop=300)
 SMALL = SegmentConfig(sample_rate=1000, samples=32, hop=8)
 SMALL_FULL = SegmentConfig(sample_rate=1000, samples=31, hop=8, time_grid=None, padding="full")
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mt3_runtime.catalogue import cache_dir, get_model_info
+from mt3_runtime.catalogue import cache_dir, get_model_info, pulled_checkpoint
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import CheckpointError, OptionError
 from mt3_runtime.output import exists
 
 if TYPE_CHECKING:
     import argparse
+
+    from mt3_runtime.catalogue import ModelInfo
 
 PROFILE_NAMES = ("cpu", "portable", "compat")
 
@@ -59,14 +61,17 @@ class ExportCommand:
         from mt3_export.variants import variant_named  # noqa: PLC0415
 
         profiles = _profiles(args.profiles)
-        checkpoint = _checkpoint(args.checkpoint)
+        model = _pulled(args.checkpoint)
+        checkpoint = Path(args.checkpoint) if model is None else pulled_checkpoint(model.name)
         if args.output == "":
             raise OptionError("-o needs the name of a folder or of a .mt3 file.")
         if args.output is not None:
             check_target(Path(args.output))  # before minutes of work, not after
-        contents = read_checkpoint(checkpoint, args.variant)
+        expected = args.variant or (None if model is None else model.exporter)
+        contents = read_checkpoint(checkpoint, expected)
         variant = variant_named(contents.variant)
-        stored = cache_dir() / "bundles" / variant.name
+        name = variant.name if model is None else model.name
+        stored = cache_dir() / "bundles" / name
         out = stored if args.output is None else Path(args.output)
         talk(
             f"{variant.name}: {contents.weights.parameters:,} parameters, licence: "
@@ -79,6 +84,7 @@ class ExportCommand:
             source={"layout": contents.layout, "digest": contents.digest},
             profiles=profiles,
             storage=args.weights,
+            name=name,
         )
         for graph in manifest.graphs:
             talk(f"{graph.file}: {graph.size / 2**20:.1f} MiB")
@@ -96,19 +102,14 @@ def _profiles(text: str) -> list[str]:
     return names
 
 
-def _checkpoint(text: str) -> Path:
-    """The path, or the folder of a checkpoint that was pulled by name."""
-    path = Path(text)
-    if text and exists(path):
-        return path
-    pulled = cache_dir() / "checkpoints"
+def _pulled(text: str) -> ModelInfo | None:
+    """The catalogue's model that was asked for by name, or None if the text is a path."""
+    if text and exists(Path(text)):
+        return None
     try:
-        name = get_model_info(text).name
+        return get_model_info(text)
     except OptionError:
-        raise CheckpointError(f"There is no checkpoint at {text!r}.") from None
-    if not (pulled / name).exists():
         raise CheckpointError(
-            f"The checkpoint of {name} is not on this machine. Fetch it with: "
-            f"mt3 models pull {name}"
-        )
-    return pulled / name
+            f"There is no checkpoint at {text!r}, and the catalogue (`mt3 models`) does not know "
+            "that name."
+        ) from None

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mt3_runtime.download import fetch
-from mt3_runtime.errors import BundleNotFoundError, DownloadError, OptionError
+from mt3_runtime.download import fetch, is_right
+from mt3_runtime.errors import BundleNotFoundError, CheckpointError, DownloadError, OptionError
 
 #: Folder for checkpoints and bundles, in place of the platform's cache folder.
 CACHE_VARIABLE = "MT3_CACHE"
@@ -73,6 +73,9 @@ class ModelInfo:
         licence: As its authors state it.
         licence_note: Doubts about that statement.
         source: The page or bucket of its authors.
+        revision: What the addresses are pinned to; None where the host has no revisions, as in a
+            bucket: then the digests alone pin it.
+        digests: Where the digests come from.
         note: What else a user must know; may be empty.
         files: What to download; empty if the catalogue does not know the files.
     """
@@ -86,6 +89,8 @@ class ModelInfo:
     licence: str
     licence_note: str
     source: str
+    revision: str | None
+    digests: str
     note: str
     files: tuple[ModelFile, ...]
 
@@ -248,13 +253,46 @@ def download_model(
     return folder
 
 
+def pulled_checkpoint(name: str) -> Path:
+    """The checkpoint that `download_model` fetched, verified again before anything reads it.
+
+    Args:
+        name: Name or alias of the catalogue.
+
+    Returns:
+        The file of a checkpoint that is one file, the folder of any other.
+
+    Raises:
+        OptionError: The catalogue does not know the name.
+        CheckpointError: It has not been fetched, or not wholly, or a file has changed since.
+    """
+    model = get_model_info(name)
+    folder = cache_dir() / "checkpoints" / model.name
+    pull = f"mt3 models pull {model.name}"
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"The checkpoint of {model.name} is not on this machine. Fetch it with: {pull}"
+        )
+    for file in model.files:
+        path = folder / file.path
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing. Fetch the rest with: {pull}")
+        if not is_right(path, size=file.size, sha256=file.sha256):
+            raise CheckpointError(
+                f"{path} is not the file the catalogue describes. Fetch it again with: {pull}"
+            )
+    return folder / model.files[0].path if len(model.files) == 1 else folder
+
+
 def remove_model(name: str) -> int:
     """Deletes the checkpoint and the bundle stored under a name; returns the bytes freed."""
+    aliases = {alias: model.name for model in list_models() for alias in model.aliases}
+    names = (name, aliases.get(name, name))
     freed = 0
     for kind in ("checkpoints", "bundles"):
         folder = cache_dir() / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.name.removesuffix(BUNDLE_SUFFIX) == name:
+            if path.name.removesuffix(BUNDLE_SUFFIX) in names:
                 freed += _remove(path)
     return freed
 
@@ -278,8 +316,10 @@ def _data(name: str) -> dict[str, Any]:
 def _model(row: dict[str, Any]) -> ModelInfo:
     row = dict(row)
     base = row.pop("base_url", "")
-    listed = row.pop("files_from", None)
-    files = _data(f"data/{listed}")["files"] if listed else row.pop("files")
+    listed, named = row.pop("files_from", None), row.pop("files_named_in", None)
+    files = _data(f"data/{listed or named}")["files"] if listed or named else row.pop("files")
+    if named:  # equal names, other content
+        files = [{"path": file["path"], "size": None, "sha256": None} for file in files]
     row["aliases"] = tuple(row["aliases"])
     row["files"] = tuple(
         ModelFile(

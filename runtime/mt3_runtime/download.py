@@ -3,6 +3,9 @@
 Contract: a file appears under its own name only after its size and SHA-256 are right.  Until then
 it is ``NAME.part`` beside it, which a later call continues, and which is thrown away when it turns
 out wrong.  An interrupted or concurrent download can therefore never be mistaken for a model.
+
+Only files with a known digest are continued: of others nothing would tell that they had changed in
+between.  Redirections are followed between web addresses, but never from https to http.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from mt3_runtime.errors import DownloadError
 
@@ -54,7 +57,7 @@ def fetch(
         DownloadError: With the reason, and whether running again will help.
     """
     report = progress or (lambda _: None)
-    if target.is_file() and _is_right(target, size=size, sha256=sha256):
+    if target.is_file() and is_right(target, size=size, sha256=sha256):
         report(target.stat().st_size)
         return target.stat().st_size
     if offline:
@@ -66,7 +69,7 @@ def fetch(
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _receive(url, part, size=size, report=report)
+        _receive(url, part, size=size, continued=sha256 is not None, report=report)
         length = _verify(url, part, size=size, sha256=sha256)
         part.replace(target)
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not a URL
@@ -79,9 +82,31 @@ def fetch(
     return length
 
 
-def _receive(url: str, part: Path, *, size: int | None, report: Report) -> None:
-    """Appends to ``part`` what the server still has of it; stops soon after ``size`` bytes."""
-    start = part.stat().st_size if part.exists() else 0
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirections to equally safe addresses only."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        safe = ("https://",) if req.full_url.startswith("https://") else ("https://", "http://")
+        if not newurl.startswith(safe):
+            fp.close()
+            raise DownloadError(
+                f"{req.full_url} redirects to {newurl!r:.200}, which is not as safe an address; "
+                "it is not followed."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _receive(url: str, part: Path, *, size: int | None, continued: bool, report: Report) -> None:
+    """Fetches into ``part`` what is missing of it; stops soon after ``size`` bytes."""
+    start = part.stat().st_size if continued and part.exists() else 0
     if size is not None and start >= size:  # complete (or too long): for `_verify` to judge
         return
     headers = {"User-Agent": "mt3-runtime"}
@@ -89,7 +114,7 @@ def _receive(url: str, part: Path, *, size: int | None, report: Report) -> None:
         headers["Range"] = f"bytes={start}-"
     request = urllib.request.Request(url, headers=headers)  # noqa: S310  (scheme checked above)
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)  # noqa: S310
+        response = urllib.request.build_opener(_Redirects).open(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -98,7 +123,7 @@ def _receive(url: str, part: Path, *, size: int | None, report: Report) -> None:
             f"{url} cannot be fetched: the server answers {error.code} {error.reason}."
         ) from error
     with response:
-        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         with part.open("ab" if resumed else "wb") as file:
             _copy(response, file, done=start if resumed else 0, size=size, report=report)
 
@@ -106,7 +131,7 @@ def _receive(url: str, part: Path, *, size: int | None, report: Report) -> None:
 def _copy(
     source: http.client.HTTPResponse, file: BinaryIO, *, done: int, size: int | None, report: Report
 ) -> None:
-    while block := source.read(_BLOCK):
+    while block := source.read1(_BLOCK):  # what is there, so that a stall loses nothing
         file.write(block)
         done += len(block)
         report(done)
@@ -127,7 +152,7 @@ def _verify(url: str, part: Path, *, size: int | None, sha256: str | None) -> in
         raise DownloadError(
             f"{url} ended after {length} of {size} bytes. Run the same command again to continue."
         )
-    if not _is_right(part, size=size, sha256=sha256):
+    if not is_right(part, size=size, sha256=sha256):
         part.unlink()
         raise DownloadError(
             f"What {url} sent is not the file the catalogue describes "
@@ -137,7 +162,8 @@ def _verify(url: str, part: Path, *, size: int | None, sha256: str | None) -> in
     return length
 
 
-def _is_right(path: Path, *, size: int | None, sha256: str | None) -> bool:
+def is_right(path: Path, *, size: int | None, sha256: str | None) -> bool:
+    """Whether a file has this size and SHA-256, as far as they are known."""
     if size is not None and path.stat().st_size != size:
         return False
     if sha256 is None:

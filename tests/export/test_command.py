@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from mt3_export.weights import Weights
+from mt3_runtime import catalogue
 from mt3_runtime.bundle import Bundle
+from mt3_runtime.catalogue import ModelFile
 from mt3_runtime.cli import main
 from mt3_runtime.loading import load_model
 from tests.export.writers import write_kunato, write_t5x
@@ -55,10 +63,59 @@ def test_the_torch_layout_exports_too(tiny_weights: Weights, tmp_path: Path) -> 
     assert manifest.notes.quirks == ("empty_without_eos", "unk_is_eos")
 
 
-def test_a_pulled_checkpoint_is_found_by_name(checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "cache" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "cache" / "checkpoints" / "magenta_mt3").symlink_to(checkpoint)
-    assert main(["export", "magenta_mt3", "-o", str(tmp_path / "model")]) == 0
+@pytest.fixture
+def mirrored(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The small network as a model of the catalogue, `tiny` or `little`, served here."""
+    files = [
+        ModelFile(path.relative_to(checkpoint).as_posix(), "https://host.invalid/", len(raw),
+                  hashlib.sha256(raw).hexdigest())
+        for path in sorted(checkpoint.rglob("*")) if path.is_file()
+        for raw in [path.read_bytes()]
+    ]  # fmt: skip
+    magenta = catalogue.get_model_info("magenta_mt3")
+    tiny = dataclasses.replace(magenta, name="tiny", aliases=("little",), files=tuple(files))
+    monkeypatch.setattr(catalogue, "list_models", lambda: (tiny,))
+    handler = functools.partial(Handler, directory=str(checkpoint.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        monkeypatch.setenv("MT3_MIRROR", f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def translate_path(self, path: str) -> str:
+        return super().translate_path(path.replace("/tiny/", "/mt3/", 1))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_pull_then_export_then_load_by_name(mirrored: None, tmp_path: Path, capsys) -> None:
+    assert main(["transcribe", "-m", "little", "song.wav"]) != 0
+    assert main(["export", "little"]) == 3
+    assert "mt3 models pull tiny" in capsys.readouterr().err
+    assert main(["models", "pull", "little"]) == 0
+    assert main(["export", "little"]) == 0
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'cache' / 'bundles' / 'tiny'}\n")
+    for name in ("tiny", "little", None):
+        with load_model(name) as model:
+            assert model.info.name == "tiny"
+            assert model.info.variant == "magenta_mt3"
+    assert main(["models", "remove", "little"]) == 0
+    assert not list((tmp_path / "cache" / "bundles").iterdir())
+
+
+def test_a_pulled_file_that_changed_is_not_read(mirrored: None, tmp_path: Path, capsys) -> None:
+    assert main(["models", "pull", "tiny"]) == 0
+    index = tmp_path / "cache" / "checkpoints" / "tiny" / "checkpoint"
+    index.write_bytes(b"\x80" + index.read_bytes()[1:])
+    assert main(["export", "tiny"]) == 3
+    assert "is not the file the catalogue describes" in capsys.readouterr().err
+    assert main(["models", "pull", "tiny"]) == 0
+    assert main(["export", "tiny"]) == 0
 
 
 @pytest.mark.parametrize(

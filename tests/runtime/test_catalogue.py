@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
+import io
 import json
 import threading
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,7 +15,12 @@ from mt3_export.variants import VARIANTS
 from mt3_runtime import bundle, catalogue, download
 from mt3_runtime.catalogue import ModelFile, ModelInfo
 from mt3_runtime.cli import ExitCode, main
-from mt3_runtime.errors import BundleNotFoundError, DownloadError, OptionError
+from mt3_runtime.errors import (
+    BundleNotFoundError,
+    CheckpointError,
+    DownloadError,
+    OptionError,
+)
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -53,7 +61,13 @@ def test_every_entry_is_complete_and_pinned():
         assert model.licence
         assert model.licence_note
         assert model.source
-        assert model.files or model.note
+        assert model.files
+        assert model.digests
+        assert model.verified == ("not known" not in model.digests)
+        if model.revision is None:
+            assert model.source.startswith("gs://")
+        else:
+            assert model.revision in model.files[0].url
         for file in model.files:
             assert file.url.startswith("https://")
             assert file.sha256 is None or (len(file.sha256) == 64 and int(file.sha256, 16))
@@ -69,6 +83,25 @@ def test_the_magenta_checkpoint_is_known_file_by_file():
     assert model.size == 171_589_452
     assert len(model.files) == 295
     assert model.files[0].url == "https://storage.googleapis.com/mt3/checkpoints/mt3/checkpoint"
+
+
+def test_the_digests_of_the_magenta_checkpoint_are_those_of_its_files(shared):
+    folder = shared / "checkpoints" / "magenta_mt3"
+    model = catalogue.get_model_info("magenta_mt3")
+    held = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert {file.path for file in model.files} <= held
+    for file in model.files:
+        assert download.is_right(folder / file.path, size=file.size, sha256=file.sha256), file.path
+
+
+def test_nothing_is_said_about_files_nobody_has_had():
+    model = catalogue.get_model_info("ismir2021")
+    assert len(model.files) == 295
+    assert {(file.size, file.sha256) for file in model.files} == {(None, None)}
+    assert (
+        model.files[0].url == "https://storage.googleapis.com/mt3/checkpoints/ismir2021/checkpoint"
+    )
+    assert catalogue.get_model_info("mr_mt3").size is None
 
 
 def test_one_checkpoint_under_two_names_has_one_digest():
@@ -169,6 +202,8 @@ def test_clearing_removes_what_we_stored_and_nothing_else(cache):
     assert set(catalogue.installed_models()) == {"two"}
     assert catalogue.remove_model("two") == 2
     assert catalogue.remove_model("two") == 0
+    install(cache, "yptf_moe_multi")
+    assert catalogue.remove_model("yourmt3") == 2
     assert (cache / "mine.txt").exists()
 
 
@@ -185,6 +220,9 @@ class Server(ThreadingHTTPServer):
         self.content = CONTENT
         self.stop_after: int | None = None
         self.ranges = True
+        self.stall = threading.Event()
+        self.stall.set()
+        self.redirect = ""
         self.ranges_seen: list[str | None] = []
         self.paths: list[str] = []
 
@@ -204,6 +242,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("missing"):
             self.send_error(404)
             return
+        if server.redirect and self.path != "/elsewhere":
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            self.end_headers()
+            return
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
         if not server.ranges:
             start = 0
@@ -212,9 +255,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = server.content[start:]
         self.send_response(206 if start else 200)
+        if start:
+            total = len(server.content)
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: server.stop_after])
+        server.stall.wait(20)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -226,6 +273,7 @@ def server():
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield running
+        running.stall.set()
         running.shutdown()
         thread.join()
 
@@ -273,6 +321,83 @@ def test_a_server_that_ends_too_early_without_saying_so_is_found_out(server, tar
     with pytest.raises(DownloadError, match=f"1000 of {len(CONTENT)} bytes"):
         fetch(server, target)  # this time the server answers 416: nothing after byte 1000
     assert not target.exists()
+
+
+def test_a_server_that_falls_silent_is_given_up_and_nothing_is_lost(server, target, monkeypatch):
+    monkeypatch.setattr(download, "_TIMEOUT", 0.2)
+    server.stop_after = 1000
+    server.stall.clear()
+    with pytest.raises(DownloadError, match=r"timed out.*run the same command again"):
+        fetch(server, target)
+    assert target.with_name("model.bin.part").read_bytes() == CONTENT[:1000]
+    server.stall.set()
+    server.stop_after = None
+    fetch(server, target)
+    assert server.ranges_seen == [None, "bytes=1000-"]
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_server_that_sends_another_range_cannot_be_mistaken(server, target, monkeypatch):
+    target.parent.mkdir()
+    part = target.with_name("model.bin.part")
+    part.write_bytes(CONTENT[:1000])
+    send = Handler.send_header
+    monkeypatch.setattr(
+        Handler,
+        "send_header",
+        lambda self, name, value: send(self, name, value.replace("bytes 1000-", "bytes 999-")),
+    )
+    with pytest.raises(DownloadError, match="ended after"):
+        fetch(server, target)
+    assert part.read_bytes() == CONTENT[1000:]  # taken for the beginning, which it is not
+    part.write_bytes(CONTENT[1000:] + bytes(1000))
+    with pytest.raises(DownloadError, match="thrown away"):
+        fetch(server, target)
+    assert left(target) == []
+
+
+def test_what_cannot_be_checked_is_not_continued(server, target):
+    target.parent.mkdir()
+    target.with_name("model.bin.part").write_bytes(b"of another day")
+    fetch(server, target, sha256=None)
+    assert server.ranges_seen == [None]
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("start", [b"", CONTENT[:1000]])
+def test_redirections_are_followed(server, target, start):
+    target.parent.mkdir()
+    target.with_name("model.bin.part").write_bytes(start)
+    server.redirect = "/elsewhere"
+    fetch(server, target)
+    assert server.paths == ["/model.bin", "/elsewhere"]
+    assert server.ranges_seen[1] == (f"bytes={len(start)}-" if start else None)
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("to", "message"),
+    [
+        ("/again", "infinite loop"),
+        ("file:///etc/passwd", "not allowed"),
+        ("ftp://127.0.0.1:9/x", "not as safe"),
+        ("data:,x", "not allowed"),
+    ],
+)
+def test_redirections_to_nowhere_good_are_not(server, target, to, message):
+    server.redirect = to
+    with pytest.raises(DownloadError, match=message):
+        fetch(server, target)
+    assert not target.exists()
+
+
+def test_a_secure_address_may_not_lead_to_an_insecure_one():
+    handler = download._Redirects()
+    asked = urllib.request.Request("https://host.invalid/a")
+    answer = (io.BytesIO(), 302, "Found", http.client.HTTPMessage())
+    assert handler.redirect_request(asked, *answer, "https://other.invalid/b") is not None
+    with pytest.raises(DownloadError, match="'http://other.invalid/b', which is not as safe"):
+        handler.redirect_request(asked, *answer, "http://other.invalid/b")
 
 
 def test_a_server_without_ranges_starts_over(server, target):
@@ -359,6 +484,8 @@ def known(**changes: object) -> ModelInfo:
         "licence": "none",
         "licence_note": "None needed.",
         "source": "here",
+        "revision": None,
+        "digests": "made up",
         "note": "Ask the author.",
         "files": (
             ModelFile("a b/one", "https://host.invalid/one", len(CONTENT), DIGEST),
@@ -394,6 +521,21 @@ def test_files_nobody_verified_need_consent(tiny, monkeypatch):
     assert catalogue.get_model_info("tiny").size is None
 
 
+def test_what_was_pulled_is_checked_before_it_is_used(tiny, cache, server, monkeypatch):
+    with pytest.raises(CheckpointError, match="not on this machine.*mt3 models pull tiny"):
+        catalogue.pulled_checkpoint("small")
+    catalogue.download_model("tiny")
+    assert catalogue.pulled_checkpoint("small") == tiny
+    (tiny / "two").write_bytes(b"x" * len(CONTENT))
+    with pytest.raises(CheckpointError, match="two is not the file the catalogue describes"):
+        catalogue.pulled_checkpoint("tiny")
+    (tiny / "two").unlink()
+    with pytest.raises(CheckpointError, match="two is missing.*mt3 models pull tiny"):
+        catalogue.pulled_checkpoint("tiny")
+    monkeypatch.setattr(catalogue, "list_models", lambda: (known(files=known().files[:1]),))
+    assert catalogue.pulled_checkpoint("tiny") == tiny / "a b" / "one"
+
+
 def test_a_model_whose_files_are_unknown_says_what_to_do(tiny, monkeypatch):
     monkeypatch.setattr(catalogue, "list_models", lambda: (known(files=()),))
     with pytest.raises(DownloadError, match="Ask the author"):
@@ -423,14 +565,23 @@ def test_the_list_shows_state_and_licence(cache, capsys):
     assert rows["my_own"].split()[1] == "installed"
     assert rows["yptf_single"].split()[1] == "known"
     assert "GPL-3.0" in rows["yptf_single"]
+    assert " SHA-256 " in rows["yptf_single"]
+    assert " unverified " in rows["magenta_ismir2021"]
     assert main(["models", "list"]) == ExitCode.OK
 
 
 def test_info_tells_the_doubts(cache, capsys):
     assert main(["models", "info", "yourmt3"]) == ExitCode.OK
     text = capsys.readouterr().out
-    assert "name:      yptf_moe_multi" in text
+    assert "name:       yptf_moe_multi" in text
     assert "doubts:" in text
+    assert "ae38e415c79efd5592dcb9b658cdb99ddb11d4c4e1eaa364cab04a052473fc25   561544628  " in text
+    main(["models", "info", "magenta_mt3"])
+    assert "files:      295 (--files lists them)" in capsys.readouterr().out
+    main(["models", "info", "magenta_mt3", "--files"])
+    assert len(capsys.readouterr().out.splitlines()) > 295
+    main(["models", "info", "mr_mt3"])
+    assert "\nunverified " in capsys.readouterr().out
     assert main(["models", "info", "nonsense"]) == ExitCode.USAGE
 
 

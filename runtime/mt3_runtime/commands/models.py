@@ -7,14 +7,20 @@ to stderr.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Mapping
 
 from mt3_runtime import catalogue
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import OptionError
 from mt3_runtime.progress import Meter
+from mt3_runtime.provenance import provenances
 
 _MIB = 1 << 20
+#: Columns of `info`: where values begin, and how wide they get.
+_INDENT, _WIDTH = 12, 100
+#: A checkpoint of more files is not listed unasked.
+_FEW_FILES = 4
 
 
 class ModelsCommand:
@@ -30,6 +36,7 @@ class ModelsCommand:
         actions.add_parser("list", help="all known models (default)")
         info = actions.add_parser("info", help="all that is known about one model")
         info.add_argument("name", metavar="NAME")
+        info.add_argument("--files", action="store_true", help="also list many files")
         info.set_defaults(action=_info)
         pull = actions.add_parser("pull", help="fetch a checkpoint into the cache folder")
         pull.add_argument("name", metavar="NAME")
@@ -54,22 +61,24 @@ class ModelsCommand:
 def _list(_: argparse.Namespace) -> None:
     installed = catalogue.installed_models()
     known = {model.name: model for model in catalogue.list_models()}
-    rows = [("NAME", "STATE", "SIZE", "LICENCE", "WHAT")]
+    rows = [("NAME", "STATE", "SIZE", "CHECKED BY", "LICENCE", "WHAT")]
     for name, model in known.items():
-        rows.append((name, _state(model, installed), _size(model), model.licence, model.summary))
+        state = _state(model, installed)
+        rows.append((name, state, _size(model), _digest(model), model.licence, model.summary))
     rows += [
-        (name, "installed", "-", "-", str(installed[name])) for name in installed.keys() - known
+        (name, "installed", "-", "-", "-", str(installed[name]))
+        for name in installed.keys() - known
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
     for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)]
-        print("  ".join([*cells, row[4]]))
+        cells = [cell.ljust(width) for cell, width in zip(row[:5], widths, strict=True)]
+        print("  ".join([*cells, row[5]]))
 
 
 def _info(args: argparse.Namespace) -> None:
     model = catalogue.get_model_info(args.name)
     installed = catalogue.installed_models()
-    verified = "all files" if model.verified else "no, the catalogue lacks digests"
+    origin = provenances()[model.exporter]
     rows = {
         "name": model.name,
         "aliases": ", ".join(model.aliases),
@@ -80,14 +89,30 @@ def _info(args: argparse.Namespace) -> None:
         "licence": model.licence,
         "doubts": model.licence_note,
         "source": model.source,
+        "revision": model.revision or "none: the host has no revisions",
         "size": _size(model),
-        "files": str(len(model.files)),
-        "verified": verified,
+        "checked by": f"{_digest(model)} ({model.digests})",
         "note": model.note,
+        "original": f"{origin.repository} at {origin.commit}",
+        "code": f"{origin.licence}; {origin.framework}",
+        "here": ", ".join(origin.implemented) or "not in this version",
+        "verified": origin.verified_on,
+        "remarks": origin.notes,
     }
     for key, value in rows.items():
         if value:
-            print(f"{key + ':':<10} {value}")
+            print(f"{key + ':':<{_INDENT}}{_wrapped(value)}")
+    shown = model.files if args.files or len(model.files) <= _FEW_FILES else ()
+    print(f"{'files:':<{_INDENT}}{len(model.files)}{'' if shown else ' (--files lists them)'}")
+    for file in shown:
+        size = "-" if file.size is None else str(file.size)
+        print(f"{file.sha256 or 'unverified':<64}  {size:>10}  {file.path}")
+
+
+def _wrapped(text: str) -> str:
+    """The text in lines of readable length, the second and later ones indented."""
+    lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * _INDENT).join(lines)
 
 
 def _pull(args: argparse.Namespace) -> None:
@@ -119,6 +144,11 @@ def _state(model: catalogue.ModelInfo, installed: Mapping[str, object]) -> str:
     if model.name in installed:
         return "installed"
     return "exportable" if model.supported else "known"
+
+
+def _digest(model: catalogue.ModelInfo) -> str:
+    """Whether what arrives can be told from anything else."""
+    return "SHA-256" if model.verified else "unverified"
 
 
 def _size(model: catalogue.ModelInfo) -> str:

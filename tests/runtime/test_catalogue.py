@@ -299,7 +299,8 @@ def test_a_file_arrives_whole_and_is_not_fetched_twice(server, target):
     assert left(target) == ["model.bin"]
     assert fetch(server, target, progress=seen.append, offline=True) == len(CONTENT)
     assert server.ranges_seen == [None]
-    assert seen == [len(CONTENT)] * 2
+    assert seen == sorted(seen)
+    assert seen[-2:] == [len(CONTENT)] * 2
 
 
 def test_a_broken_transfer_goes_on_where_it_broke(server, target):
@@ -507,7 +508,9 @@ def test_a_model_is_fetched_from_the_mirror(tiny, server):
     assert catalogue.download_model("small", progress=lambda *p: seen.append(p)) == tiny
     assert server.paths == ["/mirror/tiny/a%20b/one", "/mirror/tiny/two"]
     assert (tiny / "a b" / "one").read_bytes() == CONTENT
-    assert seen == [(len(CONTENT), 2 * len(CONTENT)), (2 * len(CONTENT), 2 * len(CONTENT))]
+    assert seen == sorted(seen)
+    assert (len(CONTENT), 2 * len(CONTENT)) in seen
+    assert seen[-1] == (2 * len(CONTENT), 2 * len(CONTENT))
     assert catalogue.download_model("tiny") == tiny
 
 

@@ -17,10 +17,6 @@ from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
 from tests.seeded import seeded_normal, seeded_weights
 
-if "PYTHONPATH" in os.environ:  # tests run commands in other folders, where "runtime" is nothing
-    folders = os.environ["PYTHONPATH"].split(os.pathsep)
-    os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
-
 SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[2] / "shared"))
 
 

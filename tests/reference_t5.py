@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from mt3_export.weights import Weights
+from mt3_export.weights import MemoryShape, Weights
 
 Array = npt.NDArray[np.float64]
 
@@ -18,13 +18,27 @@ def encode(weights: Weights, features: npt.NDArray[np.float32]) -> Array:
     """Encoder output [n, T, M] of features [n, T, bins]."""
     get = _getter(weights)
     hidden = features.astype(np.float64) @ get("encoder.continuous_inputs_projection.kernel")
-    hidden += weights.positions.table(features.shape[1], weights.shape.d_model)
-    for layer in range(weights.shape.encoder_layers):
-        name = f"encoder.layers_{layer}"
+    return _encoder(weights, hidden, "encoder", weights.shape.encoder_layers)
+
+
+def remember(weights: Weights, ids: npt.NDArray[np.int64], rows: int) -> Array:
+    """Memory [n, rows, M] of ids [n, L]; a decoder sees it behind the encoder output."""
+    get, shape = _getter(weights), weights.shape
+    assert isinstance(shape, MemoryShape)
+    hidden = get("decoder.token_embedder.embedding")[ids]
+    hidden = hidden @ get("memory_encoder.token_projection.kernel")
+    return _encoder(weights, hidden, "memory_encoder", shape.memory_layers)[:, :rows]
+
+
+def _encoder(weights: Weights, hidden: Array, stack: str, layers: int) -> Array:
+    get = _getter(weights)
+    hidden = hidden + weights.positions.table(hidden.shape[1], weights.shape.d_model)
+    for layer in range(layers):
+        name = f"{stack}.layers_{layer}"
         normed = _norm(hidden, get(f"{name}.pre_attention_layer_norm.scale"))
         hidden = hidden + _attention(weights, f"{name}.attention", normed, normed, None)
         hidden = hidden + _mlp(weights, name, hidden)
-    return _norm(hidden, get("encoder.encoder_norm.scale"))
+    return _norm(hidden, get(f"{stack}.encoder_norm.scale"))
 
 
 def teacher_forced(weights: Weights, encoded: Array, tokens: npt.NDArray[np.int64]) -> Array:

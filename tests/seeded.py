@@ -14,7 +14,14 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from mt3_export.weights import FloatArray, PositionTable, T5Shape, Weights, inventory
+from mt3_export.weights import (
+    FloatArray,
+    MemoryShape,
+    PositionTable,
+    T5Shape,
+    Weights,
+    inventory,
+)
 
 #: A network small enough for unit tests, with every structural feature of the real one.  The head
 #: width is the real one because folded kernels do not tell it and readers have to assume it.
@@ -31,6 +38,9 @@ TINY = T5Shape(
 
 #: The same with the vocabulary of Magenta's piano model.
 ISMIR2021 = replace(TINY, vocab_size=1664)
+
+#: The same with MR-MT3's memory.
+MEMORY = MemoryShape(**vars(TINY))
 
 EOS = 1
 

@@ -26,7 +26,10 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 
 class Stepper:
-    """Encodes features [rows, T, bins] and decodes one token per `step`."""
+    """Encodes features [rows, T, bins] and decodes one token per `step`.
+
+    ``previous`` int64 [rows, tokens] is what a memory of ``memory`` rows is made of.
+    """
 
     def __init__(
         self,
@@ -36,17 +39,29 @@ class Stepper:
         features: npt.NDArray[np.float32],
         *,
         expose_logits: bool = False,
+        previous: npt.NDArray[np.int64] | None = None,
+        memory: int = 0,
     ) -> None:
-        encoder = session(build_encoder(weights, frames, profile=profile))
+        inputs: dict[str, npt.NDArray[Any]] = {"features": features}
+        if previous is not None:
+            inputs["previous_ids"] = previous
+        tokens = 0 if previous is None else previous.shape[1]
+        encoder = session(
+            build_encoder(weights, frames, profile=profile, memory=memory, memory_tokens=tokens)
+        )
         names = [output.name for output in encoder.get_outputs()]
         model = build_decoder(
-            weights, frames, max_tokens=CAPACITY, profile=profile, expose_logits=expose_logits
+            weights,
+            frames + memory,
+            max_tokens=CAPACITY,
+            profile=profile,
+            expose_logits=expose_logits,
         )
         rows, shape = len(features), weights.shape
         columns = 0 if blocks_for(profile).cache == "concat" else CAPACITY
         self._decoder = session(model)
         self._feeds: dict[str, npt.NDArray[Any]] = dict(
-            zip(names, encoder.run(names, {"features": features}), strict=True)
+            zip(names, encoder.run(names, inputs), strict=True)
         )
         self._past = {
             f"past_{part}_{layer}": np.zeros(

@@ -4,6 +4,11 @@
 
 The encoder's own output is not an output of the graph: a decoder needs it only through its cross
 projections, which are constant over all steps of a segment and therefore computed once, here.
+
+A model with memory (MR-MT3) has a second input, ``previous_ids`` [N, tokens]: the tokens of the
+segment before.  An encoder of their own, T5 as well and without any mask, so that padding counts,
+turns them into rows of which the first M are the memory.  They stand behind the T rows of the
+audio, and the cross projections have T + M rows.
 """
 
 from __future__ import annotations
@@ -14,6 +19,8 @@ import numpy as np
 from onnx import TensorProto
 
 from mt3_export.profiles import Blocks, blocks_for
+from mt3_export.weights import MemoryShape
+from mt3_runtime.errors import CheckpointError
 
 if TYPE_CHECKING:
     import onnx
@@ -29,6 +36,8 @@ def build_encoder(
     profile: str,
     storage: Storage = "fp32",
     metadata: dict[str, str] | None = None,
+    memory: int = 0,
+    memory_tokens: int = 0,
     expose_output: bool = False,
 ) -> onnx.ModelProto:
     """Writes the encoder graph.
@@ -39,47 +48,92 @@ def build_encoder(
         profile: A key of `mt3_export.profiles.PROFILES`.
         storage: Precision of the stored matrices; arithmetic is fp32.
         metadata: Written to the model's ``metadata_props``.
-        expose_output: Adds ``encoded`` [N, T, M], for parity tests.
+        memory: M, rows of memory; 0 for a graph without ``previous_ids``.
+        memory_tokens: Length of ``previous_ids``.
+        expose_output: Adds ``encoded`` [N, T + M, d_model], for parity tests.
+
+    Raises:
+        CheckpointError: A memory is wanted of weights that have none.
     """
     blocks = blocks_for(profile)("mt3_encoder", weights.shape, storage=storage)
     graph = blocks.graph
     features = graph.input(
         "features", TensorProto.FLOAT, ["rows", frames, weights.shape.input_bins]
     )
-    encoded = _stack(blocks, weights, features, frames)
+    encoded = _encode(blocks, weights, features, frames)
+    if memory:
+        previous = graph.input("previous_ids", TensorProto.INT64, ["rows", memory_tokens])
+        remembered = _remember(blocks, weights, previous, memory, memory_tokens)
+        encoded = graph.op("Concat", encoded, remembered, axis=1)
+    rows = frames + memory
     for layer in range(weights.shape.decoder_layers):
-        _cross_projection(blocks, weights, encoded, layer=layer, frames=frames)
+        _cross_projection(blocks, weights, encoded, layer=layer, frames=rows)
     if expose_output:
         graph.op("Identity", encoded, out="encoded")
-        graph.output("encoded", TensorProto.FLOAT, ["rows", frames, weights.shape.d_model])
+        graph.output("encoded", TensorProto.FLOAT, ["rows", rows, weights.shape.d_model])
     return graph.build(metadata or {})
 
 
-def _stack(blocks: Blocks, weights: Weights, features: str, frames: int) -> str:
-    """Input projection, positions, layers and final norm: returns [N, T, M]."""
-    graph, tensors = blocks.graph, weights.tensors
+def _encode(blocks: Blocks, weights: Weights, features: str, frames: int) -> str:
+    """The encoder's output for features: [N, T, d_model]."""
     name = "encoder.continuous_inputs_projection.kernel"
-    positions = weights.positions.table(frames, weights.shape.d_model)
-    hidden = graph.op(
-        "Add",
-        blocks.dense(features, name, tensors[name]),
-        graph.parameter("encoder.position_table", positions[None]),
-    )
-    layers = weights.shape.encoder_layers
-    scale = scale_parameter(blocks, weights, "encoder.layers_0.pre_attention_layer_norm.scale")
+    projected = blocks.dense(features, name, weights.tensors[name])
+    hidden = _add_positions(blocks, weights, projected, "encoder", frames)
+    return _stack(blocks, weights, hidden, "encoder", weights.shape.encoder_layers)
+
+
+def _remember(blocks: Blocks, weights: Weights, ids: str, rows: int, tokens: int) -> str:
+    """The memory of the tokens [N, tokens] of the segment before: [N, rows, d_model]."""
+    graph, tensors, shape = blocks.graph, weights.tensors, weights.shape
+    if not isinstance(shape, MemoryShape):
+        raise CheckpointError(
+            f"a memory of {rows} rows needs weights that make it, and these have none"
+        )
+    name = "decoder.token_embedder.embedding"
+    embedded = graph.op("Gather", graph.parameter(name, tensors[name]), ids)
+    name = "memory_encoder.token_projection.kernel"
+    projected = blocks.dense(embedded, name, tensors[name])
+    hidden = _add_positions(blocks, weights, projected, "memory_encoder", tokens)
+    return _stack(blocks, weights, hidden, "memory_encoder", shape.memory_layers, rows=rows)
+
+
+def _add_positions(blocks: Blocks, weights: Weights, x: str, stack: str, length: int) -> str:
+    positions = weights.positions.table(length, weights.shape.d_model)
+    table = blocks.graph.parameter(f"{stack}.position_table", positions[None])
+    return blocks.graph.op("Add", x, table)
+
+
+def _stack(
+    blocks: Blocks, weights: Weights, hidden: str, stack: str, layers: int, *, rows: int = 0
+) -> str:
+    """Layers and final norm: [N, L, d_model], or of its first ``rows`` only, if given.
+
+    What the other rows come to in the last layer is then not computed; as keys and values they
+    count in any case.
+    """
+    tensors = weights.tensors
+    scale = scale_parameter(blocks, weights, f"{stack}.layers_0.pre_attention_layer_norm.scale")
     normed = blocks.rms_norm(hidden, scale)
     for layer in range(layers):
-        prefix = f"encoder.layers_{layer}"
-        qkv = fused_dense(blocks, weights, normed, f"{prefix}.attention", ("query", "key", "value"))
+        prefix = f"{stack}.layers_{layer}"
+        if rows and layer + 1 == layers:
+            both = fused_dense(blocks, weights, normed, f"{prefix}.attention", ("key", "value"))
+            hidden, normed = (blocks.first_rows(x, rows) for x in (hidden, normed))
+            query = fused_dense(blocks, weights, normed, f"{prefix}.attention", ("query",))
+            mixed = blocks.attention(query, *blocks.split(both, 2, weights.shape.inner))
+        else:
+            parts = ("query", "key", "value")
+            qkv = fused_dense(blocks, weights, normed, f"{prefix}.attention", parts)
+            mixed = blocks.full_attention(qkv)
         name = f"{prefix}.attention.out.kernel"
-        update = blocks.dense(blocks.full_attention(qkv), name, tensors[name])
+        update = blocks.dense(mixed, name, tensors[name])
         scale = scale_parameter(blocks, weights, f"{prefix}.pre_mlp_layer_norm.scale")
         hidden, normed = blocks.add_norm(hidden, update, scale)
         update = feed_forward(blocks, weights, normed, f"{prefix}.mlp")
         following = (
-            f"encoder.layers_{layer + 1}.pre_attention_layer_norm.scale"
+            f"{stack}.layers_{layer + 1}.pre_attention_layer_norm.scale"
             if layer + 1 < layers
-            else "encoder.encoder_norm.scale"
+            else f"{stack}.encoder_norm.scale"
         )
         hidden, normed = blocks.add_norm(
             hidden, update, scale_parameter(blocks, weights, following)

@@ -78,9 +78,13 @@ class Blocks(ABC):
     def gelu(self, x: str) -> str:
         """GELU in its tanh form, the one T5 1.1 and Flax's ``nn.gelu`` use."""
 
-    @abstractmethod
     def full_attention(self, qkv: str) -> str:
-        """Unmasked self-attention of the encoder: [N, T, 3*H*D] -> [N, T, H*D]."""
+        """Unmasked self-attention of an encoder: [N, T, 3*H*D] -> [N, T, H*D]."""
+        return self.attention(*self.split(qkv, 3, self.shape.inner))
+
+    @abstractmethod
+    def attention(self, query: str, key: str, value: str) -> str:
+        """Unmasked attention: [N, Q, H*D], [N, T, H*D] and [N, T, H*D] -> [N, Q, H*D]."""
 
     @abstractmethod
     def prepare_cache(self, positions: str) -> None:
@@ -103,6 +107,11 @@ class Blocks(ABC):
         sizes = self.graph.constant([width] * parts, np.int64)
         outs = [self.graph.fresh("Split") for _ in range(parts)]
         return self.graph.ops("Split", x, sizes, outs=outs, axis=-1)
+
+    def first_rows(self, x: str, rows: int) -> str:
+        """[N, L, ...] -> [N, rows, ...]."""
+        start, end, axis = (self.graph.constant([n], np.int64) for n in (0, rows, 1))
+        return self.graph.op("Slice", x, start, end, axis)
 
     def split_heads(self, x: str, *, transposed: bool = False, out: str = "") -> str:
         """[N, L, H*D] -> [N, H, L, D], or [N, H, D, L] where ``transposed``."""
@@ -149,8 +158,7 @@ class CpuBlocks(Blocks):
     def gelu(self, x: str) -> str:
         return self.graph.op("FastGelu", x, domain=MICROSOFT)
 
-    def full_attention(self, qkv: str) -> str:
-        query, key, value = self.split(qkv, 3, self.shape.inner)
+    def attention(self, query: str, key: str, value: str) -> str:
         return self.graph.op(
             "MultiHeadAttention",
             *(query, key, value),
@@ -191,8 +199,7 @@ class PortableBlocks(Blocks):
     def gelu(self, x: str) -> str:
         return self.graph.op("Gelu", x, approximate="tanh")
 
-    def full_attention(self, qkv: str) -> str:
-        query, key, value = self.split(qkv, 3, self.shape.inner)
+    def attention(self, query: str, key: str, value: str) -> str:
         heads = self.shape.heads
         return self.graph.op(
             "Attention", query, key, value, q_num_heads=heads, kv_num_heads=heads, scale=SCALE
@@ -248,9 +255,8 @@ class CompatBlocks(Blocks):
         half = graph.op("Mul", x, graph.constant(0.5, np.float32))
         return graph.op("Mul", half, graph.op("Add", tanh, graph.constant(1, np.float32)))
 
-    def full_attention(self, qkv: str) -> str:
+    def attention(self, query: str, key: str, value: str) -> str:
         graph = self.graph
-        query, key, value = self.split(qkv, 3, self.shape.inner)
         mixed = self._attend(
             self.split_heads(query), self.split_heads(key), self.split_heads(value)
         )

@@ -37,7 +37,7 @@ NAMED_IN_ERRORS = 4
 #: No known member of the family has more; a file that declares more is refused unread (1 GiB).
 MAX_PARAMETERS = 2**28
 
-_LAYER = re.compile(r"^(encoder|decoder)\.layers_(\d{1,3})\.")
+_LAYER = re.compile(r"^(encoder|decoder|memory_encoder)\.layers_(\d{1,3})\.")
 
 
 class Shaped(Protocol):
@@ -83,6 +83,17 @@ class T5Shape:
     def inner(self) -> int:
         """Width of the concatenated heads."""
         return self.heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class MemoryShape(T5Shape):
+    """Sizes of a network that remembers the tokens of the previous segment (MR-MT3).
+
+    Attributes:
+        memory_layers: Number of blocks of the encoder that makes the memory.
+    """
+
+    memory_layers: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,13 +196,19 @@ def inventory(shape: T5Shape) -> dict[str, tuple[int, ...]]:
         names[f"{prefix}.mlp.wi_1.kernel"] = (d, shape.d_ff)
         names[f"{prefix}.mlp.wo.kernel"] = (shape.d_ff, d)
 
+    def encoder(prefix: str, layers: int) -> None:
+        for index in range(layers):
+            layer = f"{prefix}.layers_{index}"
+            names[f"{layer}.pre_attention_layer_norm.scale"] = (d,)
+            attention(f"{layer}.attention")
+            mlp(layer)
+        names[f"{prefix}.encoder_norm.scale"] = (d,)
+
     names["encoder.continuous_inputs_projection.kernel"] = (shape.input_bins, d)
-    for index in range(shape.encoder_layers):
-        layer = f"encoder.layers_{index}"
-        names[f"{layer}.pre_attention_layer_norm.scale"] = (d,)
-        attention(f"{layer}.attention")
-        mlp(layer)
-    names["encoder.encoder_norm.scale"] = (d,)
+    encoder("encoder", shape.encoder_layers)
+    if isinstance(shape, MemoryShape):
+        names["memory_encoder.token_projection.kernel"] = (d, d)
+        encoder("memory_encoder", shape.memory_layers)
     names["decoder.token_embedder.embedding"] = (shape.vocab_size, d)
     for index in range(shape.decoder_layers):
         layer = f"decoder.layers_{index}"
@@ -289,7 +306,7 @@ def infer_shape(tensors: Mapping[str, Shaped], *, head_dim: int = 64) -> T5Shape
             )
         return shape[0], shape[1]
 
-    layers = {"encoder": 0, "decoder": 0}
+    layers = {"encoder": 0, "decoder": 0, "memory_encoder": 0}
     for match in filter(None, map(_LAYER.match, tensors)):
         layers[match[1]] = max(layers[match[1]], int(match[2]) + 1)
     inner = sizes("encoder.layers_0.attention.query.kernel")[1]
@@ -298,7 +315,7 @@ def infer_shape(tensors: Mapping[str, Shaped], *, head_dim: int = 64) -> T5Shape
             f"the attention width {inner} is not a multiple of the head width {head_dim}"
         )
     vocab_size, d_model = sizes("decoder.token_embedder.embedding")
-    return T5Shape(
+    found = T5Shape(
         d_model=d_model,
         heads=inner // head_dim,
         head_dim=head_dim,
@@ -308,6 +325,8 @@ def infer_shape(tensors: Mapping[str, Shaped], *, head_dim: int = 64) -> T5Shape
         vocab_size=vocab_size,
         input_bins=sizes("encoder.continuous_inputs_projection.kernel")[0],
     )
+    memory_layers = layers["memory_encoder"]
+    return MemoryShape(**vars(found), memory_layers=memory_layers) if memory_layers else found
 
 
 def _some(names: list[str]) -> str:

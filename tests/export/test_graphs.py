@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,9 +15,9 @@ from mt3_export.graph import IR_VERSIONS, Storage
 from mt3_export.lint import lint
 from mt3_export.profiles import PROFILES, blocks_for
 from mt3_export.weights import Weights
-from mt3_runtime.errors import OptionError
+from mt3_runtime.errors import CheckpointError, OptionError
 from tests import reference_t5
-from tests.seeded import seeded_normal
+from tests.seeded import MEMORY, seeded_normal, seeded_weights
 from tests.stepper import Stepper, session
 
 FRAMES, ROWS, STEPS = 24, 3, 20
@@ -24,6 +26,15 @@ STANDARD_OPSETS = {"cpu": 24, "portable": 24, "compat": 17}
 
 def _features() -> np.ndarray:
     return np.clip(seeded_normal("features", (ROWS, FRAMES, 512)) * 2 - 4, -12, 2)
+
+
+def _previous() -> np.ndarray:
+    """What three memories are made of, int64 [rows, 40]: nothing, little, and no padding."""
+    ids = np.zeros((ROWS, 40), np.int64)
+    ids[0, :2] = 1134, 1
+    ids[1, 1:6] = 700, 701, 1002, 5, 1
+    ids[2, 1:] = 3 + 37 * np.arange(39) % 1388
+    return ids
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +71,85 @@ def test_decoder_equals_the_reference(profile: str, tiny_weights: Weights, refer
         np.testing.assert_allclose(found["top_log_probs"], expected, atol=2e-4)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_memory_equals_the_reference(profile: str, layers: int) -> None:
+    """Only some rows of the last layer are computed; the reference computes all."""
+    weights, rows = seeded_weights(replace(MEMORY, memory_layers=layers)), 7
+    model = build_encoder(
+        weights,
+        FRAMES,
+        profile=profile,
+        memory=rows,
+        memory_tokens=_previous().shape[1],
+        expose_output=True,
+    )
+    feeds = {"features": _features(), "previous_ids": _previous()}
+    (encoded,) = session(model).run(["encoded"], feeds)
+    assert encoded.shape == (ROWS, FRAMES + rows, weights.shape.d_model)
+    expected = reference_t5.encode(weights, _features())
+    np.testing.assert_allclose(encoded[:, :FRAMES], expected, atol=2e-5)
+    expected = reference_t5.remember(weights, _previous(), rows)
+    np.testing.assert_allclose(encoded[:, FRAMES:], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_decoding_with_memory_equals_the_reference(profile: str) -> None:
+    weights, rows = seeded_weights(MEMORY), 7
+    encoded = np.concatenate(
+        [
+            reference_t5.encode(weights, _features()),
+            reference_t5.remember(weights, _previous(), rows),
+        ],
+        axis=1,
+    )
+    stepper = Stepper(
+        weights,
+        FRAMES,
+        profile,
+        _features(),
+        previous=_previous(),
+        memory=rows,
+        expose_logits=True,
+    )
+    read = np.zeros((ROWS, 1), np.int64)
+    for _ in range(STEPS):
+        found = stepper.step()
+        logits = reference_t5.teacher_forced(weights, encoded, read)[:, -1]
+        np.testing.assert_allclose(found["logits"], logits, atol=2e-4)
+        read = np.concatenate([read, logits.argmax(-1)[:, None]], axis=1)
+        assert found["next_ids"].tolist() == read[:, -1:].tolist()
+
+
+def test_weights_without_a_memory_make_none(tiny_weights: Weights) -> None:
+    with pytest.raises(CheckpointError, match="a memory of 7 rows needs weights that make it"):
+        build_encoder(tiny_weights, FRAMES, profile="cpu", memory=7, memory_tokens=40)
+
+
+def test_rows_of_memory_that_no_query_needs_are_not_computed() -> None:
+    """The last layer's feed-forward block sees the memory only, not all tokens."""
+    model = build_encoder(
+        seeded_weights(MEMORY), FRAMES, profile="portable", memory=7, memory_tokens=40
+    )
+    shapes = {
+        value.name: [size.dim_value or size.dim_param for size in value.type.tensor_type.shape.dim]
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    rows = {
+        tensor: shapes[node.output[0]][1]
+        for node in model.graph.node
+        for tensor in node.input
+        if tensor.startswith("memory_encoder.layers_0.") and tensor.endswith("kernel")
+    }
+    assert rows == {
+        "memory_encoder.layers_0.attention.key+value.kernel": 40,
+        "memory_encoder.layers_0.attention.query.kernel": 7,
+        "memory_encoder.layers_0.attention.out.kernel": 7,
+        "memory_encoder.layers_0.mlp.wi_0+wi_1.kernel": 7,
+        "memory_encoder.layers_0.mlp.wo.kernel": 7,
+    }
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_mask_changes_the_choice_but_not_the_probabilities(
     profile: str, tiny_weights: Weights
@@ -93,6 +183,7 @@ def test_rows_may_stand_at_different_positions(profile: str, tiny_weights: Weigh
 def test_graphs_keep_their_promises(profile: str, storage: Storage, tiny_weights: Weights) -> None:
     for model in (
         build_encoder(tiny_weights, FRAMES, profile=profile, storage=storage),
+        _memory_encoder(profile, storage),
         build_decoder(tiny_weights, FRAMES, max_tokens=32, profile=profile, storage=storage),
     ):
         assert lint(model) == []
@@ -104,18 +195,19 @@ def test_graphs_keep_their_promises(profile: str, storage: Storage, tiny_weights
         onnx.checker.check_model(model, full_check=profile != "cpu")
 
 
-def test_parameter_names_survive(tiny_weights: Weights) -> None:
+def test_parameter_names_survive() -> None:
     """Every canonical tensor is found again in an initialiser's name, alone or fused."""
+    weights = seeded_weights(MEMORY)
     names: set[str] = set()
     for model in (
-        build_encoder(tiny_weights, FRAMES, profile="portable"),
-        build_decoder(tiny_weights, FRAMES, max_tokens=32, profile="portable"),
+        _memory_encoder("portable", "fp32"),
+        build_decoder(weights, FRAMES, max_tokens=32, profile="portable"),
     ):
         for tensor in model.graph.initializer:
             head, _, kind = tensor.name.rpartition(".")
             prefix, _, parts = head.rpartition(".")
             names |= {f"{prefix}.{part}.{kind}" for part in parts.split("+")}
-    assert tiny_weights.tensors.keys() <= names
+    assert weights.tensors.keys() <= names
 
 
 def test_half_storage_halves_the_file_and_keeps_norm_scales(tiny_weights: Weights) -> None:
@@ -135,6 +227,17 @@ def test_half_storage_halves_the_file_and_keeps_norm_scales(tiny_weights: Weight
     )
     np.testing.assert_allclose(encoded, expected, atol=0.02)
     assert not np.array_equal(encoded, expected)
+
+
+def _memory_encoder(profile: str, storage: Storage) -> onnx.ModelProto:
+    return build_encoder(
+        seeded_weights(MEMORY),
+        FRAMES,
+        profile=profile,
+        storage=storage,
+        memory=7,
+        memory_tokens=40,
+    )
 
 
 def test_unknown_profile_is_refused() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt3_export.weights import (
+    MemoryShape,
     PositionTable,
     T5Shape,
     Weights,
@@ -17,7 +19,7 @@ from mt3_export.weights import (
     validate,
 )
 from mt3_runtime.errors import CheckpointError
-from tests.seeded import TINY, seeded_normal, seeded_weights
+from tests.seeded import MEMORY, TINY, seeded_normal, seeded_weights
 
 
 @pytest.fixture
@@ -31,6 +33,13 @@ def test_the_public_model_has_189_tensors_and_45_896_704_parameters():
     assert sum(math.prod(shape) for shape in names.values()) == 45_896_704
     assert sum(math.prod(s) for s in inventory(T5Shape(vocab_size=1664)).values()) == 46_027_776
     assert sum(name.endswith(".scale") for name in names) == 42
+
+
+def test_mr_mt3_has_48_519_680_parameters():
+    names = inventory(MemoryShape())
+    assert sum(math.prod(shape) for shape in names.values()) == 48_519_680
+    arrays = seeded_weights(replace(MEMORY, memory_layers=3)).tensors
+    assert infer_shape(arrays) == replace(MEMORY, memory_layers=3)
 
 
 @given(

@@ -19,7 +19,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from mt3_export.weights import FloatArray, T5Shape, Weights
+from mt3_export.weights import FloatArray, MemoryShape, T5Shape, Weights
 
 # --- words ---------------------------------------------------------------------------------------
 
@@ -310,7 +310,7 @@ def lightning(state_dict: bytes) -> bytes:
 
 
 def torch_tensors(weights: Weights, frequencies: FloatArray | None = None) -> dict[str, FloatArray]:
-    """The 193 entries of the PyTorch ports' state dict."""
+    """The 193 entries of the PyTorch ports' state dict, or MR-MT3's 206 where there is a memory."""
     source, shape = weights.tensors, weights.shape
 
     def turned(name: str) -> FloatArray:
@@ -323,11 +323,18 @@ def torch_tensors(weights: Weights, frequencies: FloatArray | None = None) -> di
     embedding = np.array(source["decoder.token_embedder.embedding"])
     result["decoder_embed_tokens.weight"] = result["decoder.embed_tokens.weight"] = embedding
     result["lm_head.weight"] = turned("decoder.logits_dense")
-    for stack in ("encoder", "decoder"):
-        own = "attention" if stack == "encoder" else "self_attention"
-        ff = 1 if stack == "encoder" else 2
-        for i in range(shape.encoder_layers if stack == "encoder" else shape.decoder_layers):
-            here, there = f"{stack}.layers_{i}", f"{stack}.block.{i}.layer"
+    stacks = {"encoder": shape.encoder_layers, "decoder": shape.decoder_layers}
+    if isinstance(shape, MemoryShape):
+        stacks["memory_encoder"] = shape.memory_layers
+        result["segmem_proj.weight"] = result["segmem_encoder.embed_tokens.weight"] = turned(
+            "memory_encoder.token_projection"
+        )
+    for stack, layers in stacks.items():
+        own = "self_attention" if stack == "decoder" else "attention"
+        ff = 2 if stack == "decoder" else 1
+        theirs = stack.replace("memory", "segmem")
+        for i in range(layers):
+            here, there = f"{stack}.layers_{i}", f"{theirs}.block.{i}.layer"
             for short, long in zip("qkvo", ("query", "key", "value", "out"), strict=True):
                 result[f"{there}.0.SelfAttention.{short}.weight"] = turned(f"{here}.{own}.{long}")
                 if stack == "decoder":
@@ -342,9 +349,10 @@ def torch_tensors(weights: Weights, frequencies: FloatArray | None = None) -> di
                     f"{here}.pre_cross_attention_layer_norm.scale"
                 ]
             result[f"{there}.{ff}.layer_norm.weight"] = source[f"{here}.pre_mlp_layer_norm.scale"]
-        result[f"{stack}.final_layer_norm.weight"] = source[f"{stack}.{stack}_norm.scale"]
+        norm = "decoder_norm" if stack == "decoder" else "encoder_norm"
+        result[f"{theirs}.final_layer_norm.weight"] = source[f"{stack}.{norm}.scale"]
         if frequencies is not None:
-            result[f"{stack}.pos_emb.inv_freq"] = frequencies
+            result[f"{theirs}.pos_emb.inv_freq"] = frequencies
     return result
 
 
@@ -379,3 +387,11 @@ def write_kunato(folder: Path, weights: Weights, *, frequencies: bool = True) ->
     stored = inverse_frequencies(weights.shape.d_model) if frequencies else None
     write_torch(folder / "mt3.pth", torch_tensors(weights, stored))
     return folder
+
+
+def write_mr_mt3(path: Path, weights: Weights) -> Path:
+    """MR-MT3's files: a training checkpoint if named ``.ckpt``, else its bare twin."""
+    tensors = torch_tensors(weights, inverse_frequencies(weights.shape.d_model))
+    if path.suffix == ".ckpt":
+        return write_torch(path, tensors, prefix="model.", wrap=lightning)
+    return write_torch(path, tensors)

@@ -36,14 +36,15 @@ class ScriptedLane:
         for row in range(rows):
             table = self._tables[self._playing[row]]
             log_probs = table[self.positions[row], self.token_ids[row, 0]]
-            best = np.argsort(-log_probs, kind="stable")[:2]
+            masked = np.where(self.allowed[row], log_probs, -np.inf)
+            best = np.argsort(-masked, kind="stable")[:2]
             self.top_ids[row] = best
             self.top_log_probs[row] = log_probs[best]
             self.token_ids[row] = best[0]
         self.positions[:rows] += 1
 
     def move(self, source: int, target: int) -> None:
-        for state in (self._playing, self.token_ids, self.positions):
+        for state in (self._playing, self.token_ids, self.positions, self.allowed):
             state[target] = state[source]
 
 

@@ -24,7 +24,7 @@ from mt3_calibration.scoring import (
     pitched,
 )
 from mt3_runtime.errors import OptionError
-from mt3_runtime.midi import instrument_name
+from mt3_runtime.instruments import instrument_name
 from mt3_runtime.notes import Note
 
 if TYPE_CHECKING:

@@ -245,7 +245,7 @@ class _Worker:
             return
         slot = len(self._jobs)
         self._lane.load(slot, job.features())
-        self._search.start(slot)
+        self._search.start(self._lane, slot, job.span)
         self._jobs.append(job)
 
     def _finish(self, slot: int) -> None:

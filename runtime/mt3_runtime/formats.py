@@ -29,7 +29,8 @@ from typing import Any, Protocol, runtime_checkable
 import mido
 
 from mt3_runtime.errors import MT3Error, OptionError
-from mt3_runtime.midi import from_midi, instrument_name, to_midi
+from mt3_runtime.instruments import instrument_name
+from mt3_runtime.midi import from_midi, to_midi
 from mt3_runtime.notes import Note, SegmentReport, check_notes
 
 FORMATS = ("midi", "json", "jsonl", "csv")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import mido
 
     from mt3_runtime.audio import AudioSource
+    from mt3_runtime.instruments import Instruments
     from mt3_runtime.search import SearchName
 
 
@@ -64,6 +65,8 @@ def transcribe(
     sr: float | None = None,
     device: str = "auto",
     auto_filter: bool | None = None,
+    instruments: Instruments | None = None,
+    exclude: Instruments | None = None,
 ) -> mido.MidiFile:
     """Transcribes a recording to MIDI in one call; keeps the model for the next one.
 
@@ -73,6 +76,8 @@ def transcribe(
         sr: Sample rate of an array in Hz; the model's own if None.
         device: As in `load_model`.
         auto_filter: As in `Model.transcribe_notes`.
+        instruments: As in `Model.transcribe_notes`.
+        exclude: As in `Model.transcribe_notes`.
     """
     if not isinstance(model, Model):
         path = resolve_model(_path(model))
@@ -82,7 +87,9 @@ def transcribe(
             clear_cache()
             _loaded[key] = loaded
         model = _loaded[key]
-    return model.transcribe(audio, sr=sr, auto_filter=auto_filter)
+    return model.transcribe(
+        audio, sr=sr, auto_filter=auto_filter, instruments=instruments, exclude=exclude
+    )
 
 
 def clear_cache() -> None:

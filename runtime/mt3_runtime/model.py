@@ -20,9 +20,11 @@ import numpy as np
 
 from mt3_runtime.audio import AudioSource, AudioStream, open_audio, open_blocks
 from mt3_runtime.bundle import Bundle, Manifest
+from mt3_runtime.constraints import constraint_for
 from mt3_runtime.decoding import Decoded, Job, Span, decode
 from mt3_runtime.errors import OptionError
 from mt3_runtime.features import FeatureExtractor
+from mt3_runtime.instruments import Instruments, choose
 from mt3_runtime.notes import Note, NoteAssembler, SegmentReport
 from mt3_runtime.search import Sequence as TokenSequence
 from mt3_runtime.search import search_for
@@ -34,9 +36,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from mt3_runtime.backends.base import Backend, FloatArray
-    from mt3_runtime.search import SearchName
+    from mt3_runtime.search import Greedy, SearchName
 
 ProgressCallback = Callable[[Progress], None]
+
+
+MakeSearch = Callable[[int], "Greedy"]
+"""Makes the search for a lane of so many slots."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,17 @@ class Model:
         *,
         auto_filter: bool | None = None,
         decoding: SearchName | None = None,
+        instruments: Instruments | None = None,
+        exclude: Instruments | None = None,
     ) -> mido.MidiFile:
         """Transcribes a recording to MIDI; arguments and errors as in `transcribe_notes`."""
         return self.transcribe_notes(
-            audio, sr=sr, auto_filter=auto_filter, decoding=decoding
+            audio,
+            sr=sr,
+            auto_filter=auto_filter,
+            decoding=decoding,
+            instruments=instruments,
+            exclude=exclude,
         ).to_midi()
 
     def transcribe_notes(
@@ -106,6 +119,8 @@ class Model:
         *,
         auto_filter: bool | None = None,  # noqa: ARG002  part of the interface before the filter
         decoding: SearchName | None = None,
+        instruments: Instruments | None = None,
+        exclude: Instruments | None = None,
         upstream_quirks: bool = False,
         progress: ProgressCallback | None = None,
     ) -> Transcription:
@@ -117,20 +132,25 @@ class Model:
             auto_filter: Whether to repair instrument leakage.  No filter exists in this version:
                 both values return what the model said.
             decoding: ``greedy``, or ``t5x`` for the search of the published MT3 notebook.
+            instruments: What may occur, see `mt3_runtime.instruments.choose`: names, families,
+                General MIDI program numbers, ``drums``.  The model cannot say anything else.
+            exclude: What may not.
             upstream_quirks: Imitate known defects of the model's original implementation.
             progress: Called after every segment, on this thread.
 
         Raises:
             AudioError: The audio cannot be read; see `mt3_runtime.audio.open_audio`.
-            OptionError: An argument is out of range.
+            OptionError: An argument is out of range, or an instrument is not known, or the model
+                has none of those asked for.
         """
+        search = self._search(decoding, instruments, exclude)
         notes: list[Note] = []
         reports: list[SegmentReport] = []
         digest = hashlib.sha256()
         assembler = self._assembler(upstream_quirks=upstream_quirks)
         with open_audio(audio, sr=sr, target_rate=self.sample_rate) as stream:
             counted = _Counter(stream)
-            with closing(self._run(self._jobs(counted), assembler, decoding)) as run:
+            with closing(self._run(self._jobs(counted), assembler, search)) as run:
                 for item in run:
                     notes += item.notes
                     reports.append(item.report)
@@ -154,6 +174,8 @@ class Model:
         sr: float | None = None,
         *,
         decoding: SearchName | None = None,
+        instruments: Instruments | None = None,
+        exclude: Instruments | None = None,
         live: bool | None = None,
     ) -> Iterator[Note]:
         """Yields notes as soon as the segment in which they end is decoded.
@@ -166,8 +188,11 @@ class Model:
                 (a microphone, a socket), which is read on a thread of its own.
             sr: Sample rate of arrays or blocks in Hz.
             decoding: As in `transcribe_notes`.
+            instruments: As in `transcribe_notes`.
+            exclude: As in `transcribe_notes`.
             live: Whether ``audio`` is an iterable of blocks; iterators always are.
         """
+        search = self._search(decoding, instruments, exclude)
         if live is None:
             live = isinstance(audio, Iterator) and not hasattr(audio, "read")
         if live:
@@ -177,14 +202,12 @@ class Model:
         else:
             source = cast("AudioSource", audio)
             opened = open_audio(source, sr=sr, target_rate=self.sample_rate)
-        return self._stream(opened, decoding, live=live)
+        return self._stream(opened, search, live=live)
 
-    def _stream(
-        self, opened: AudioStream, decoding: SearchName | None, *, live: bool
-    ) -> Iterator[Note]:
+    def _stream(self, opened: AudioStream, search: MakeSearch, *, live: bool) -> Iterator[Note]:
         assembler = self._assembler(upstream_quirks=False)
         jobs = self._jobs(opened)
-        with opened, closing(self._run(jobs, assembler, decoding, live=live)) as run:
+        with opened, closing(self._run(jobs, assembler, search, live=live)) as run:
             for item in run:
                 yield from item.notes
         yield from assembler.finish()
@@ -199,17 +222,25 @@ class Model:
             return np.stack([job.features() for job in self._jobs(stream)])
 
     def forward(
-        self, features: FloatArray, *, decoding: SearchName | None = None
+        self,
+        features: FloatArray,
+        *,
+        decoding: SearchName | None = None,
+        instruments: Instruments | None = None,
+        exclude: Instruments | None = None,
     ) -> list[TokenSequence]:
         """Runs encoder and decoder.
 
         Args:
             features: [segments, frames, bins] from `preprocess`.
             decoding: As in `transcribe_notes`.
+            instruments: As in `transcribe_notes`.
+            exclude: As in `transcribe_notes`.
 
         Raises:
-            OptionError: The features have another shape.
+            OptionError: The features have another shape, or as in `transcribe_notes`.
         """
+        search = self._search(decoding, instruments, exclude)
         features = np.asarray(features, np.float32)
         expected = (self.info.features.frames, self.info.features.bins)
         if features.ndim != 3 or features.shape[1:] != expected:
@@ -222,7 +253,7 @@ class Model:
             Job(self._span(i, last=i == last), partial(_as_is, row))
             for i, row in enumerate(features)
         )
-        return [decoded.sequence for decoded in self._decode(jobs, decoding)]
+        return [decoded.sequence for decoded in self._decode(jobs, search)]
 
     def decode(
         self, tokens: Sequence[TokenSequence], *, upstream_quirks: bool = False
@@ -287,24 +318,34 @@ class Model:
         start = self.info.segments.start
         return Span(index, start(index), None if last else start(index + 1))
 
-    def _decode(
-        self, jobs: Iterable[Job], decoding: SearchName | None, *, live: bool = False
-    ) -> Generator[Decoded, None, None]:
+    def _search(
+        self,
+        decoding: SearchName | None,
+        instruments: Instruments | None,
+        exclude: Instruments | None,
+    ) -> MakeSearch:
+        """Checks what a call asks for; the result makes the search of one lane."""
         search = search_for(self.decoding if decoding is None else decoding)
+        lineup = choose(instruments, exclude)
+        constrain = constraint_for(self.info.vocabulary, self.info.notes, lineup)
+        return partial(search, spec=self.info.decoding, constrain=constrain)
+
+    def _decode(
+        self, jobs: Iterable[Job], search: MakeSearch, *, live: bool = False
+    ) -> Generator[Decoded, None, None]:
         if self._backend is None:
             raise OptionError("This model has no device, or was closed; load it again.")
-        make_search = partial(search, spec=self.info.decoding)
-        return decode(self._backend, jobs, make_search, live=live)
+        return decode(self._backend, jobs, search, live=live)
 
     def _run(
         self,
         jobs: Iterable[Job],
         assembler: NoteAssembler,
-        decoding: SearchName | None,
+        search: MakeSearch,
         *,
         live: bool = False,
     ) -> Generator[_Finished, None, None]:
-        with closing(self._decode(jobs, decoding, live=live)) as run:
+        with closing(self._decode(jobs, search, live=live)) as run:
             for decoded in run:
                 yield _assemble(assembler, decoded)
 

@@ -2,11 +2,13 @@
 
 A search owns the tokens of a lane's slots.  After every step it reads the two best tokens of each
 row, records one, decides which one the row reads next, and says which rows have ended.  Both
-searches are independent of the other rows, so results never depend on batch composition.
+searches are independent of the other rows, so results never depend on batch composition.  If there
+is a constraint, the search tells it what was chosen, and it says what may be chosen next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -17,6 +19,8 @@ from mt3_runtime.errors import OptionError
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, Lane
     from mt3_runtime.bundle import DecodingSpec
+    from mt3_runtime.constraints import Constraint
+    from mt3_runtime.decoding import Span
 
 SearchName = Literal["greedy", "t5x"]
 
@@ -36,23 +40,39 @@ class Sequence(NamedTuple):
 
 
 class Greedy:
-    """The most probable allowed token at every step, until end-of-sequence or the token limit."""
+    """The most probable allowed token at every step, until end-of-sequence or the token limit.
 
-    def __init__(self, slots: int, spec: DecodingSpec) -> None:
+    Args:
+        slots: Number of slots of the lane.
+        spec: Start and end tokens, token limit.
+        constrain: Makes the constraint for a lane of so many slots; None if all tokens are allowed.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        spec: DecodingSpec,
+        constrain: Callable[[int], Constraint] | None = None,
+    ) -> None:
         self._spec = spec
+        self._constraint = constrain(slots) if constrain else None
         self._tokens = np.zeros((slots, spec.max_tokens), np.int32)
         self._log_probs = np.zeros((slots, spec.max_tokens), np.float32)
         self._lengths = np.zeros(slots, np.int32)
         self._rows = np.arange(slots)
 
-    def start(self, slot: int) -> None:
-        """Empties a slot."""
+    def start(self, lane: Lane, slot: int, span: Span) -> None:
+        """Empties a slot for the segment that the lane has loaded into it."""
         self._lengths[slot] = 0
+        if self._constraint:
+            self._constraint.start(lane.allowed, slot, span)
 
     def move(self, source: int, target: int) -> None:
         """Copies a slot's sequence, following `Lane.move`."""
         for state in (self._tokens, self._log_probs, self._lengths):
             state[target] = state[source]
+        if self._constraint:
+            self._constraint.move(source, target)
 
     def advance(self, lane: Lane, rows: int) -> npt.NDArray[np.bool_]:
         """Takes in one step of the lane.
@@ -61,7 +81,7 @@ class Greedy:
             bool [rows], true where the row's sequence is complete.
         """
         chosen = lane.top_ids[:rows, 0]
-        self._record(rows, chosen, lane.top_log_probs[:rows, 0])
+        self._record(lane, chosen, lane.top_log_probs[:rows, 0])
         lengths = self._lengths[:rows]
         ended: npt.NDArray[np.bool_] = chosen == self._spec.eos_id
         ended &= lengths >= self._spec.min_tokens
@@ -71,11 +91,15 @@ class Greedy:
         """The complete sequence of a row that ended."""
         return self._cut(slot, int(self._lengths[slot]))
 
-    def _record(self, rows: int, tokens: npt.NDArray[np.int64], log_probs: FloatArray) -> None:
+    def _record(self, lane: Lane, tokens: npt.NDArray[np.int64], log_probs: FloatArray) -> None:
+        """Appends the token that each of the first rows reads next."""
+        rows = len(tokens)
         at = self._lengths[:rows]
         self._tokens[self._rows[:rows], at] = tokens
         self._log_probs[self._rows[:rows], at] = log_probs
         at += 1
+        if self._constraint:
+            self._constraint.advance(lane.allowed, tokens)
 
     def _cut(self, slot: int, length: int) -> Sequence:
         tokens = self._tokens[slot, :length].copy()
@@ -100,8 +124,13 @@ class T5XBeam(Greedy):
 
     _NONE = np.float32(-1e7)  # T5X's NEG_INF: no finished sequence yet
 
-    def __init__(self, slots: int, spec: DecodingSpec) -> None:
-        super().__init__(slots, spec)
+    def __init__(
+        self,
+        slots: int,
+        spec: DecodingSpec,
+        constrain: Callable[[int], Constraint] | None = None,
+    ) -> None:
+        super().__init__(slots, spec, constrain)
         lengths = np.arange(spec.max_tokens + 2, dtype=np.float32)
         self._penalty = ((5 + lengths) / np.float32(6)) ** np.float32(spec.beam_alpha)
         self._live = np.zeros(slots, np.float32)
@@ -109,8 +138,8 @@ class T5XBeam(Greedy):
         self._finished = np.zeros(slots, np.int32)  # length with end-of-sequence, 0: none
         self._finished_log_prob = np.zeros(slots, np.float32)
 
-    def start(self, slot: int) -> None:
-        super().start(slot)
+    def start(self, lane: Lane, slot: int, span: Span) -> None:
+        super().start(lane, slot, span)
         self._live[slot] = 0.0
         self._score[slot] = self._NONE
         self._finished[slot] = 0
@@ -139,7 +168,7 @@ class T5XBeam(Greedy):
         chosen_log_prob = log_probs[self._rows[:rows], best_other]
         live += chosen_log_prob
         lane.token_ids[:rows, 0] = chosen
-        self._record(rows, chosen, chosen_log_prob)
+        self._record(lane, chosen, chosen_log_prob)
         settled: npt.NDArray[np.bool_] = self._score[:rows] > live / self._penalty[-1]
         return settled | (self._lengths[:rows] >= self._spec.max_tokens)
 

@@ -398,9 +398,18 @@ def test_transcribes_one_file(model, songs, capsys):
     assert sorted(path.name for path in songs.glob("*.mid*")) == ["a.mid"]
 
 
+def test_unknown_instruments_are_refused_before_anything_else(model, songs, capsys):
+    arguments = ["transcribe", str(songs / "a.wav"), "--exclude", "vioiln", "-m", "tiny"]
+    assert main(arguments) == ExitCode.USAGE
+    assert "did you mean violin" in capsys.readouterr().err
+    assert model.loads == []
+
+
 def test_options_reach_the_model(model, songs, capsys):
     options = "--device cpu --threads 2 --profile compat --decoding t5x --no-auto-filter"
-    arguments = ["transcribe", str(songs / "a.wav"), *options.split(), "--upstream-quirks", "-q"]
+    options += " --upstream-quirks -q --exclude 33"
+    line_up = ["--instruments", "bass, drums"]
+    arguments = ["transcribe", str(songs / "a.wav"), *options.split(), *line_up]
     assert main([*arguments, "-m", "tiny"]) == ExitCode.OK
     del model.loads[0]["path"]
     assert model.loads == [
@@ -412,7 +421,8 @@ def test_options_reach_the_model(model, songs, capsys):
             "profile": "compat",
         }
     ]
-    assert model.calls == [("a.wav", {"upstream_quirks": True})]
+    chosen = {"instruments": "bass, drums", "exclude": "33", "upstream_quirks": True}
+    assert model.calls == [("a.wav", chosen)]
     assert capsys.readouterr().err == ""
 
 

@@ -15,14 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import OptionError
+from mt3_runtime.instruments import PROGRAM_NAMES
 from mt3_runtime.midi import (
     MAX_ERROR,
     MAX_TEMPO,
     MAX_TICK,
     MIN_TEMPO,
-    PROGRAM_NAMES,
     from_midi,
-    instrument_name,
     to_midi,
 )
 from mt3_runtime.notes import Note
@@ -271,41 +270,6 @@ def test_times_beyond_a_midi_file_are_refused():
 def test_more_ports_than_a_midi_file_has():
     with pytest.raises(OptionError, match="256 ports"):
         to_midi([Note(0, 1, 36, 100, is_drum=True)] * 257)
-
-
-def test_instrument_names():
-    assert len(PROGRAM_NAMES) == len(set(PROGRAM_NAMES)) == 128
-    # The first program of each of the 16 families, and the last of all.
-    assert [PROGRAM_NAMES[p] for p in (*range(0, 128, 8), 127)] == [
-        "Acoustic Grand Piano",
-        "Celesta",
-        "Drawbar Organ",
-        "Acoustic Guitar (nylon)",
-        "Acoustic Bass",
-        "Violin",
-        "String Ensemble 1",
-        "Trumpet",
-        "Soprano Sax",
-        "Piccolo",
-        "Lead 1 (square)",
-        "Pad 1 (new age)",
-        "FX 1 (rain)",
-        "Sitar",
-        "Tinkle Bell",
-        "Guitar Fret Noise",
-        "Gunshot",
-    ]
-    assert instrument_name(40, is_drum=True) == "Drums"
-
-
-def test_instrument_names_agree_with_pretty_midi():
-    pretty_midi = pytest.importorskip("pretty_midi")
-
-    def letters(name):
-        return "".join(filter(str.isalnum, name.lower()))
-
-    theirs = [pretty_midi.program_to_instrument_name(p) for p in range(128)]
-    assert list(map(letters, PROGRAM_NAMES)) == list(map(letters, theirs))
 
 
 # --- other programs' readers and writers --------------------------------------------------------

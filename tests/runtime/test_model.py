@@ -211,6 +211,36 @@ def test_saving_by_suffix(tiny_model: Model, audio: Audio, tmp_path: Path) -> No
     assert str(len(result.notes)) in result.summary()
 
 
+def test_only_the_instruments_asked_for_are_found(tiny_model: Model, audio: Audio) -> None:
+    """In all calls alike; the small network knows one drum, and a bit of piano."""
+    free = tiny_model.transcribe_notes(audio)
+    assert {note.pitch for note in free.notes if note.is_drum} > {89}
+    line_up = {"instruments": ["bass", "drums"], "exclude": [33]}
+    found = tiny_model.transcribe_notes(audio, **line_up)
+    assert found.notes
+    assert found.token_digest != free.token_digest
+    assert tiny_model.transcribe_notes(audio, exclude="drums").notes == ()
+    assert sorted(tiny_model.stream(audio, **line_up)) == sorted(found.notes)
+    tokens = tiny_model.forward(tiny_model.preprocess(audio), **line_up)
+    assert token_digest(tokens) == found.token_digest
+    assert tiny_model.transcribe(audio, **line_up).tracks == found.to_midi().tracks
+    assert transcribe(audio, tiny_model, **line_up).tracks == found.to_midi().tracks
+
+
+def test_all_instruments_are_as_none(tiny_bundle: Path, audio: Audio) -> None:
+    for profile in ("cpu", "compat"):
+        with load_model(tiny_bundle, profile=profile) as model:
+            free = model.transcribe_notes(audio)
+            assert model.transcribe_notes(audio, instruments=[*range(128), "drums"]) == free
+            assert model.transcribe_notes(audio, exclude=[]) == free
+
+
+@pytest.mark.parametrize("call", ["transcribe", "transcribe_notes", "stream", "forward"])
+def test_unknown_instruments_are_refused_at_the_door(tiny_model: Model, call: str) -> None:
+    with pytest.raises(OptionError, match="did you mean violin"):
+        getattr(tiny_model, call)(np.zeros(16000, np.float32), instruments=["vioiln"])
+
+
 @pytest.mark.parametrize("shape", [(), (256, 512), (1, 255, 512), (1, 256, 511)])
 def test_features_of_another_shape_are_refused(tiny_model: Model, shape: tuple[int, ...]) -> None:
     with pytest.raises(OptionError, match=r"\[segments, 256, 512\]"):

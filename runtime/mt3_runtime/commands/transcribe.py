@@ -19,6 +19,7 @@ from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.jobs import Job, find_inputs, parse_formats, plan
 from mt3_runtime.errors import AudioError, OptionError, OutputError
 from mt3_runtime.formats import FORMATS, render
+from mt3_runtime.instruments import choose
 from mt3_runtime.output import STDOUT, is_folder, make_folder, real_path, write_output
 from mt3_runtime.progress import Meter
 from mt3_runtime.search import SearchName
@@ -63,6 +64,12 @@ class TranscribeCommand:
             help="greedy (default), or t5x: the search of Magenta's own notebook",
         )
         add(
+            "--instruments",
+            metavar="LIST",
+            help="only these may occur: names, families, program numbers, drums; with commas",
+        )
+        add("--exclude", metavar="LIST", help="these may not occur")
+        add(
             "--no-auto-filter",
             dest="auto_filter",
             action="store_false",
@@ -76,6 +83,7 @@ class TranscribeCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Plans, loads the model, does every file."""
+        choose(args.instruments, args.exclude)  # complains now about unknown names
         sources, failed = _find(args)
         jobs = _plan(sources, args) if sources else []
         ready = [job for job in jobs if _exists(job.source)]
@@ -187,6 +195,8 @@ def _measure(model: Model, source: Path, args: argparse.Namespace) -> tuple[Tran
         begin = time.perf_counter()
         result = model.transcribe_notes(
             source,
+            instruments=args.instruments,
+            exclude=args.exclude,
             upstream_quirks=args.upstream_quirks,
             progress=lambda now: meter.update(
                 now.seconds_done, now.seconds_total, f"{now.notes} notes"

@@ -1,0 +1,149 @@
+"""What must not be said is not said, and what may be said is not changed."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mt3_runtime.bundle import DecodingSpec
+from mt3_runtime.constraints import constraint_for
+from mt3_runtime.errors import OptionError
+from mt3_runtime.instruments import Lineup, choose
+from mt3_runtime.notes import Note, NoteAssembler, NoteRules
+from mt3_runtime.search import Greedy, Sequence, T5XBeam
+from mt3_runtime.vocabulary import EventKind, Vocabulary
+from tests.scripted import decode_table
+
+SPEC = DecodingSpec(start_id=0, eos_id=1, max_tokens=40, beam_alpha=0.6)
+MT3 = Vocabulary.mt3()
+PIANO = Vocabulary.ismir2021()
+EVERYTHING = Lineup()
+RULES = NoteRules(ties=False)  # so that pitches in random tokens are notes and not declarations
+
+LINEUPS = st.builds(
+    Lineup,
+    st.frozensets(st.sampled_from([0, 1, 33, 40, 90, 127])),
+    st.one_of(st.just(frozenset()), st.just(frozenset(range(128))), st.just(frozenset({36, 42}))),
+).filter(bool)
+
+
+def random_tables(seed: int, vocabulary: Vocabulary, count: int = 6) -> list[np.ndarray]:
+    """Segments in which every kind of event is about as likely, whatever came before."""
+    random = np.random.default_rng(seed)
+    tables = []
+    for _ in range(count):
+        logits = random.normal(0, 1, (SPEC.max_tokens, 1, vocabulary.size))
+        for kind in EventKind:
+            ids = vocabulary.id_range(kind)
+            if ids:  # fewer ids, more for each: the best of n normal values grows with n
+                logits[..., ids] += random.normal(2, 1, (SPEC.max_tokens, 1, 1))
+                logits[..., ids] -= np.sqrt(2 * np.log(len(ids) + 1))
+        logits[..., 1] += random.choice([-9, 0, 2])
+        logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+        every = (SPEC.max_tokens, vocabulary.size, vocabulary.size)
+        tables.append(np.broadcast_to(logits.astype(np.float32), every))
+    return tables
+
+
+def run(tables, lineup, *, search=Greedy, vocabulary=MT3, rules=None, **how) -> list[Sequence]:
+    constrain = constraint_for(vocabulary, rules or RULES, lineup)
+    return decode_table(tables, partial(search, constrain=constrain), SPEC, **how)
+
+
+def notes_of(sequences, *, vocabulary=MT3, rules=None) -> list[Note]:
+    assembler = NoteAssembler(vocabulary, rules or RULES)
+    notes = []
+    for index, sequence in enumerate(sequences):
+        notes += assembler.add(sequence.tokens, None, 2.0 * index, 2.0 * index + 2.0)[0]
+    return notes + assembler.finish()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), LINEUPS, st.sampled_from([Greedy, T5XBeam]))
+def test_no_note_is_outside_the_lineup(seed, lineup, search):
+    sequences = run(random_tables(seed, MT3), lineup, search=search)
+    for note in notes_of(sequences):
+        assert note.pitch in lineup.drum_keys if note.is_drum else note.program in lineup.programs
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([Greedy, T5XBeam]))
+def test_everything_allowed_changes_nothing(seed, search):
+    tables = random_tables(seed, MT3)
+    free, masked = run(tables, None, search=search), run(tables, EVERYTHING, search=search)
+    for one, other in zip(free, masked, strict=True):
+        assert np.array_equal(one.tokens, other.tokens)
+        assert np.array_equal(one.log_probs, other.log_probs)
+
+
+def test_the_random_segments_say_something():
+    """Or the two properties above would be empty."""
+    notes = [note for seed in range(10) for note in notes_of(run(random_tables(seed, MT3), None))]
+    assert sum(note.is_drum for note in notes) > 20
+    assert len({note.program for note in notes if not note.is_drum}) > 10
+    assert 0 in {note.program for note in notes if not note.is_drum}
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_masks_do_not_depend_on_the_batch(slots, workers):
+    tables = random_tables(5, MT3, count=12)
+    lineup = Lineup(frozenset({33, 40}), frozenset({36}))
+    expected = [list(s.tokens) for s in run(tables, lineup, slots=12)]
+    found = run(tables, lineup, slots=slots, workers=workers)
+    assert [list(s.tokens) for s in found] == expected
+
+
+def scripted(*wishes: dict[int, float]) -> np.ndarray:
+    """A segment that wishes for tokens step by step, with weights, and for its end afterwards."""
+    table = np.full((SPEC.max_tokens, 1, MT3.size), -20.0, np.float32)
+    table[:, :, 1] = -5.0
+    for step, wish in enumerate(wishes):
+        for token, weight in wish.items():
+            table[step, :, token] = weight
+    return np.broadcast_to(table, (SPEC.max_tokens, MT3.size, MT3.size))
+
+
+def test_pitches_wait_for_a_program_if_the_initial_one_is_forbidden():
+    """The initial program is 0, a piano: without piano, no pitch may be under it."""
+    pitch, other = MT3.id_range(EventKind.PITCH)[60], MT3.id_range(EventKind.PITCH)[62]
+    tie, bass = MT3.id_range(EventKind.TIE)[0], MT3.id_range(EventKind.PROGRAM)[33]
+    wishes = scripted({tie: 0}, {pitch: 0, bass: -1}, {pitch: 0, bass: -1}, {other: 0})
+    tokens = {
+        name: run([wishes], choose(name))[0].tokens.tolist() for name in ("bass", "piano", "drums")
+    }
+    assert tokens["bass"] == [tie, bass, pitch, other, 1]
+    assert tokens["piano"] == [tie, pitch, pitch, other, 1]
+    assert tokens["drums"] == [tie, 1]
+    notes = notes_of(run([wishes], choose("bass")))
+    assert [note.program for note in notes] == [33, 33]
+
+
+def test_probabilities_stay_those_of_the_model():
+    """Over all tokens, also the forbidden ones."""
+    violin, bass = (MT3.id_range(EventKind.PROGRAM)[p] for p in (40, 33))
+    (found,) = run([scripted({violin: -0.2, bass: -1.7})], choose("bass"))
+    assert found.tokens[0] == bass
+    assert found.log_probs[0] == np.float32(-1.7)
+
+
+def test_models_without_programs_have_their_initial_one():
+    rules = NoteRules.ismir2021()
+    known = {"vocabulary": PIANO, "rules": rules}
+    tables = random_tables(3, PIANO)
+    assert any(
+        not note.is_drum for note in notes_of(run(tables, choose("piano"), **known), **known)
+    )
+    drums = notes_of(run(tables, choose("drums"), **known), **known)
+    assert drums
+    assert all(note.is_drum for note in drums)
+    with pytest.raises(OptionError, match="no notes for any of the instruments"):
+        constraint_for(PIANO, rules, choose("violin"))
+
+
+def test_no_lineup_is_no_constraint():
+    assert constraint_for(MT3, RULES, None) is None

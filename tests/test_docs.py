@@ -25,7 +25,7 @@ from mt3_runtime.bundle import DecodingSpec, GraphFile, Manifest, ModelSpec
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.features import FILTERS, FLOOR_RULES, FRAMINGS, SCALINGS, FeatureConfig
 from mt3_runtime.model import Model
-from mt3_runtime.notes import TORCH_PORT_QUIRKS, NoteRules, SegmentReport
+from mt3_runtime.notes import TORCH_PORT_QUIRKS, NoteRules, Probabilities, SegmentReport
 from mt3_runtime.segments import PADDINGS, SegmentConfig
 from mt3_runtime.vocabulary import EventKind, EventRange, Vocabulary
 
@@ -264,6 +264,7 @@ CLASSES = {
         mt3_runtime.Transcription,
         mt3_runtime.Note,
         mt3_runtime.Progress,
+        Probabilities,
         SegmentReport,
         catalogue.ModelInfo,
         catalogue.ModelFile,
@@ -295,7 +296,10 @@ def test_methods_of_classes(name):
         assert signature(node) == signature(source_of(getattr(real, method))), method
 
 
-@pytest.mark.parametrize("name", [n for n in CLASSES if dataclasses.is_dataclass(CLASSES[n])])
+RECORDS = [n for n, c in CLASSES.items() if dataclasses.is_dataclass(c) or issubclass(c, tuple)]
+
+
+@pytest.mark.parametrize("name", RECORDS)
 def test_fields_of_dataclasses(name):
     def fields(node: ast.stmt) -> list[str]:
         assert isinstance(node, ast.ClassDef)

@@ -7,12 +7,13 @@ midi      Type 1 MIDI file, see `mt3_runtime.midi`; confidences and reports are 
 json      One object: ``format`` ("mt3-runtime.notes"), ``version`` (1), ``model``, ``duration``
           in seconds, ``notes`` and ``segments`` (the reports, see `SegmentReport`).
 jsonl     One note object per line; can be written while the transcription runs.
-csv       Header ``onset,offset,pitch,velocity,program,is_drum,confidence``, one note per line.
+csv       Header (`CSV_FIELDS`), one note per line.
 ========  =====================================================================================
 
 A note object has ``onset`` and ``offset`` (seconds), ``pitch``, ``velocity``, ``program``,
-``instrument`` (General MIDI name, or "Drums"), ``is_drum`` and ``confidence``.  Times have
-microseconds; neither infinity nor NaN is ever written.
+``instrument`` (General MIDI name, or "Drums"), ``is_drum``, ``confidence`` and ``probabilities``
+(an object, see `Probabilities`; null or, in csv, nothing for tokens that a note does not have).
+Times have microseconds; neither infinity nor NaN is ever written.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import mido
 from mt3_runtime.errors import MT3Error, OptionError
 from mt3_runtime.instruments import instrument_name
 from mt3_runtime.midi import from_midi, to_midi
-from mt3_runtime.notes import Note, SegmentReport, check_notes
+from mt3_runtime.notes import Note, Probabilities, SegmentReport, check_notes
 
 FORMATS = ("midi", "json", "jsonl", "csv")
 """Names of the formats."""
@@ -49,7 +50,12 @@ SUFFIXES = {
 DOCUMENT_FORMAT = "mt3-runtime.notes"
 DOCUMENT_VERSION = 1
 
-CSV_FIELDS = ("onset", "offset", "pitch", "velocity", "program", "is_drum", "confidence")
+_PROBABILITY = {name: f"{name}_probability" for name in Probabilities._fields}
+"""Names of the tokens' probabilities in csv files."""
+
+_NUMBERS = ("onset", "offset", "pitch", "velocity", "program", "is_drum", "confidence")
+
+CSV_FIELDS = (*_NUMBERS, *_PROBABILITY.values())
 
 DECIMALS = 6
 """Digits behind the point of times and confidences: a microsecond, far below any model's step."""
@@ -138,6 +144,10 @@ def _note_object(note: Note) -> dict[str, Any]:
         "instrument": instrument_name(note.program, is_drum=note.is_drum),
         "is_drum": bool(note.is_drum),
         "confidence": _rounded(note.confidence),
+        "probabilities": {
+            name: None if value is None else _rounded(value)
+            for name, value in note.probabilities._asdict().items()
+        },
     }
 
 
@@ -164,7 +174,8 @@ def _csv(notes: Sequence[Note]) -> str:
     for note in notes:
         values = _note_object(note)
         values["is_drum"] = int(values["is_drum"])
-        writer.writerow([values[name] for name in CSV_FIELDS])
+        probabilities = values["probabilities"].values()  # the writer leaves None empty
+        writer.writerow([*(values[name] for name in _NUMBERS), *probabilities])
     return buffer.getvalue()
 
 
@@ -253,17 +264,15 @@ def parse_jsonl(data: bytes | str) -> list[Note]:
 def parse_csv(data: bytes | str) -> list[Note]:
     """Notes of a csv file with at least the columns onset, offset and pitch.
 
-    Missing columns mean velocity 100, program 0, no drum, confidence 1; others are ignored.
+    Missing columns mean velocity 100, program 0, no drum, confidence 1, unknown probabilities;
+    others are ignored.
 
     Raises:
         OptionError: A needed column is missing, or a value is not a number.
     """
     reader = csv.DictReader(io.StringIO(_text(data)), strict=True)
     try:
-        notes = [
-            _note({name: _cell(text) for name, text in row.items()}, f"line {reader.line_num}")
-            for row in reader
-        ]
+        notes = [_note(_row(row), f"line {reader.line_num}") for row in reader]
     except csv.Error as error:
         raise OptionError(f"behind line {reader.line_num}: {error}") from error
     return _checked(notes)
@@ -294,6 +303,13 @@ def _from_json(data: bytes | str, where: str) -> Any:
         raise OptionError(f"{where} is not valid JSON: {error}") from error
 
 
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The note object of a csv line."""
+    item = {name: _cell(text) for name, text in row.items()}
+    found = {name: item.get(column) for name, column in _PROBABILITY.items()}
+    return item | {"probabilities": {name: v for name, v in found.items() if v != ""}}
+
+
 def _cell(text: Any) -> Any:
     """The number in a csv cell; other content is returned as it is, for `_note` to refuse."""
     words = {"true": 1.0, "false": 0.0}  # how spreadsheets and pandas write is_drum
@@ -309,13 +325,7 @@ def _note(item: Any, where: str) -> Note:
         raise OptionError(f"{where}: expected a note object, got {type(item).__name__}")
 
     def real(name: str, default: float | None = None) -> float:
-        value = item.get(name, default)
-        if not isinstance(value, int | float):
-            raise OptionError(f"{where}: {name} is {value!r}, expected a number")
-        try:
-            return float(value)
-        except OverflowError:
-            raise OptionError(f"{where}: {name} is too large") from None
+        return _real(item.get(name, default), name, where)
 
     def whole(name: str, default: float | None = None) -> int:
         value = real(name, default)
@@ -331,7 +341,31 @@ def _note(item: Any, where: str) -> Note:
         program=whole("program", 0),
         is_drum=bool(whole("is_drum", 0)),
         confidence=real("confidence", 1.0),
+        probabilities=_probabilities(item.get("probabilities"), where),
     )
+
+
+def _probabilities(item: Any, where: str) -> Probabilities:
+    if item is None:
+        return Probabilities()
+    if not isinstance(item, Mapping):
+        raise OptionError(f"{where}: probabilities is {item!r}, expected an object")
+    known = {name: item.get(name) for name in Probabilities._fields}
+    return Probabilities(
+        **{
+            name: None if value is None else _real(value, f"probability of the {name}", where)
+            for name, value in known.items()
+        }
+    )
+
+
+def _real(value: Any, name: str, where: str) -> float:
+    if not isinstance(value, int | float):
+        raise OptionError(f"{where}: {name} is {value!r}, expected a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise OptionError(f"{where}: {name} is too large") from None
 
 
 def _checked(notes: list[Note]) -> list[Note]:

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,22 @@ TORCH_PORT_QUIRKS = (EMPTY_WITHOUT_EOS, UNK_IS_EOS)
 MAX_MIDI_VELOCITY = 127
 
 
+class Probabilities(NamedTuple):
+    """What the network gave the tokens of a note, each 0..1; None where there is no such token.
+
+    Attributes:
+        onset: The time shifts that state when it starts; notes at the start of a segment have none.
+        pitch: The pitch or drum token that started it.
+        program: The program token in force; it may be of an earlier segment.
+        offset: The tokens that ended it, time shifts and pitch; None if it ended in another way.
+    """
+
+    onset: float | None = None
+    pitch: float | None = None
+    program: float | None = None
+    offset: float | None = None
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Note:
     """One note.
@@ -49,6 +65,7 @@ class Note:
         is_drum: Whether ``pitch`` is a percussion key.
         confidence: Probability 0..1 that the network gave to the token that started this note
             (its pitch or drum token); 1.0 where it is not known.
+        probabilities: Those of its tokens; notes that differ in nothing else are equal.
     """
 
     onset: float
@@ -58,6 +75,7 @@ class Note:
     program: int = 0
     is_drum: bool = False
     confidence: float = 1.0
+    probabilities: Probabilities = field(default=Probabilities(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -169,6 +187,14 @@ class SegmentReport:
     notes: int = 0
 
 
+class _Open(NamedTuple):
+    """A note that sounds."""
+
+    onset: float
+    velocity: int
+    probabilities: Probabilities
+
+
 class NoteAssembler:
     """The state machine over the segments of one recording.
 
@@ -211,12 +237,14 @@ class NoteAssembler:
         self._clock = 0.0
         self._program = rules.initial_program
         self._velocity = rules.initial_velocity
-        # (pitch, program) -> (onset, velocity, confidence)
-        self._open: dict[tuple[int, int], tuple[float, int, float]] = {}
+        self._open: dict[tuple[int, int], _Open] = {}  # by pitch and program
         self._tied: set[tuple[int, int]] = set()
         self._in_ties = False
         self._closed: list[Note] = []
         self._begun = 0
+        # Of the tokens that set the time (None at the start of a segment) and the program.
+        self._shift_chance: float | None = None
+        self._program_chance: float | None = None
 
     def add(
         self,
@@ -245,8 +273,10 @@ class NoteAssembler:
         """
         self._check_order(start, next_start)
         ids = np.asarray(tokens, np.int64)
-        chances = np.ones(len(ids)) if probabilities is None else np.asarray(probabilities)
-        if chances.shape != ids.shape:
+        chances: list[float | None] = [None] * len(ids)
+        if probabilities is not None:
+            chances = np.asarray(probabilities).tolist()
+        if len(chances) != len(ids):
             raise OptionError(
                 f"{len(ids)} tokens came with {len(chances)} probabilities; expected one per token"
             )
@@ -258,7 +288,8 @@ class NoteAssembler:
         self._in_ties = self._rules.ties
         self._tied.clear()
         self._closed, self._begun = [], 0
-        invalid, dropped = self._play(ids[:used], chances[:used].tolist(), start, next_start)
+        self._shift_chance = None
+        invalid, dropped = self._play(ids[:used], chances, start, next_start)
         report = SegmentReport(
             index=self._segments,
             start=start,
@@ -276,8 +307,8 @@ class NoteAssembler:
     def finish(self) -> list[Note]:
         """End the recording: all open notes end together, at the latest time seen."""
         self._closed = []
-        for onset, _, _ in self._open.values():
-            self._clock = max(self._clock, onset + self._rules.minimum_duration)
+        for sounding in self._open.values():
+            self._clock = max(self._clock, sounding.onset + self._rules.minimum_duration)
         for key in list(self._open):
             self._close(key)
         return self._closed
@@ -307,63 +338,70 @@ class NoteAssembler:
     def _play(
         self,
         ids: npt.NDArray[np.int64],
-        confidences: list[float],
+        chances: Sequence[float | None],
         start: float,
         next_start: float | None,
     ) -> tuple[int, int]:
         """Run the tokens of one segment; returns the numbers of invalid and of dropped ones."""
         invalid, steps, time = 0, 0, start
+        run: float | None = None  # chance of the shifts since the last other event
         for position, event in enumerate(self._vocabulary.decode(ids)):
+            chance = chances[position]
             if event is None:
                 invalid += 1
             elif event.kind is EventKind.SHIFT:
+                run = _both(run, chance)
+                self._shift_chance = run
                 steps += event.value
                 time = start + steps / self._vocabulary.steps_per_second
                 if next_start and time > next_start:  # the original ignores a limit of 0.0
                     return invalid, len(ids) - position
             else:
-                steps = 0
-                invalid += not self._event(event.kind, event.value, time, confidences[position])
+                steps, run = 0, None
+                invalid += not self._event(event.kind, event.value, time, chance)
         return invalid, 0
 
-    def _event(self, kind: EventKind, value: int, time: float, confidence: float) -> bool:
+    def _event(self, kind: EventKind, value: int, time: float, chance: float | None) -> bool:
         """Take one event other than a shift; returns whether it was valid."""
         if time < self._clock:
             return False
         self._clock = time  # even if the event turns out to be invalid
         if kind is EventKind.PITCH:
-            return self._pitch((value, self._program), confidence)
+            return self._pitch((value, self._program), chance)
         if kind is EventKind.DRUM:
-            return self._drum(value, confidence)
+            return self._drum(value, chance)
         if kind is EventKind.TIE:
             return self._tie()
         if kind is EventKind.VELOCITY:
             self._velocity = self._rules.velocity(value)
         elif not self._rules.flat_programs:
-            self._program = value
+            self._program, self._program_chance = value, chance
         return True
 
-    def _pitch(self, key: tuple[int, int], confidence: float) -> bool:
+    def _pitch(self, key: tuple[int, int], chance: float | None) -> bool:
         is_open = key in self._open
         if self._in_ties:
             if not is_open or key in self._tied:
                 return False
             self._tied.add(key)
             return True
+        if self._velocity == 0:
+            if is_open:
+                self._close(key, _both(self._shift_chance, chance))
+            return is_open
         if is_open:
             self._close(key)
-        if self._velocity == 0:
-            return is_open
-        self._open[key] = (self._clock, self._velocity, confidence)
+        probabilities = Probabilities(self._shift_chance, chance, self._program_chance)
+        self._open[key] = _Open(self._clock, self._velocity, probabilities)
         self._begun += 1
         return True
 
-    def _drum(self, pitch: int, confidence: float) -> bool:
+    def _drum(self, pitch: int, chance: float | None) -> bool:
         if self._velocity == 0:
             return False
+        sounding = _Open(self._clock, self._velocity, Probabilities(self._shift_chance, chance))
         end = self._clock + self._rules.drum_duration
-        note = Note(self._clock, end, pitch, self._velocity, is_drum=True, confidence=confidence)
-        self._closed.append(note)
+        self._closed.append(_note(sounding, end, pitch, is_drum=True))
         self._begun += 1
         return True
 
@@ -375,11 +413,25 @@ class NoteAssembler:
         self._in_ties = False
         return True
 
-    def _close(self, key: tuple[int, int]) -> None:
+    def _close(self, key: tuple[int, int], offset_chance: float | None = None) -> None:
         pitch, program = key
-        onset, velocity, confidence = self._open.pop(key)
-        end = max(self._clock, onset + self._rules.minimum_duration)
-        self._closed.append(Note(onset, end, pitch, velocity, program, confidence=confidence))
+        found = self._open.pop(key)
+        found = found._replace(probabilities=found.probabilities._replace(offset=offset_chance))
+        end = max(self._clock, found.onset + self._rules.minimum_duration)
+        self._closed.append(_note(found, end, pitch, program))
+
+
+def _both(first: float | None, second: float | None) -> float | None:
+    """Chance of two tokens together; one that is None does not count."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first * second
+
+
+def _note(found: _Open, end: float, pitch: int, program: int = 0, *, is_drum: bool = False) -> Note:
+    known = found.probabilities
+    confidence = 1.0 if known.pitch is None else known.pitch
+    return Note(found.onset, end, pitch, found.velocity, program, is_drum, confidence, known)
 
 
 def check_notes(notes: Sequence[Note]) -> None:
@@ -387,7 +439,7 @@ def check_notes(notes: Sequence[Note]) -> None:
 
     Raises:
         OptionError: A time or a confidence is not finite, an onset is negative or behind its
-            offset, or a pitch or a program is outside 0..127.
+            offset, a pitch or a program is outside 0..127, or a probability outside 0..1.
     """
     for index, note in enumerate(notes):
         if not 0.0 <= note.onset <= note.offset < math.inf:
@@ -396,6 +448,8 @@ def check_notes(notes: Sequence[Note]) -> None:
             problem = f"has pitch {note.pitch}, program {note.program}; expected 0..127"
         elif not math.isfinite(note.confidence):
             problem = f"has confidence {note.confidence}; expected a finite number"
+        elif not all(p is None or 0.0 <= p <= 1.0 for p in note.probabilities):
+            problem = f"has {note.probabilities}; expected 0..1 or None"
         else:
             continue
         raise OptionError(f"note {index} {problem}: correct or remove it before writing")

@@ -31,16 +31,39 @@ from mt3_runtime.formats import (
     parse_midi,
     render,
 )
-from mt3_runtime.notes import Note, SegmentReport
+from mt3_runtime.notes import Note, Probabilities, SegmentReport
 
 SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[2].parent / "shared"))
 
 NOTES = [
     Note(0.0, 0.51, 60, 100, confidence=0.75),
-    Note(0.1, 2.24, 40, 127, program=33, confidence=1 / 3),
+    Note(
+        0.1,
+        2.24,
+        40,
+        127,
+        program=33,
+        confidence=1 / 3,
+        probabilities=Probabilities(0.9999999, 1 / 3, 1.0, None),
+    ),
     Note(0.5, 0.51, 36, 127, is_drum=True),
 ]
-ROUNDED = [dataclasses.replace(note, confidence=round(note.confidence, 6)) for note in NOTES]
+
+
+def rounded(note: Note) -> Note:
+    """As a note is after a text file."""
+    known = [None if p is None else round(p, 6) for p in note.probabilities]
+    return dataclasses.replace(
+        note,
+        onset=round(note.onset, 6),
+        offset=round(note.offset, 6),
+        confidence=round(note.confidence, 6),
+        probabilities=Probabilities(*known),
+    )
+
+
+ROUNDED = [rounded(note) for note in NOTES]
+UNKNOWN = dict.fromkeys(("onset", "pitch", "program", "offset"))
 RESULT = SimpleNamespace(
     notes=NOTES,
     segments=(SegmentReport(0, 0.0, 31), SegmentReport(1, 2.04, 8, truncated=True)),
@@ -50,9 +73,7 @@ RESULT = SimpleNamespace(
 
 ANY_NOTES = st.lists(
     st.builds(
-        lambda onset, length, pitch, velocity, program, is_drum, confidence: Note(
-            onset, onset + length, pitch, velocity, program, is_drum, confidence
-        ),
+        lambda onset, length, *values: Note(onset, onset + length, *values),
         st.floats(0, 1e5),
         st.floats(0, 100),
         st.integers(0, 127),
@@ -60,6 +81,7 @@ ANY_NOTES = st.lists(
         st.integers(0, 127),
         st.booleans(),
         st.floats(0, 1),
+        st.builds(Probabilities, *[st.none() | st.floats(0, 1)] * 4),
     ),
     max_size=20,
 )
@@ -83,6 +105,7 @@ def test_json():
                 "instrument": "Acoustic Grand Piano",
                 "is_drum": False,
                 "confidence": 0.75,
+                "probabilities": UNKNOWN,
             },
             {
                 "onset": 0.1,
@@ -93,6 +116,7 @@ def test_json():
                 "instrument": "Electric Bass (finger)",
                 "is_drum": False,
                 "confidence": 0.333333,
+                "probabilities": {"onset": 1.0, "pitch": 0.333333, "program": 1.0, "offset": None},
             },
             {
                 "onset": 0.5,
@@ -103,6 +127,7 @@ def test_json():
                 "instrument": "Drums",
                 "is_drum": True,
                 "confidence": 1.0,
+                "probabilities": UNKNOWN,
             },
         ],
         "segments": [
@@ -144,10 +169,11 @@ def test_jsonl_lines_can_be_written_one_by_one():
 
 def test_csv():
     assert render(RESULT, "csv").decode() == (
-        "onset,offset,pitch,velocity,program,is_drum,confidence\n"
-        "0.0,0.51,60,100,0,0,0.75\n"
-        "0.1,2.24,40,127,33,0,0.333333\n"
-        "0.5,0.51,36,127,0,1,1.0\n"
+        "onset,offset,pitch,velocity,program,is_drum,confidence,"
+        "onset_probability,pitch_probability,program_probability,offset_probability\n"
+        "0.0,0.51,60,100,0,0,0.75,,,,\n"
+        "0.1,2.24,40,127,33,0,0.333333,1.0,0.333333,1.0,\n"
+        "0.5,0.51,36,127,0,1,1.0,,,,\n"
     )
     table = list(csv.DictReader(io.StringIO(render(RESULT, "csv").decode())))
     assert tuple(table[0]) == CSV_FIELDS
@@ -166,17 +192,11 @@ def test_midi():
 @settings(max_examples=80, deadline=None)
 @given(notes=ANY_NOTES)
 def test_round_trip_of_the_text_formats(notes):
-    rounded = [
-        dataclasses.replace(
-            note,
-            onset=round(note.onset, 6),
-            offset=round(note.offset, 6),
-            confidence=round(note.confidence, 6),
-        )
-        for note in notes
-    ]
     for name in ("json", "jsonl", "csv"):
-        assert PARSERS[name](render(notes, name)) == rounded
+        found = PARSERS[name](render(notes, name))
+        assert list(map(dataclasses.astuple, found)) == [
+            dataclasses.astuple(rounded(note)) for note in notes
+        ]
 
 
 @pytest.mark.parametrize("name", FORMATS)

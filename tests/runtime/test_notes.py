@@ -17,6 +17,7 @@ from mt3_runtime.notes import (
     Note,
     NoteAssembler,
     NoteRules,
+    Probabilities,
     SegmentReport,
     check_notes,
 )
@@ -192,6 +193,38 @@ def test_confidence_is_the_probability_of_the_pitch_or_drum_token():
     notes, _ = run([segment], [0.0], probabilities=[chances])
     assert {n.pitch: round(n.confidence, 6) for n in notes} == {60: 0.6, 36: 0.5}
     assert all(note.confidence == 1.0 for note in run([segment], [0.0])[0])
+
+
+def known(notes):
+    """Probabilities of notes by pitch, rounded."""
+    return {n.pitch: tuple(p and round(p, 6) for p in n.probabilities) for n in notes}
+
+
+def test_notes_carry_the_probabilities_of_their_tokens():
+    program, pitch, drum, on, off, tie = 1165, 1061, 1296, 1130, 1129, 1131
+    segment = ids(tie, program, on, pitch, 10, 2, drum, pitch + 1, 40, off, pitch, pitch + 1)
+    chances = [0.99, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1]
+    notes, _ = run([segment], [0.0], probabilities=[chances])
+    assert known(notes) == {
+        60: (None, 0.7, 0.9, 0.0375),  # at the segment's start, no shift; off: 0.25 * 0.15
+        61: (0.3, 0.3, 0.9, 0.025),  # two shifts in a row: 0.6 * 0.5
+        36: (0.3, 0.4, None, None),  # drums have neither program nor end
+    }
+    assert set(known(run([segment], [0.0])[0]).values()) == {(None,) * 4}
+
+
+def test_probabilities_across_segments():
+    """A program stays in force, a shift does not; ties, new onsets and the end have no tokens."""
+    tie, program, on, low, high = 1131, 1165, 1130, 1050, 1061
+    segments = [ids(tie, program, on, 50, low, high), ids(low, tie, on, low + 1, 20, low)]
+    chances = [[0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]]
+    notes, _ = run(segments, [0.0, 2.04], probabilities=chances)
+    assert [known([note]) for note in sorted(notes)] == [
+        {60: (0.6, 0.4, 0.8, None)},
+        {49: (0.6, 0.5, 0.8, None)},
+        {50: (None, 0.6, 0.8, None)},
+        {49: (0.5, 0.4, 0.8, None)},
+    ]
 
 
 def test_tokens_from_the_first_eos_on_are_ignored():
@@ -459,6 +492,8 @@ def test_rules_and_vocabulary_must_fit():
         ({"pitch": -1}, "pitch -1"),
         ({"program": 128}, "program 128"),
         ({"confidence": math.nan}, "confidence nan"),
+        ({"probabilities": Probabilities(pitch=math.nan)}, "pitch=nan"),
+        ({"probabilities": Probabilities(offset=1.01)}, "offset=1.01"),
     ],
 )
 def test_notes_that_cannot_be_written_are_named(change, message):

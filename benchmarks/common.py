@@ -25,6 +25,7 @@ ROOT = HERE.parent
 SHARED = Path(os.environ.get("MT3_SHARED", ROOT.parent / "shared"))
 STATE = ROOT / ".state" / "benchmarks"
 ORACLE = Path(os.environ.get("MT3_ORACLE_PYTHON", ROOT / ".venvs" / "oracle" / "bin" / "python"))
+JAX2TF = Path(os.environ.get("MT3_JAX2TF_PYTHON", ROOT / ".venvs" / "jax2tf" / "bin" / "python"))
 
 Handler = Callable[..., dict[str, Any]]
 

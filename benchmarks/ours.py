@@ -46,10 +46,10 @@ def song(audio: str, midi: str) -> dict[str, Any]:
     }
 
 
-def features(audio: str, out: str) -> dict[str, Any]:
-    """Makes the features that both sides start from, and keeps them in `out` (.npy)."""
+def features(audio: str, out: str, segments: int | None = None) -> dict[str, Any]:
+    """Makes the features that all sides start from, and keeps them in `out` (.npy)."""
     begin = time.perf_counter()
-    _state["features"] = _state["model"].preprocess(audio)
+    _state["features"] = _state["model"].preprocess(audio)[:segments]
     seconds = time.perf_counter() - begin
     np.save(out, _state["features"])
     return {"seconds": seconds, "segments": len(_state["features"])}
@@ -61,7 +61,12 @@ def forward() -> dict[str, Any]:
     found = _state["model"].forward(_state["features"])
     seconds = time.perf_counter() - begin
     lengths = [len(sequence.tokens) for sequence in found]
-    return {"seconds": seconds, "digest": token_digest(found), "lengths": lengths}
+    return {
+        "seconds": seconds,
+        "digest": token_digest(found),
+        "each": [token_digest([sequence]) for sequence in found],
+        "lengths": lengths,
+    }
 
 
 def schedule() -> dict[str, Any]:

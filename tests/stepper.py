@@ -28,7 +28,8 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 class Stepper:
     """Encodes features [rows, T, bins] and decodes one token per `step`.
 
-    ``previous`` int64 [rows, tokens] is what a memory of ``memory`` rows is made of.
+    ``previous`` int64 [rows, tokens] is what a memory of ``memory`` rows is made of.  ``graphs``
+    (encoder, decoder) are driven instead of those of the profile, whose form of cache they have.
     """
 
     def __init__(
@@ -41,25 +42,27 @@ class Stepper:
         expose_logits: bool = False,
         previous: npt.NDArray[np.int64] | None = None,
         memory: int = 0,
+        graphs: tuple[onnx.ModelProto, onnx.ModelProto] | None = None,
     ) -> None:
         inputs: dict[str, npt.NDArray[Any]] = {"features": features}
         if previous is not None:
             inputs["previous_ids"] = previous
         tokens = 0 if previous is None else previous.shape[1]
-        encoder = session(
-            build_encoder(weights, frames, profile=profile, memory=memory, memory_tokens=tokens)
+        encoder_graph, decoder_graph = graphs or (
+            build_encoder(weights, frames, profile=profile, memory=memory, memory_tokens=tokens),
+            build_decoder(
+                weights,
+                frames + memory,
+                max_tokens=CAPACITY,
+                profile=profile,
+                expose_logits=expose_logits,
+            ),
         )
+        encoder = session(encoder_graph)
         names = [output.name for output in encoder.get_outputs()]
-        model = build_decoder(
-            weights,
-            frames + memory,
-            max_tokens=CAPACITY,
-            profile=profile,
-            expose_logits=expose_logits,
-        )
         rows, shape = len(features), weights.shape
         columns = 0 if blocks_for(profile).cache == "concat" else CAPACITY
-        self._decoder = session(model)
+        self._decoder = session(decoder_graph)
         self._feeds: dict[str, npt.NDArray[Any]] = dict(
             zip(names, encoder.run(names, inputs), strict=True)
         )

@@ -104,6 +104,15 @@ def test_the_runtime_needs_little():
     assert not {name for name, eager in used if eager} & RUNTIME_LAZY
 
 
+def test_the_exporter_needs_no_framework_but_for_its_traced_routes():
+    frameworks = set(FRAMEWORKS) - {"onnx"}
+    found = {path.stem for path in modules("export") if {n for n, _ in imports(path)} & frameworks}
+    assert found == {"flax_network", "jax2tf_route", "torch_network", "torch_route"}
+    code = "import sys, mt3_export.routes; sys.exit(any(n in sys.modules for n in {!r}))"
+    ended = subprocess.run([sys.executable, "-c", code.format(frameworks)], check=False)
+    assert ended.returncode == 0
+
+
 def test_the_reader_of_imports_sees_all_kinds(tmp_path):
     path = tmp_path / "module.py"
     path.write_text(

@@ -21,6 +21,7 @@ from mt3_export.decoder import build_decoder
 from mt3_export.encoder import build_encoder
 from mt3_export.lint import lint
 from mt3_export.profiles import blocks_for
+from mt3_export.routes import TRACED_PROFILE, RouteName, load_tracer, trace
 from mt3_runtime.bundle import (
     EXPORT_ID_KEY,
     MANIFEST,
@@ -52,6 +53,7 @@ def export_bundle(
     profiles: Sequence[str] = ("cpu",),
     storage: Storage = "fp32",
     name: str | None = None,
+    route: RouteName = "direct",
 ) -> Manifest:
     """Builds all graphs of a model and writes them as a bundle.
 
@@ -66,9 +68,11 @@ def export_bundle(
         profiles: Graph profiles to include.
         storage: Precision of the stored matrices.
         name: The model's name; the variant's by default.
+        route: How the graphs are made; see `mt3_export.routes`.
 
     Raises:
-        OptionError: No profile, an unknown one, or one twice.
+        OptionError: No profile, an unknown one, or one twice; or the route cannot write these.
+        MissingDependencyError: What the route needs is not installed.
         CheckpointError: The weights do not fit the variant's tables.
         OutputError: ``out`` is in the way or cannot be written; nothing is left behind.
     """
@@ -76,13 +80,14 @@ def export_bundle(
         raise OptionError(f"profiles must be one or more different names, got {list(profiles)}.")
     for profile in profiles:
         blocks_for(profile)
+    _check_route(route, profiles, storage)
     _check_fit(weights, variant)
-    exporter = f"mt3_export {_version()}"
+    exporter = f"mt3_export {_version()}" + ("" if route == "direct" else f" via {route}")
     identity = "\n".join([source["digest"], variant.name, exporter, storage])
     export_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
     with _new_bundle(Path(out)) as folder:
         graphs = [
-            _write_graph(folder, role, profile, weights, variant, storage, export_id)
+            _write_graph(folder, role, profile, weights, variant, storage, export_id, route)
             for profile in profiles
             for role in _ROLES
         ]
@@ -108,6 +113,16 @@ def export_bundle(
 
 
 _ROLES: tuple[Role, ...] = ("encoder", "decoder")
+
+
+def _check_route(route: RouteName, profiles: Sequence[str], storage: Storage) -> None:
+    if route == "direct":
+        return
+    if list(profiles) != [TRACED_PROFILE] or storage != "fp32":
+        raise OptionError(
+            f"Route {route} writes profile {TRACED_PROFILE} with fp32 weights and nothing else."
+        )
+    load_tracer(route)  # before minutes of work, not after
 
 
 def _check_fit(weights: Weights, variant: Variant) -> None:
@@ -141,6 +156,7 @@ def _write_graph(
     variant: Variant,
     storage: Storage,
     export_id: str,
+    route: RouteName,
 ) -> GraphFile:
     """Builds, checks and writes one graph, and describes it for the manifest."""
     metadata = {
@@ -149,23 +165,28 @@ def _write_graph(
         "mt3.role": role,
         "mt3.profile": profile,
     }
-    frames = variant.features.frames
-    if role == "encoder":
+    frames, max_tokens = variant.features.frames, variant.decoding.max_tokens
+    if route != "direct":
+        model = trace(route, role, weights, frames=frames, max_tokens=max_tokens, metadata=metadata)
+    elif role == "encoder":
         model = build_encoder(weights, frames, profile=profile, storage=storage, metadata=metadata)
     else:
         model = build_decoder(
             weights,
             frames,
-            max_tokens=variant.decoding.max_tokens,
+            max_tokens=max_tokens,
             profile=profile,
             storage=storage,
             metadata=metadata,
         )
-    return _save(model, folder / f"{role}.{profile}.onnx", role, profile)
+    path = folder / f"{role}.{profile}.onnx"
+    return _save(model, path, role, profile, traced=route != "direct")
 
 
-def _save(model: onnx.ModelProto, path: Path, role: Role, profile: str) -> GraphFile:
-    faults = lint(model)
+def _save(
+    model: onnx.ModelProto, path: Path, role: Role, profile: str, *, traced: bool
+) -> GraphFile:
+    faults = lint(model, traced=traced)
     if faults:
         raise RuntimeError(f"the exporter built a faulty {role} ({profile}): {'; '.join(faults)}")
     data = model.SerializeToString(deterministic=True)
@@ -177,8 +198,8 @@ def _save(model: onnx.ModelProto, path: Path, role: Role, profile: str) -> Graph
         file=path.name,
         sha256=hashlib.sha256(data).hexdigest(),
         size=len(data),
-        opset=blocks.opset,
-        cache=blocks.cache,
+        opset=next(item.version for item in model.opset_import if item.domain == ""),
+        cache="in_place" if traced else blocks.cache,
         cross_key_transposed=blocks.cross_key_transposed,
         inputs=tuple(value.name for value in model.graph.input),
         outputs=tuple(value.name for value in model.graph.output),

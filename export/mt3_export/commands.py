@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mt3_runtime.catalogue import ModelInfo
 
 PROFILE_NAMES = ("cpu", "portable", "compat")
+ROUTE_NAMES = ("direct", "jax2tf", "torch")
 
 
 class ExportCommand:
@@ -48,10 +49,16 @@ class ExportCommand:
         )
         parser.add_argument(
             "--profiles",
-            default="cpu",
             metavar="LIST",
             help="comma-separated graph profiles: cpu, portable (CUDA, TensorRT), compat (old "
             "parsers) (default: cpu)",
+        )
+        parser.add_argument(
+            "--via",
+            choices=ROUTE_NAMES,
+            default="direct",
+            help="how graphs are made: written node by node (direct, the default), or traced "
+            "through a framework, to check that (profile compat only)",
         )
 
     def run(self, args: argparse.Namespace) -> int:
@@ -60,7 +67,8 @@ class ExportCommand:
         from mt3_export.checkpoints import read_checkpoint  # noqa: PLC0415
         from mt3_export.variants import variant_named  # noqa: PLC0415
 
-        profiles = _profiles(args.profiles)
+        usual = "cpu" if args.via == "direct" else "compat"
+        profiles = _profiles(usual if args.profiles is None else args.profiles)
         model = _pulled(args.checkpoint)
         checkpoint = Path(args.checkpoint) if model is None else pulled_checkpoint(model.name)
         if args.output == "":
@@ -85,6 +93,7 @@ class ExportCommand:
             profiles=profiles,
             storage=args.weights,
             name=name,
+            route=args.via,
         )
         for graph in manifest.graphs:
             talk(f"{graph.file}: {graph.size / 2**20:.1f} MiB")

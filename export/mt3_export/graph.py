@@ -23,7 +23,7 @@ MICROSOFT = "com.microsoft"
 
 #: The IR version that goes with each opset in use, passed explicitly because the onnx package would
 #: otherwise write its own newest one, which older parsers (TensorRT 10.3, onnxruntime-web) refuse.
-IR_VERSIONS = {17: 8, 24: 11}
+IR_VERSIONS = {17: 8, 18: 8, 24: 11}
 
 
 class Graph:

@@ -7,14 +7,23 @@ export time instead of as garbled notes on a user's machine.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import onnx
 
 from mt3_export.graph import IR_VERSIONS
 
+#: Operators whose output may be their input's memory.
+_VIEWS = {"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 
-def lint(model: onnx.ModelProto) -> list[str]:
+
+def lint(model: onnx.ModelProto, *, traced: bool = False) -> list[str]:
     """Checks a graph.
+
+    Args:
+        model: What was built.
+        traced: A framework's converter wrote it.  What reads a ``past`` tensor then need not be one
+            node, but still has to be done before its ``present`` is written.
 
     Returns:
         One sentence per broken promise; empty for a sound graph.  The promises: every ``past``
@@ -24,7 +33,7 @@ def lint(model: onnx.ModelProto) -> list[str]:
     """
     graph = model.graph
     return [
-        *_cache_faults(graph),
+        *(_traced_cache_faults(graph) if traced else _cache_faults(graph)),
         *_name_faults(graph),
         *_version_faults(model),
         *(
@@ -45,6 +54,34 @@ def _cache_faults(graph: onnx.GraphProto) -> list[str]:
         elif present not in readers[0].output:
             faults.append(f"the node that reads {past} does not write {present}")
     return faults
+
+
+def _traced_cache_faults(graph: onnx.GraphProto) -> list[str]:
+    writers = {name: node for node in graph.node for name in node.output if name}
+    faults = []
+    for past in (value.name for value in graph.input if value.name.startswith("past_")):
+        present = past.replace("past_", "present_", 1)
+        before, views = _needed(present, writers), {past}
+        for node in graph.node:
+            if node.op_type == "Shape":  # reads no memory
+                continue
+            if node.op_type in _VIEWS and node.input[0] in views:
+                views.update(node.output)
+            elif views.intersection(node.input) and not before.intersection(node.output):
+                reader = f"{node.op_type} {node.name}".strip()
+                faults.append(f"{reader} reads {past}, and {present} does not wait for it")
+    return faults
+
+
+def _needed(name: str, writers: Mapping[str, onnx.NodeProto]) -> set[str]:
+    """All tensors that are computed before this one, and itself."""
+    needed, open_ = {name}, [name]
+    while open_:
+        node = writers.get(open_.pop())
+        fresh = set(node.input) - needed if node else set()
+        needed |= fresh
+        open_ += fresh
+    return needed
 
 
 def _name_faults(graph: onnx.GraphProto) -> list[str]:

@@ -131,7 +131,7 @@ def test_weights_that_do_not_fit_the_variant_are_refused(tmp_path: Path) -> None
 def test_a_faulty_graph_is_a_bug_and_is_not_written(
     tiny_weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundles, "lint", lambda model: ["something is wrong"])
+    monkeypatch.setattr(bundles, "lint", lambda model, **_: ["something is wrong"])
     with pytest.raises(RuntimeError, match="something is wrong"):
         _export(tiny_weights, tmp_path / "model")
     assert not list(tmp_path.iterdir())

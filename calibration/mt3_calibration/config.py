@@ -82,9 +82,10 @@ class TrainConfig:
         average: Share of the old values that the averaged weights keep at each step.
         dropout: Probability.
         precision: Of the matrix products; weights and optimiser are always fp32.
-        auxiliary: Weight of the frame-wise heads' loss.
+        auxiliary: Weight of the loss of the rolls.
+        next_event: Weight of the loss of the time to the next event.
         guide: Weight of the guided attention's loss.
-        aids_fade: Progress from which on both weights fall, linearly, to zero at the second.
+        aids_fade: Progress from which on these weights fall, linearly, to zero at the second.
         max_tokens: Targets are cut behind so many tokens.
         slice_size: Examples that are worked on together; a batch has one or more slices.
         bucket: Batches that are sorted by length together.
@@ -111,7 +112,8 @@ class TrainConfig:
     average: float = 0.999
     dropout: float = 0.05
     precision: Precision = "bf16"
-    auxiliary: float = 0.05
+    auxiliary: float = 0.3
+    next_event: float = 0.1
     guide: float = 0.3
     aids_fade: tuple[float, float] = (0.67, 0.95)
     max_tokens: int = 512
@@ -131,7 +133,7 @@ class TrainConfig:
         for name in ("max_tokens", "slice_size", "bucket", "evaluations", "held_out"):
             _at_least(name, getattr(self, name), 1)
         _at_least("offset_steps", self.offset_steps, 1)
-        for name in ("seed", "warmup", "weight_decay", "auxiliary", "guide"):
+        for name in ("seed", "warmup", "weight_decay", "auxiliary", "next_event", "guide"):
             _at_least(name, getattr(self, name), 0)
         for name in ("rate", "clip"):
             _above_zero(name, getattr(self, name))
@@ -272,9 +274,9 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def _small_stages() -> tuple[Stage, ...]:
     return (
-        Stage("half-second solos", 65, 0.2, 64, "solo"),
-        Stage("one-second duos", 130, 0.3, 64, "duo"),
-        Stage("two-second bands", FULL_FRAMES, 0.5, 32, "band"),
+        Stage("half-second solos", 65, 4.0, 64, "solo"),
+        Stage("one-second duos", 130, 6.0, 64, "duo"),
+        Stage("two-second bands", FULL_FRAMES, 15.0, 32, "band"),
     )
 
 
@@ -292,7 +294,14 @@ def _shape(d_model: int, heads: int, d_ff: int, encoder: int, decoder: int) -> T
 PRESETS = {
     # 7.2 M parameters, 14.4 MB in fp16: ten hours on two cores.
     "small": TrainConfig(
-        _small_stages(), _shape(256, 4, 512, 4, 4), hours=10.0, optimiser="muon", rate=2e-3
+        _small_stages(),
+        _shape(256, 4, 512, 4, 4),
+        steps=25000,
+        optimiser="muon",
+        rate=2e-3,
+        warmup=200,
+        evaluations=50,
+        corpus=0.1,
     ),
     # 18.5 M parameters, 37 MB: half an hour on a data-centre GPU.
     "medium": TrainConfig(

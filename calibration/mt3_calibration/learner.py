@@ -21,7 +21,15 @@ from torch.nn import functional
 
 from mt3_calibration.batches import Batch
 from mt3_calibration.checkpointing import Position, State
-from mt3_calibration.losses import Counts, guide_loss, kind_table, roll_loss, token_loss
+from mt3_calibration.initialisation import align_
+from mt3_calibration.losses import (
+    Counts,
+    guide_loss,
+    kind_table,
+    next_event_loss,
+    roll_loss,
+    token_loss,
+)
 from mt3_calibration.network import Aids, Network, as_weights
 from mt3_calibration.optimisers import Optimisers, average_
 from mt3_calibration.schedule import Schedule
@@ -34,7 +42,7 @@ from mt3_runtime.errors import CheckpointError, OptionError
 AVERAGE_WARMUP = 10.0
 
 #: Means of the steps; of the last one the slices know nothing.
-_MEANS = ("loss", "auxiliary", "guide", "norm")
+_MEANS = ("loss", "auxiliary", "next_event", "guide", "norm")
 _TALLY = (*(f"{what} {kind}" for what in ("sum", "count") for kind in KINDS), *_MEANS, "steps")
 
 
@@ -45,7 +53,13 @@ class _Job(NamedTuple):
     number: int
     counts: Counts
     auxiliary: float
+    next_event: float
     guide: float
+
+    @property
+    def framewise(self) -> bool:
+        """Whether the frame-wise heads learn."""
+        return self.auxiliary > 0.0 or self.next_event > 0.0
 
 
 class Learner:
@@ -65,6 +79,7 @@ class Learner:
         self.schedule, self.config, self.device = schedule, schedule.config, device
         torch.manual_seed(self.config.seed)
         self.network = Network(self.config.shape, dropout=self.config.dropout).to(device)
+        align_(self.network, DEFAULT.vocabulary)
         self.aids = Aids(self.config.shape).to(device)
         self._parameters = dict(self.network.named_parameters()) | {
             f"aids.{name}": parameter for name, parameter in self.aids.named_parameters()
@@ -84,7 +99,8 @@ class Learner:
         """One step of the optimisers; adds its losses to the tally."""
         config = self.config
         fade = self.schedule.aid_factor(progress)
-        job = _Job(batch, number, Counts.of(batch), fade * config.auxiliary, fade * config.guide)
+        weights = (fade * w for w in (config.auxiliary, config.next_event, config.guide))
+        job = _Job(batch, number, Counts.of(batch), *weights)
         starts = range(0, len(batch.tokens), config.slice_size)
         first, *others = self._threads.map(partial(self._slice, job), starts)
         sums, gradients = first
@@ -113,21 +129,28 @@ class Learner:
         bf16 = config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             out = self.network(features, read, guide=job.guide > 0.0)
-            framewise = self.aids(out.encoded) if job.auxiliary else None
+            framewise = self.aids(out.encoded) if job.framewise else None
         loss, kinds = token_loss(out.logits, tokens, self._kinds)
-        auxiliary = guide = loss.new_zeros(())
+        auxiliary = following = guide = loss.new_zeros(())
         if framewise is not None:
-            auxiliary = roll_loss(framewise, rolls.transpose(1, 2))
+            auxiliary = roll_loss(framewise[0], rolls.transpose(1, 2))
+            following = next_event_loss(framewise[1], frames)
         if out.attention is not None:
             guide = guide_loss(out.attention, frames)
-        means = (loss / counts.tokens, auxiliary / counts.frames, guide / counts.taught)
-        total = means[0] + job.auxiliary * means[1] + job.guide * means[2]
+        means = (
+            loss / counts.tokens,
+            auxiliary / counts.rolls,
+            following / counts.frames,
+            guide / counts.taught,
+        )
+        weights = (1.0, job.auxiliary, job.next_event, job.guide)
+        total = sum((w * mean for w, mean in zip(weights, means, strict=True)), loss.new_zeros(()))
         gradients = torch.autograd.grad(total, self._learning(job))
         return torch.cat([kinds.flatten(), torch.stack(means).detach()]), list(gradients)
 
     def _learning(self, job: _Job) -> list[Tensor]:
         """The parameters that a step changes."""
-        aids = self.aids.parameters() if job.auxiliary else ()
+        aids = self.aids.parameters() if job.framewise else ()
         return [*self.network.parameters(), *aids]
 
     def losses(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What training minimises: the tokens, and the two aids that make a small network find them.
+"""What training minimises: the tokens, and the three aids that make a small network find them.
 
 Contract: every function takes logits or log-probabilities and targets of some padded examples and
 returns a sum in nats, so that the parts of a batch add up; `Counts` says what to divide by.
@@ -6,9 +6,10 @@ Padding counts for nothing.
 
 * `token_loss`: cross-entropy of the next token, the only loss whose network is exported.
 * `roll_loss`: binary cross-entropy of the frame-wise heads (`mt3_calibration.network.Aids`).
-* `guide_loss`: how far the guided heads' attention is from the event that a token writes.  A shift
-  token says when the next event is, so the network must look ahead for it; untaught heads look at
-  the event before instead, and the network writes too many notes.
+* `next_event_loss`: how well the encoder knows, at each frame, when the next event comes.  That is
+  what a shift token says, so the decoder need not search for it.
+* `guide_loss`: how far the guided heads' attention is from the event that a token writes, and from
+  the one before; untaught heads find neither for long, and the network writes too many notes.
 
 This module imports torch; import it only where training really starts.
 """
@@ -36,8 +37,11 @@ POSITIVE_WEIGHTS = (6.0, 2.0, 6.0)
 #: 16 frames ahead and is strongest, with what follows it, around 5 frames ahead.
 GUIDE_LEAD = 5.0
 
-#: Standard deviation of the taught attention, in frames (32 ms).
+#: Standard deviation of the attention taught to the head that looks at the event, in frames.
 GUIDE_WIDTH = 4.0
+
+#: The same of the head that looks at the present, where the encoder says when the next event comes.
+PRESENT_WIDTH = 1.5
 
 
 def kind_table(vocabulary: Vocabulary) -> Tensor:
@@ -54,12 +58,14 @@ class Counts(NamedTuple):
 
     Attributes:
         tokens: Targets that are no padding.
-        frames: Frames of all examples, times rolls.
+        frames: Frames of all examples.
+        rolls: The same, times the number of rolls.
         taught: Targets that write an event.
     """
 
     tokens: int
     frames: int
+    rolls: int
     taught: int
 
     @classmethod
@@ -67,6 +73,7 @@ class Counts(NamedTuple):
         """Counts a batch; none is below 1."""
         found = (
             (batch.tokens != 0).sum(),
+            math.prod(batch.features.shape[:2]),
             math.prod(batch.rolls.shape[:3]),
             (~np.isnan(batch.frames)).sum(),
         )
@@ -107,20 +114,47 @@ def roll_loss(logits: Tensor, rolls: Tensor) -> Tensor:
     )
 
 
-def guide_loss(attention: Tensor, frames: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the guided heads (their mean) from looking at the event.
+def next_event_loss(logits: Tensor, frames: Tensor) -> Tensor:
+    """Cross-entropy of the distance to the next event, at all frames.
 
     Args:
-        attention: Logarithm of the attention, [n, heads, L, T].
+        logits: [n, T, `NEXT_EVENT`]; the last class stands for all distances from there on, and
+            for no event.
+        frames: Frame of the event that each target writes, float32 [n, L]; NaN where there is none.
+    """
+    n, width, classes = logits.shape
+    never = width + classes
+    nearest = torch.full((n, width + 1), never, device=logits.device)
+    known = ~torch.isnan(frames)
+    at = torch.where(known, frames, float(width)).long()  # the last column takes what is unknown
+    nearest.scatter_(1, at, torch.where(known, at, never))
+    nearest = nearest.flip(1).cummin(dim=1).values.flip(1)[:, 1:]
+    distance = nearest - 1 - torch.arange(width, device=logits.device)
+    wanted = distance.clamp(max=classes - 1).flatten()
+    return functional.cross_entropy(logits.flatten(0, 1).float(), wanted, reduction="sum")
+
+
+def guide_loss(attention: Tensor, frames: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the guided heads from looking where they are to.
+
+    The first looks at the event that is written, the second at the present: the event before it.
+
+    Args:
+        attention: Logarithm of the attention, [n, heads, L, T] of two heads, or of
+            the only one.
         frames: Frame of the event that each target writes, float32 [n, L]; NaN where there is none
             (padding, and whatever else is not to be taught).
     """
     taught = ~torch.isnan(frames)
-    width = attention.shape[-1]
-    centre = (torch.nan_to_num(frames) - GUIDE_LEAD).clamp(0.0, width - 1.0)
-    place = torch.arange(width, device=attention.device, dtype=torch.float32)
-    wanted = functional.log_softmax(
-        -0.5 * ((place - centre[..., None]) / GUIDE_WIDTH).square(), dim=-1
-    )[:, None]
-    divergence = (wanted.exp() * (wanted - attention)).sum(dim=-1).mean(dim=1)
-    return torch.where(taught, divergence, 0.0).sum()
+    event = torch.where(taught, frames, 0.0)
+    before = functional.pad(event[:, :-1], (1, 0)).cummax(dim=1).values
+    last = attention.shape[-1] - 1.0
+    place = torch.arange(attention.shape[-1], device=attention.device, dtype=torch.float32)
+    total = attention.new_zeros(())
+    lessons = ((event, GUIDE_LEAD, GUIDE_WIDTH), (before, 0.0, PRESENT_WIDTH))
+    for head, (centre, lead, width) in enumerate(lessons[: attention.shape[1]]):
+        away = place - (centre - lead).clamp(0.0, last)[..., None]
+        wanted = functional.log_softmax(-0.5 * (away / width).square(), dim=-1)
+        divergence = (wanted.exp() * (wanted - attention[:, head])).sum(dim=-1)
+        total = total + torch.where(taught, divergence, 0.0).sum()
+    return total

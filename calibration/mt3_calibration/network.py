@@ -6,10 +6,9 @@ and in that orientation (kernels ``[in, out]``, applied as ``x @ kernel``), so t
 it: RMS norm ahead of every sublayer, no biases, unscaled attention, gated tanh-GELU, sinusoids
 added to both inputs, an untied output head.
 
-`Aids` are the parts that exist during training only: three frame-wise heads on the encoder's
-output.  The other aid, guided attention, has no parameters: `Network.forward` hands out the
-attention of two heads of the middle decoder layer, and `mt3_calibration.losses` teaches them to
-look at the event that is being written.
+`Aids` are the parts that exist during training only: frame-wise heads on the encoder's output.
+The other aid, guided attention, has no parameters: `Network.forward` hands out the attention of two
+heads of the middle decoder layer, and `mt3_calibration.losses` teaches them where to look.
 
 This module imports torch; import it only where training or conversion really starts.
 """
@@ -30,7 +29,8 @@ from mt3_export.weights import PositionTable, T5Shape, Weights, inventory
 #: Epsilon of all norms, as in T5 (`mt3_export` writes the same into its graphs).
 NORM_EPSILON = 1e-6
 
-#: How many heads of the middle decoder layer are taught where to look.
+#: How many heads of the middle decoder layer are taught where to look: one at the event that is
+#: written, one at the event before.
 GUIDED_HEADS = 2
 
 #: Rows of the position tables: the token limit of the exported graphs, and more than any encoder.
@@ -41,6 +41,9 @@ PITCHES = 128
 
 #: The auxiliary heads: a pitched note begins, a pitched note sounds, a drum is hit.
 ROLLS = ("onset", "active", "drum")
+
+#: Classes of the distance to the next event: 1 to 63 frames ahead, and more.
+NEXT_EVENT = 64
 
 #: Gain of the input projection at the start of training.  Log-mel values of music have a standard
 #: deviation of about 2.5 around their mean; the result then is about as large as the sinusoids.
@@ -357,7 +360,8 @@ class Aids(nn.Module):
         super().__init__()
         self.heads = nn.Linear(shape.d_model, len(ROLLS) * PITCHES)
         nn.init.constant_(self.heads.bias, self.START_BIAS)
+        self.next = nn.Linear(shape.d_model, NEXT_EVENT)
 
-    def forward(self, encoded: Tensor) -> Tensor:
-        """Logits [n, T, rolls, pitches]."""
-        return self.heads(encoded).unflatten(-1, (len(ROLLS), PITCHES))
+    def forward(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the rolls [n, T, rolls, pitches] and of the next event [n, T, NEXT_EVENT]."""
+        return self.heads(encoded).unflatten(-1, (len(ROLLS), PITCHES)), self.next(encoded)

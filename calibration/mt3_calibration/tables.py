@@ -22,7 +22,7 @@ KINDS = (*(kind.value for kind in EventKind), "eos")
 
 _BOTH = ("time", "step", "progress", "stage", "examples", "seconds", "cpu_seconds")
 
-LOG_COLUMNS = (*_BOTH, "rate", "loss", *KINDS, "auxiliary", "guide", "norm")
+LOG_COLUMNS = (*_BOTH, "rate", "loss", *KINDS, "auxiliary", "next_event", "guide", "norm")
 """Losses in nats per token, means since the row before; norm is that of the gradient."""
 
 SCORE_COLUMNS = (

@@ -20,7 +20,7 @@ from tests.seeded import TINY, seeded_normal, seeded_weights
 torch = pytest.importorskip("torch", reason="training needs PyTorch (the extra `torch`)")
 
 from mt3_calibration import losses  # noqa: E402
-from mt3_calibration.network import Aids, Network, as_weights  # noqa: E402
+from mt3_calibration.network import NEXT_EVENT, Aids, Network, as_weights  # noqa: E402
 from mt3_calibration.tables import KINDS  # noqa: E402
 
 SMALL = replace(TINY, d_model=64, heads=3, encoder_layers=1, decoder_layers=3)
@@ -144,8 +144,9 @@ def test_guided_heads_say_where_they_look():
 
 
 def test_the_frame_wise_heads_begin_with_silence():
-    logits = Aids(TINY)(torch.zeros(2, 7, TINY.d_model))
+    logits, following = Aids(TINY)(torch.zeros(2, 7, TINY.d_model))
     assert logits.shape == (2, 7, 3, 128)
+    assert following.shape == (2, 7, NEXT_EVENT)
     assert torch.all(logits == Aids.START_BIAS)
 
 
@@ -196,14 +197,34 @@ def test_the_roll_loss_by_hand():
     torch.testing.assert_close(losses.roll_loss(logits, rolls.byte()), each.sum())
 
 
-def test_the_guide_is_satisfied_by_looking_at_the_event():
-    frames = torch.tensor([[20.0, torch.nan, 2.0]])
+def test_the_guide_is_satisfied_by_looking_at_the_event_and_at_the_one_before():
+    frames = torch.tensor([[20.0, torch.nan, 27.0]])
     place = torch.arange(40.0)
-    centre = torch.tensor([15.0, 0.0, 0.0])[:, None]  # 5 frames ahead, but not outside
-    wanted = torch.log_softmax(-0.5 * ((place - centre) / 4.0) ** 2, -1)[None, None]
-    right = wanted.expand(1, 2, 3, 40).clone()
+    # The event 5 frames ahead, and the present: the start, nothing, frame 20.
+    event = torch.tensor([15.0, 0.0, 22.0])[:, None]
+    present = torch.tensor([0.0, 0.0, 20.0])[:, None]
+    heads = [
+        torch.log_softmax(-0.5 * ((place - centre) / width) ** 2, -1)
+        for centre, width in ((event, 4.0), (present, 1.5))
+    ]
+    right = torch.stack(heads)[None]
     right[:, :, 1] = -9.0  # nobody teaches this one
-    assert abs(float(losses.guide_loss(right, frames))) < 1e-6
-    shifted = right.roll(4, -1)
-    assert float(losses.guide_loss(shifted, frames)) > 0.3
+    assert abs(float(losses.guide_loss(right, frames))) < 1e-5
+    for head in (0, 1):
+        shifted = right.clone()
+        shifted[:, head] = shifted[:, head].roll(4, -1)
+        assert float(losses.guide_loss(shifted, frames)) > 0.3
     assert float(losses.guide_loss(right, torch.full((1, 3), torch.nan))) == 0.0
+
+
+def test_the_next_event_by_hand():
+    # Events in frames 0, 3 and 9 of 10; the distance counts from each frame to a later one.
+    frames = torch.tensor([[0.0, torch.nan, 3.0, 3.0, 9.0, torch.nan]])
+    distances = [3, 2, 1, 6, 5, 4, 3, 2, 1]
+    logits = torch.randn(1, 10, NEXT_EVENT)
+    classes = [*(d - 1 for d in distances), NEXT_EVENT - 1]  # after the last one: none
+    wanted = -torch.log_softmax(logits, -1)[0, torch.arange(10), classes].sum()
+    torch.testing.assert_close(losses.next_event_loss(logits, frames), wanted)
+    nothing = torch.full((1, 2), torch.nan)
+    wanted = -torch.log_softmax(logits, -1)[0, :, -1].sum()
+    torch.testing.assert_close(losses.next_event_loss(logits, nothing), wanted)

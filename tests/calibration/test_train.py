@@ -85,18 +85,18 @@ def test_the_losses_fall(changes):
         if step % 50 == 49:
             means.append(learner.losses())
     assert means[2]["loss"] < 0.5 * means[0]["loss"]
-    for name in ("shift", "pitch", "tie", "eos", "auxiliary", "guide"):
+    for name in ("shift", "pitch", "tie", "eos", "auxiliary", "next_event", "guide"):
         assert means[2][name] < means[0][name], name
     assert {"drum", "program"}.isdisjoint(means[0])
 
 
 def test_the_aids_can_be_left_out():
-    config = tiny(auxiliary=0.0, guide=0.0)
+    config = tiny(auxiliary=0.0, next_event=0.0, guide=0.0)
     learner = Learner(Schedule(config), torch.device("cpu"))
     source = Blips(40)
     learner.step(source.batch([source.draw(0)]), 0, 0.0)
     found = learner.losses()
-    assert found["auxiliary"] == found["guide"] == 0.0
+    assert found["auxiliary"] == found["next_event"] == found["guide"] == 0.0
     assert found["loss"] > 0.0
 
 
@@ -183,7 +183,7 @@ def test_muon_is_for_the_matrices_inside_the_layers(monkeypatch):
     count = sum(len(group["params"]) for muon in muons for group in muon.param_groups)
     assert count == 7 + 11  # an encoder and a decoder layer
     rest = sum(len(group["params"]) for group in adam.param_groups)
-    assert rest + count == len(list(learner.network.parameters())) + 2
+    assert rest + count == len(list(learner.network.parameters())) + 4
     monkeypatch.delattr(optimisers.torch.optim, "Muon")
     with pytest.raises(MissingDependencyError, match="no Muon"):
         Learner(Schedule(tiny(optimiser="muon")), torch.device("cpu"))

@@ -104,7 +104,8 @@ class ModelRun:
                 progress=lambda now: meter.update(now.seconds_done, now.seconds_total),
             )
         for message in result.warnings:
-            talk(f"warning: {path}: {message}")
+            if message != result.audio_warning:  # a Python warning, which the command shows
+                talk(f"warning: {path}: {message}")
         return Findings(result.notes, result.duration, result.token_digest)
 
 

@@ -66,13 +66,13 @@ class AudioStream:
         source_rate: float,
         target_rate: int,
         duration: float | None,
-        close: Callable[[], None] | None = None,
+        reader: SoundReader | None = None,
     ) -> None:
         self.name = name
         self.source_rate = source_rate
         self.target_rate = target_rate
         self.duration = duration
-        self._close = close
+        self._reader = reader
         resample = _resampler(source_rate, target_rate)
         self._blocks: Iterator[Samples] = resample(_checked(blocks, name, source_rate))
 
@@ -100,9 +100,13 @@ class AudioStream:
     def close(self) -> None:
         """End the stream and close the file behind it, if there is one; may be called twice."""
         self._blocks = iter(())
-        close, self._close = self._close, None
-        if close is not None:
-            close()
+        if self._reader is not None:
+            self._reader.close()
+
+    @property
+    def warning(self) -> str | None:
+        """What of the audio could not be read, known once the rest was; None if nothing."""
+        return self._reader.warning if self._reader else None
 
 
 def open_audio(
@@ -193,7 +197,7 @@ def _open_file(source: FileSource, sr: float | None, target: int) -> AudioStream
             source_rate=reader.rate,
             target_rate=target,
             duration=reader.duration,
-            close=reader.close,
+            reader=reader,
         )
     except BaseException:
         reader.close()

@@ -114,6 +114,7 @@ class SoundReader:
         rate: Sample rate of the file [Hz].
         channels: Number of channels.
         duration: Length [s], or None where the file does not state it.
+        warning: What of it could not be read, known once the rest was; None if nothing is missing.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class SoundReader:
         self.channels = int(sound.channels)
         known = length_known and sound.frames < _UNKNOWN_FRAMES
         self.duration: float | None = sound.frames / self.rate if known else None
+        self.warning: str | None = None
 
     def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
         """Yield mono float32 blocks until the file or its decodable part ends.
@@ -184,8 +186,8 @@ class SoundReader:
             text = "is damaged: parts of it could not be decoded"
         else:
             return
-        text = f"{self.name} {text}; the rest is left out."
-        warnings.warn(text, AudioWarning, stacklevel=2)
+        self.warning = f"{self.name} {text}; the rest is left out."
+        warnings.warn(self.warning, AudioWarning, stacklevel=2)
 
     def _declared_seconds(self) -> float | None:
         """Length the file claims to have [s], None where it claims none."""

@@ -8,26 +8,26 @@ three thirds under the names mt3-infer's users know; `Model.stream` yields notes
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Literal, Self, cast, overload
 
 import numpy as np
 
 from mt3_runtime.audio import AudioSource, AudioStream, open_audio, open_blocks
 from mt3_runtime.bundle import Bundle, Manifest
 from mt3_runtime.constraints import constraint_for
-from mt3_runtime.decoding import Decoded, Job, Span, decode
+from mt3_runtime.decoding import Decoded, Ended, Job, Jobs, Span, decode
 from mt3_runtime.errors import OptionError
 from mt3_runtime.features import FeatureExtractor
 from mt3_runtime.instruments import Instruments, choose
-from mt3_runtime.notes import Note, NoteAssembler, SegmentReport
+from mt3_runtime.notes import Note, NoteAssembler
+from mt3_runtime.recording import Recording, assemble, token_digest
 from mt3_runtime.search import Sequence as TokenSequence
-from mt3_runtime.search import search_for
+from mt3_runtime.search import previous_ids, search_for
 from mt3_runtime.segments import cut
 from mt3_runtime.transcription import Progress, Transcription, by_onset
 
@@ -38,20 +38,13 @@ if TYPE_CHECKING:
     from mt3_runtime.backends.base import Backend, FloatArray
     from mt3_runtime.search import Greedy, SearchName
 
+__all__ = ["MakeSearch", "Model", "ProgressCallback", "token_digest"]
+
 ProgressCallback = Callable[[Progress], None]
 
 
 MakeSearch = Callable[[int], "Greedy"]
 """Makes the search for a lane of so many slots."""
-
-
-@dataclass(frozen=True)
-class _Finished:
-    """One segment after decoding: its tokens, and the notes that ended in it."""
-
-    decoded: Decoded
-    notes: list[Note]
-    report: SegmentReport
 
 
 class Model:
@@ -144,29 +137,87 @@ class Model:
                 has none of those asked for.
         """
         search = self._search(decoding, instruments, exclude)
-        notes: list[Note] = []
-        reports: list[SegmentReport] = []
-        digest = hashlib.sha256()
-        assembler = self._assembler(upstream_quirks=upstream_quirks)
-        with open_audio(audio, sr=sr, target_rate=self.sample_rate) as stream:
-            counted = _Counter(stream)
-            with closing(self._run(self._jobs(counted), assembler, search)) as run:
-                for item in run:
-                    notes += item.notes
-                    reports.append(item.report)
-                    _update(digest, item.decoded.sequence)
-                    if progress:
-                        done = item.decoded.span.next_start or counted.seconds
-                        begun = sum(report.notes for report in reports)
-                        progress(Progress(done, stream.duration, begun))
-        notes += assembler.finish()
-        return Transcription(
-            notes=by_onset(notes),
-            segments=tuple(reports),
-            duration=counted.seconds,
-            model=self.info.name,
-            token_digest=digest.hexdigest(),
+        each = None if progress is None else partial(_second, progress)
+        run = self._transcribe([audio], sr, search, upstream_quirks=upstream_quirks, progress=each)
+        with closing(run):
+            return _given(next(run))
+
+    @overload
+    def transcribe_many(
+        self,
+        sources: Iterable[AudioSource],
+        *,
+        sr: float | None = None,
+        auto_filter: bool | None = None,
+        decoding: SearchName | None = None,
+        instruments: Instruments | None = None,
+        exclude: Instruments | None = None,
+        upstream_quirks: bool = False,
+        return_exceptions: Literal[False] = False,
+        progress: Callable[[int, Progress], None] | None = None,
+    ) -> Iterator[Transcription]: ...
+
+    @overload
+    def transcribe_many(
+        self,
+        sources: Iterable[AudioSource],
+        *,
+        sr: float | None = None,
+        auto_filter: bool | None = None,
+        decoding: SearchName | None = None,
+        instruments: Instruments | None = None,
+        exclude: Instruments | None = None,
+        upstream_quirks: bool = False,
+        return_exceptions: Literal[True],
+        progress: Callable[[int, Progress], None] | None = None,
+    ) -> Iterator[Transcription | Exception]: ...
+
+    def transcribe_many(
+        self,
+        sources: Iterable[AudioSource],
+        *,
+        sr: float | None = None,
+        auto_filter: bool | None = None,  # noqa: ARG002  part of the interface before the filter
+        decoding: SearchName | None = None,
+        instruments: Instruments | None = None,
+        exclude: Instruments | None = None,
+        upstream_quirks: bool = False,
+        return_exceptions: bool = False,
+        progress: Callable[[int, Progress], None] | None = None,
+    ) -> Iterator[Transcription | Exception]:
+        """Transcribes many recordings, all segments of all of them through one continuous batch.
+
+        That is faster than one after another where recordings are short, or the model has memory
+        (a segment then has to wait for the one before it, but not for other recordings).  Results
+        are the same.
+
+        Args:
+            sources: The recordings.  They are read on a thread of its own, as they are needed; of
+                their audio no more is held than a few segments each.
+            sr: As in `transcribe_notes`, of all arrays.
+            auto_filter: As in `transcribe_notes`.
+            decoding: As in `transcribe_notes`.
+            instruments: As in `transcribe_notes`.
+            exclude: As in `transcribe_notes`.
+            upstream_quirks: As in `transcribe_notes`.
+            return_exceptions: If reading a recording raises, yield the exception in place of its
+                result and go on.  Without, it is raised in that place, which ends the iteration.
+            progress: Called after every segment, on this thread, with the number of the recording.
+
+        Yields:
+            One result for each of the sources, in their order.
+
+        Raises:
+            AudioError: As in `transcribe_notes`, unless ``return_exceptions``.
+            OptionError: As in `transcribe_notes`, or ``sources`` is a single recording.
+        """
+        if isinstance(sources, str | bytes | os.PathLike) or hasattr(sources, "read"):
+            raise OptionError("sources must be several recordings; put a single one into a list.")
+        search = self._search(decoding, instruments, exclude)
+        run = self._transcribe(
+            sources, sr, search, upstream_quirks=upstream_quirks, progress=progress
         )
+        return run if return_exceptions else _raising(run)
 
     def stream(
         self,
@@ -206,10 +257,9 @@ class Model:
 
     def _stream(self, opened: AudioStream, search: MakeSearch, *, live: bool) -> Iterator[Note]:
         assembler = self._assembler(upstream_quirks=False)
-        jobs = self._jobs(opened)
-        with opened, closing(self._run(jobs, assembler, search, live=live)) as run:
-            for item in run:
-                yield from item.notes
+        with opened, closing(self._segments(self._jobs(opened), search, live=live)) as run:
+            for decoded in run:
+                yield from assemble(assembler, decoded.span, decoded.sequences)[0]
         yield from assembler.finish()
 
     def preprocess(self, audio: AudioSource, sr: float | None = None) -> FloatArray:
@@ -232,10 +282,14 @@ class Model:
         """Runs encoder and decoder.
 
         Args:
-            features: [segments, frames, bins] from `preprocess`.
+            features: [segments, frames, bins] from `preprocess`: the consecutive segments of one
+                recording.
             decoding: As in `transcribe_notes`.
             instruments: As in `transcribe_notes`.
             exclude: As in `transcribe_notes`.
+
+        Returns:
+            The sequences of all channels of the first segment, then those of the second, and so on.
 
         Raises:
             OptionError: The features have another shape, or as in `transcribe_notes`.
@@ -253,7 +307,8 @@ class Model:
             Job(self._span(i, last=i == last), partial(_as_is, row))
             for i, row in enumerate(features)
         )
-        return [decoded.sequence for decoded in self._decode(jobs, search)]
+        with closing(self._segments(jobs, search)) as run:
+            return [sequence for decoded in run for sequence in decoded.sequences]
 
     def decode(
         self, tokens: Sequence[TokenSequence], *, upstream_quirks: bool = False
@@ -266,16 +321,25 @@ class Model:
     def assemble(
         self, tokens: Sequence[TokenSequence], *, upstream_quirks: bool = False
     ) -> tuple[Note, ...]:
-        """Turns the tokens of consecutive segments into notes."""
-        assembler = self._assembler(upstream_quirks=upstream_quirks)
-        notes: list[Note] = []
-        for index, sequence in enumerate(tokens):
+        """Turns the tokens of consecutive segments, in the order of `forward`, into notes."""
+        for sequence in tokens:
             if not isinstance(sequence, TokenSequence):
                 raise OptionError(
                     f"tokens must be what forward() returns, got {type(sequence).__name__}."
                 )
-            span = self._span(index, last=index + 1 == len(tokens))
-            notes += _assemble(assembler, Decoded(span, sequence)).notes
+        channels = self.info.model.channels
+        count, rest = divmod(len(tokens), channels)
+        if rest:
+            raise OptionError(
+                f"This model has {channels} sequences per segment; {len(tokens)} are no whole "
+                "number of segments."
+            )
+        assembler = self._assembler(upstream_quirks=upstream_quirks)
+        notes: list[Note] = []
+        for index in range(count):
+            span = self._span(index, last=index + 1 == count)
+            sequences = tokens[index * channels : (index + 1) * channels]
+            notes += assemble(assembler, span, sequences)[0]
         return by_onset(notes + assembler.finish())
 
     def warmup(self, *, live: bool = False) -> None:
@@ -309,7 +373,7 @@ class Model:
     def _assembler(self, *, upstream_quirks: bool) -> NoteAssembler:
         return NoteAssembler(self.info.vocabulary, self.info.notes, upstream_quirks=upstream_quirks)
 
-    def _jobs(self, blocks: Iterable[FloatArray]) -> Iterator[Job]:
+    def _jobs(self, blocks: Iterable[FloatArray]) -> Jobs:
         for segment in cut(blocks, self.info.segments):
             features = partial(self._extract, segment.samples)
             yield Job(Span(segment.index, segment.start, segment.next_start), features)
@@ -331,64 +395,76 @@ class Model:
         return partial(search, spec=self.info.decoding, constrain=constrain)
 
     def _decode(
-        self, jobs: Iterable[Job], search: MakeSearch, *, live: bool = False
-    ) -> Generator[Decoded, None, None]:
+        self, recordings: Iterable[Jobs], search: MakeSearch, *, live: bool = False, lone: bool
+    ) -> Generator[Decoded | Ended, None, None]:
         if self._backend is None:
             raise OptionError("This model has no device, or was closed; load it again.")
-        return decode(self._backend, jobs, search, live=live)
+        spec = self.info.decoding
+        remember = partial(previous_ids, spec=spec) if spec.memory_tokens else None
+        return decode(self._backend, recordings, search, remember=remember, live=live, lone=lone)
 
-    def _run(
+    def _segments(
+        self, jobs: Jobs, search: MakeSearch, *, live: bool = False
+    ) -> Generator[Decoded, None, None]:
+        """Decodes one recording; raises what reading it raises."""
+        with closing(self._decode([jobs], search, live=live, lone=True)) as run:
+            for item in run:
+                if isinstance(item, Decoded):
+                    yield item
+                elif item.error is not None:
+                    raise item.error
+
+    def _transcribe(
         self,
-        jobs: Iterable[Job],
-        assembler: NoteAssembler,
+        sources: Iterable[AudioSource],
+        sr: float | None,
         search: MakeSearch,
         *,
-        live: bool = False,
-    ) -> Generator[_Finished, None, None]:
-        with closing(self._decode(jobs, search, live=live)) as run:
-            for decoded in run:
-                yield _assemble(assembler, decoded)
+        upstream_quirks: bool,
+        progress: Callable[[int, Progress], None] | None,
+    ) -> Generator[Transcription | Exception, None, None]:
+        """See `transcribe_many`."""
+        under_way: dict[int, Recording] = {}
+        waiting: dict[int, Transcription | Exception] = {}  # for their turn
+
+        def recordings() -> Iterator[Jobs]:
+            for number, source in enumerate(sources):
+                recording = Recording(self._assembler(upstream_quirks=upstream_quirks))
+                under_way[number] = recording
+                opened = partial(open_audio, source, sr=sr, target_rate=self.sample_rate)
+                yield recording.jobs(opened, self._jobs)
+
+        lone, following = isinstance(sources, Sized) and len(sources) == 1, 0
+        with closing(self._decode(recordings(), search, lone=lone)) as run:
+            for item in run:
+                if isinstance(item, Decoded):
+                    now = under_way[item.recording].add(item)
+                    if progress:
+                        progress(item.recording, now)
+                    continue
+                recording = under_way.pop(item.recording)
+                waiting[item.recording] = item.error or recording.result(self.info.name)
+                while following in waiting:
+                    yield waiting.pop(following)
+                    following += 1
 
 
-def token_digest(sequences: Iterable[TokenSequence]) -> str:
-    """SHA-256 over the tokens of all segments, each as little-endian int32 behind its length."""
-    digest = hashlib.sha256()
-    for sequence in sequences:
-        _update(digest, sequence)
-    return digest.hexdigest()
+def _given(outcome: Transcription | Exception) -> Transcription:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
-def _update(digest: hashlib._Hash, sequence: TokenSequence) -> None:
-    digest.update(len(sequence.tokens).to_bytes(4, "little"))
-    digest.update(sequence.tokens.astype("<i4").tobytes())
+def _raising(
+    run: Generator[Transcription | Exception, None, None],
+) -> Generator[Transcription, None, None]:
+    with closing(run):
+        for outcome in run:
+            yield _given(outcome)
 
 
-def _assemble(assembler: NoteAssembler, decoded: Decoded) -> _Finished:
-    span, sequence = decoded.span, decoded.sequence
-    notes, report = assembler.add(
-        sequence.tokens,
-        np.exp(sequence.log_probs),
-        span.start,
-        span.next_start,
-        truncated=sequence.truncated,
-    )
-    return _Finished(decoded, notes, report)
-
-
-class _Counter:
-    """Passes blocks on and counts their samples."""
-
-    def __init__(self, stream: AudioStream) -> None:
-        self._stream, self._samples = stream, 0
-
-    def __iter__(self) -> Iterator[FloatArray]:
-        for block in self._stream:
-            self._samples += len(block)
-            yield block
-
-    @property
-    def seconds(self) -> float:
-        return self._samples / self._stream.target_rate
+def _second(progress: ProgressCallback, _number: int, now: Progress) -> None:
+    progress(now)
 
 
 def _as_is(features: FloatArray) -> FloatArray:

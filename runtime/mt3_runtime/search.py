@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mt3_runtime.errors import OptionError
 
 if TYPE_CHECKING:
-    from mt3_runtime.backends.base import FloatArray, Lane
+    from mt3_runtime.backends.base import FloatArray, IdArray, Lane
     from mt3_runtime.bundle import DecodingSpec
     from mt3_runtime.constraints import Constraint
     from mt3_runtime.decoding import Span
@@ -26,7 +26,7 @@ SearchName = Literal["greedy", "t5x"]
 
 
 class Sequence(NamedTuple):
-    """One decoded segment.
+    """What was decoded from one segment, or from one channel of it.
 
     Attributes:
         tokens: int32 [n], without the start token; ends with end-of-sequence unless ``truncated``.
@@ -37,6 +37,25 @@ class Sequence(NamedTuple):
     tokens: npt.NDArray[np.int32]
     log_probs: FloatArray
     truncated: bool
+
+
+def previous_ids(last: Sequence | None, spec: DecodingSpec) -> IdArray:
+    """What a model with memory reads before a segment: what it said about the previous one.
+
+    The start token and the end-of-sequence token are part of it, as in MR-MT3's inference loop
+    (its training left the start token out).
+
+    Args:
+        last: The previous segment's sequence; None for the first segment of a recording.
+        spec: Of the model.
+
+    Returns:
+        int64 [memory_tokens].
+    """
+    said = spec.memory_start if last is None else (spec.start_id, *last.tokens)
+    ids = np.full(spec.memory_tokens, spec.start_id, np.int64)
+    ids[: len(said)] = said[: spec.memory_tokens]
+    return ids
 
 
 class Greedy:

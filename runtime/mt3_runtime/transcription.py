@@ -41,6 +41,7 @@ class Transcription:
         model: Name of the model.
         token_digest: SHA-256 over all segments' tokens: two runs with equal digests decoded the
             same; see `mt3_runtime.model.token_digest`.
+        audio_warning: What of the audio could not be read; None if nothing is missing.
     """
 
     notes: tuple[Note, ...]
@@ -48,6 +49,7 @@ class Transcription:
     duration: float
     model: str
     token_digest: str
+    audio_warning: str | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -62,7 +64,8 @@ class Transcription:
             (truncated, f"segments that reached the token limit before they ended: {truncated}"),
             (discarded, f"tokens discarded to imitate the original: {discarded}"),
         )
-        return [sentence for count, sentence in sentences if count]
+        audio = [self.audio_warning] if self.audio_warning else []
+        return audio + [sentence for count, sentence in sentences if count]
 
     def summary(self) -> str:
         """One line for a log."""

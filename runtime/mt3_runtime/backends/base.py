@@ -1,8 +1,8 @@
 """What the decoding loop needs from a backend, and nothing else.
 
 A `Backend` holds the two loaded graphs of a bundle.  A `Lane` is one worker's private set of slots
-over it: encoded segments, caches and the tokens in flight, wherever the backend keeps them.  Only
-token ids and log-probabilities are promised to be host arrays.
+over it: encoded channels of segments, caches and the tokens in flight, wherever the backend keeps
+them.  Only token ids and log-probabilities are promised to be host arrays.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+IdArray = npt.NDArray[np.int64]
 
 
 class Lane(Protocol):
@@ -21,7 +22,8 @@ class Lane(Protocol):
     Slots ``0 .. rows-1`` are in use; the arrays below are written in place and never replaced.
 
     Attributes:
-        slots: Number of slots.
+        slots: Number of slots, at least ``channels``.
+        channels: K, slots that one segment fills.
         token_ids: int64 [slots, 1], the token each slot reads next; `step` overwrites it with the
             best allowed token, and a search may overwrite that again.
         positions: int32 [slots], tokens generated so far.
@@ -31,14 +33,21 @@ class Lane(Protocol):
     """
 
     slots: int
-    token_ids: npt.NDArray[np.int64]
+    channels: int
+    token_ids: IdArray
     positions: npt.NDArray[np.int32]
     allowed: npt.NDArray[np.bool_]
-    top_ids: npt.NDArray[np.int64]
+    top_ids: IdArray
     top_log_probs: FloatArray
 
-    def load(self, slot: int, features: FloatArray) -> None:
-        """Encodes features [T, bins] into a slot and resets it to the start token."""
+    def load(self, slot: int, features: FloatArray, previous_ids: IdArray | None = None) -> None:
+        """Encodes a segment and resets the slots it fills to the start token.
+
+        Args:
+            slot: Its channels go into slots ``slot .. slot + channels - 1``.
+            features: [frames, bins].
+            previous_ids: [memory_tokens], what a model with memory reads; None for others.
+        """
 
     def step(self, rows: int) -> None:
         """Decodes one token in slots ``0 .. rows-1`` and advances their positions."""
@@ -53,7 +62,7 @@ class Backend(Protocol):
     Attributes:
         description: One line that says what runs where, for people.
         workers: How many lanes pay off at once on this device.
-        slots: How many slots per lane pay off.
+        slots: How many slots per lane pay off, with room for one more segment beside them.
     """
 
     description: str

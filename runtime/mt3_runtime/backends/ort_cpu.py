@@ -7,7 +7,7 @@ worker with two threads, because a worker that encodes (bound by arithmetic) and
 input) has nobody to complement it: it gets sessions that use all threads, loaded when first needed.
 
 All buffers belong to the lane and are bound by address: a step copies nothing, caches are updated
-in place, and the encoder writes straight into the slot it fills.
+in place, and the encoder writes straight into the slots it fills.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ import numpy.typing as npt
 from mt3_runtime.errors import BundleError, MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
-    from mt3_runtime.backends.base import FloatArray, Lane
+    from mt3_runtime.backends.base import FloatArray, IdArray, Lane
     from mt3_runtime.bundle import Bundle, GraphFile, Manifest, ModelSpec
 
 #: Tokens a fresh cache has room for; it doubles when a row outgrows it.  Real segments have a
 #: median of 41 to 64 tokens and 1024 at most, so most caches never grow beyond 128.
 INITIAL_CAPACITY = 64
 
-#: Slots per worker.  Weights are read once per step, so more rows make a token cheaper: with 16
-#: instead of 8 a song takes a tenth less time.  A slot in use costs about 8 MB.
+#: Rows per worker while segments wait.  Weights are read once per step, so more rows make a token
+#: cheaper: with 16 instead of 8 a song takes a tenth less time.  A slot in use costs about 8 MB.
 SLOTS = 16
 
 #: More threads than any machine has cores; each costs a lane.
@@ -69,7 +69,7 @@ class OrtCpuBackend:
         self.max_tokens = bundle.manifest.decoding.max_tokens
         self.decoder_file = bundle.graph("decoder", profile)
         self.workers = threads or usable_cores()
-        self.slots = SLOTS
+        self.slots = SLOTS - 1 + self.spec.channels
         self._bundle, self._profile = bundle, profile
         self._sessions: dict[int, Sessions] = {}
         self._loading = threading.Lock()
@@ -114,6 +114,7 @@ class _OrtLane:
     def __init__(self, backend: OrtCpuBackend, sessions: Sessions, slots: int) -> None:
         spec, self._sessions, self.slots = backend.spec, sessions, slots
         self.spec, self._start_id = spec, backend.start_id
+        self.channels = spec.channels
         self.token_ids = np.zeros((slots, 1), np.int64)
         self.positions = np.zeros(slots, np.int32)
         self.allowed = np.ones((slots, spec.vocab_size), np.bool_)
@@ -124,17 +125,18 @@ class _OrtLane:
         )
         self._encoding = sessions.encoder.io_binding()
 
-    def load(self, slot: int, features: FloatArray) -> None:
-        rows = np.ascontiguousarray(features[np.newaxis], np.float32)
-        _bind(self._encoding.bind_input, "features", rows)
+    def load(self, slot: int, features: FloatArray, previous_ids: IdArray | None = None) -> None:
+        segment = np.ascontiguousarray(features[np.newaxis], np.float32)
+        _bind(self._encoding.bind_input, "features", segment)
+        if previous_ids is not None:
+            memory = np.ascontiguousarray(previous_ids[np.newaxis], np.int64)
+            _bind(self._encoding.bind_input, "previous_ids", memory)
+        filled = slice(slot, slot + self.channels)
         for name, buffer in self._cross.items():
-            _bind(self._encoding.bind_output, name, buffer[slot : slot + 1])
+            _bind(self._encoding.bind_output, name, buffer[filled])
         self._sessions.encoder.run_with_iobinding(self._encoding)
-        self._reset(slot)
-
-    def _reset(self, slot: int) -> None:
-        self.token_ids[slot] = self._start_id
-        self.positions[slot] = 0
+        self.token_ids[filled] = self._start_id
+        self.positions[filled] = 0
 
     def move(self, source: int, target: int) -> None:
         shared: list[npt.NDArray[Any]] = [self.token_ids, self.positions, self.allowed]

@@ -1,0 +1,108 @@
+"""One recording on its way from audio to notes: what lies on both sides of the decoder.
+
+Contract: `Recording.jobs` reads the audio and cuts it into segments, on the thread that feeds the
+decoder; `Recording.add` takes what was decoded of them, in their order, on the thread that wants
+the result, and `Recording.result` is that result once the last one was added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mt3_runtime.transcription import Progress, Transcription, by_onset
+
+if TYPE_CHECKING:
+    from mt3_runtime.audio import AudioStream
+    from mt3_runtime.backends.base import FloatArray
+    from mt3_runtime.decoding import Decoded, Jobs, Span
+    from mt3_runtime.notes import Note, NoteAssembler, SegmentReport
+    from mt3_runtime.search import Sequence
+
+
+class Recording:
+    """Collects the segments of one recording."""
+
+    def __init__(self, assembler: NoteAssembler) -> None:
+        self._assembler = assembler
+        self._notes: list[Note] = []
+        self._reports: list[SegmentReport] = []
+        self._digest = hashlib.sha256()
+        self._stream: AudioStream | None = None
+        self._samples = 0
+
+    def jobs(
+        self, opened: Callable[[], AudioStream], cut_up: Callable[[Iterable[FloatArray]], Jobs]
+    ) -> Jobs:
+        """The segments; opens the audio at the first one and closes it behind the last.
+
+        Args:
+            opened: Opens the audio.
+            cut_up: Makes segments of its blocks.
+        """
+        with opened() as stream:
+            self._stream = stream
+            yield from cut_up(self._counted(stream))
+
+    def add(self, decoded: Decoded) -> Progress:
+        """Takes in the next segment and returns how far the recording is."""
+        notes, report = assemble(self._assembler, decoded.span, decoded.sequences)
+        self._notes += notes
+        self._reports.append(report)
+        for sequence in decoded.sequences:
+            update_digest(self._digest, sequence)
+        begun = sum(report.notes for report in self._reports)
+        total = self._stream.duration if self._stream else None
+        return Progress(decoded.span.next_start or self._seconds, total, begun)
+
+    def result(self, model: str) -> Transcription:
+        """Ends the recording; ``model`` is the name of the model."""
+        return Transcription(
+            notes=by_onset(self._notes + self._assembler.finish()),
+            segments=tuple(self._reports),
+            duration=self._seconds,
+            model=model,
+            token_digest=self._digest.hexdigest(),
+            audio_warning=self._stream.warning if self._stream else None,
+        )
+
+    def _counted(self, stream: AudioStream) -> Iterator[FloatArray]:
+        for block in stream:
+            self._samples += len(block)
+            yield block
+
+    @property
+    def _seconds(self) -> float:
+        """How much was read."""
+        return self._samples / self._stream.target_rate if self._stream else 0.0
+
+
+def assemble(
+    assembler: NoteAssembler, span: Span, sequences: Iterable[Sequence]
+) -> tuple[list[Note], SegmentReport]:
+    """Hands a segment to the assembler; returns the notes that ended in it, and its report."""
+    (sequence,) = sequences
+    return assembler.add(
+        sequence.tokens,
+        np.exp(sequence.log_probs),
+        span.start,
+        span.next_start,
+        truncated=sequence.truncated,
+    )
+
+
+def token_digest(sequences: Iterable[Sequence]) -> str:
+    """SHA-256 over the tokens of all segments, each as little-endian int32 behind its length."""
+    digest = hashlib.sha256()
+    for sequence in sequences:
+        update_digest(digest, sequence)
+    return digest.hexdigest()
+
+
+def update_digest(digest: hashlib._Hash, sequence: Sequence) -> None:
+    """Adds one sequence to a digest as `token_digest` does."""
+    digest.update(len(sequence.tokens).to_bytes(4, "little"))
+    digest.update(sequence.tokens.astype("<i4").tobytes())

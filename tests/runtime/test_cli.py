@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -66,17 +67,25 @@ class FakeModel:
         self.loads.append({"path": path, **options})
         return self
 
-    def transcribe_notes(self, source: Path, *, progress, **options: object) -> FakeResult:
-        self.calls.append((source.name, options))
-        progress(SimpleNamespace(seconds_done=1.0, seconds_total=2.0, notes=1))
-        if source.name.startswith("bad"):
-            raise AudioError(f"{source} is not audio")
-        if source.name.startswith("bug"):
-            raise ZeroDivisionError("oops")
-        if source.name.startswith("torn"):
-            warnings.warn("only half of it was read", AudioWarning, stacklevel=1)
-            return FakeResult(warnings=["1 segments reached the token limit"])
-        return FakeResult()
+    def transcribe_many(
+        self, sources: list[Path], *, progress, return_exceptions: bool, **options: object
+    ) -> Iterator[FakeResult | Exception]:
+        assert return_exceptions
+        for number, source in enumerate(sources):
+            self.calls.append((source.name, options))
+            progress(number, SimpleNamespace(seconds_done=1.0, seconds_total=2.0, notes=1))
+            progress(number + 1, SimpleNamespace(seconds_done=0.1, seconds_total=2.0, notes=1))
+            if source.name.startswith("bad"):
+                yield AudioError(f"{source} is not audio")
+            elif source.name.startswith("bug"):
+                yield ZeroDivisionError("oops")
+            elif source.name.startswith("torn"):
+                message = "only half of it was read"
+                warnings.warn(message, AudioWarning, stacklevel=1)
+                warnings.warn("a library is old", DeprecationWarning, stacklevel=1)
+                yield FakeResult(warnings=[message, "1 segments reached the token limit"])
+            else:
+                yield FakeResult()
 
 
 @pytest.fixture
@@ -462,9 +471,10 @@ def test_warnings_are_shown_even_when_quiet(model, songs, capsys):
     (songs / "torn.wav").write_bytes(b"x")
     assert main(["transcribe", "-q", str(songs / "torn.wav")]) == ExitCode.OK
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[1] for line in lines] == ["warning", "warning"]
-    assert "only half of it was read" in lines[0]
-    assert "token limit" in lines[1]
+    assert [line.split(": ")[1] for line in lines] == ["warning", "warning", "warning"]
+    assert "a library is old" in lines[0]
+    assert "torn.wav: only half of it was read" in lines[1]
+    assert "token limit" in lines[2]
 
 
 def test_stdout_is_data(model, songs, capfdbinary):
@@ -544,6 +554,19 @@ def test_the_bar_is_drawn_for_a_person_only(monkeypatch, capsys):
     with Meter("song.wav", unit="s", quiet=True) as meter:
         meter.update(1.0, 2.0)
     assert capsys.readouterr().err == ""
+
+
+def test_the_bar_is_that_of_the_file_waited_for(model, songs, monkeypatch):
+    """Files are under way at the same time; the fake one reports of the next one, too."""
+    drawn: list[tuple[str, float]] = []
+
+    class Watched(Meter):
+        def update(self, done: float, total: float | None, note: str = "") -> None:
+            drawn.append((self._label, done))
+
+    monkeypatch.setattr("mt3_runtime.commands.transcribe.Meter", Watched)
+    assert main(["transcribe", str(songs)]) == ExitCode.OK
+    assert drawn == [("a.wav", 1.0), ("b.flac", 1.0)]
 
 
 def test_without_rich_there_is_no_bar(monkeypatch, capsys):

@@ -1,8 +1,9 @@
 """`mt3 transcribe`: audio files in, note files out.
 
-The model is loaded once for all files.  A file that fails is reported and the others are still
-done; a result is written whole or not at all.  What is said about each file, and the progress bar,
-go to stderr, so that ``-o -`` can feed a pipe.
+The model is loaded once, and all files go through it together; results are written in the order of
+the files.  A file that fails is reported and the others are still done; a result is written whole
+or not at all.  What is said about each file, and the progress bar, go to stderr, so that ``-o -``
+can feed a pipe.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import argparse
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.jobs import Job, find_inputs, parse_formats, plan
-from mt3_runtime.errors import AudioError, OptionError, OutputError
+from mt3_runtime.errors import AudioError, AudioWarning, OptionError, OutputError
 from mt3_runtime.formats import FORMATS, render
 from mt3_runtime.instruments import choose
 from mt3_runtime.output import STDOUT, is_folder, make_folder, real_path, write_output
@@ -26,7 +29,7 @@ from mt3_runtime.search import SearchName
 
 if TYPE_CHECKING:
     from mt3_runtime.model import Model
-    from mt3_runtime.transcription import Transcription
+    from mt3_runtime.transcription import Progress, Transcription
 
 #: More threads than any machine this runs on has cores; each costs memory.
 _MAX_THREADS = 1024
@@ -104,8 +107,7 @@ class TranscribeCommand:
         ) as model:
             if not args.quiet:
                 talk(f"{model_path.name} on {model.device}, {_files(len(ready))}")
-            for job in ready:
-                failed += not _transcribe(model, job, args)
+            failed += _transcribe(model, ready, args)
         return ExitCode.FAILED if failed else ExitCode.OK
 
 
@@ -165,44 +167,75 @@ def _exists(source: Path) -> bool:
     return True
 
 
-def _transcribe(model: Model, job: Job, args: argparse.Namespace) -> bool:
-    """Does one file; False if it failed, with the reason on stderr."""
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            result, seconds = _measure(model, job.source, args)
-            contents = [(target.path, render(result, target.format)) for target in job.results]
-        for path, content in contents:
-            if path != STDOUT:
-                make_folder(Path(path).parent)
-            write_output(path, content)
-    except (AudioError, OutputError) as error:
-        if isinstance(error.__cause__, BrokenPipeError):
-            raise
-        talk(f"error: {_about(job.source, str(error))}")
-        return False
-    for message in [*(str(warning.message) for warning in caught), *result.warnings]:
-        talk(f"warning: {_about(job.source, message)}")
-    if not args.quiet:
-        speed = f", {result.duration / seconds:.1f} times real time" if seconds > 0 else ""
-        targets = ", ".join("stdout" if path == STDOUT else path for path, _ in contents)
-        talk(f"{job.source}: {result.summary()}{speed} -> {targets}")
-    return True
-
-
-def _measure(model: Model, source: Path, args: argparse.Namespace) -> tuple[Transcription, float]:
-    with Meter(source.name, unit="s", quiet=args.quiet) as meter:
-        begin = time.perf_counter()
-        result = model.transcribe_notes(
-            source,
+def _transcribe(model: Model, jobs: list[Job], args: argparse.Namespace) -> int:
+    """Does all files; returns how many failed, with the reasons on stderr."""
+    bars, failed, seconds, begin = _Bars(quiet=args.quiet), 0, 0.0, time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.simplefilter("ignore", AudioWarning)  # each result has its own
+        outcomes = model.transcribe_many(
+            [job.source for job in jobs],
             instruments=args.instruments,
             exclude=args.exclude,
             upstream_quirks=args.upstream_quirks,
-            progress=lambda now: meter.update(
-                now.seconds_done, now.seconds_total, f"{now.notes} notes"
-            ),
+            return_exceptions=True,
+            progress=bars.update,
         )
-        return result, time.perf_counter() - begin
+        for number, job in enumerate(jobs):
+            with bars.showing(number, job.source.name):
+                outcome = next(outcomes)
+            try:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                _write(outcome, job)
+            except (AudioError, OutputError) as error:
+                if isinstance(error.__cause__, BrokenPipeError):
+                    raise
+                talk(f"error: {_about(job.source, str(error))}")
+                failed += 1
+                continue
+            finally:
+                while caught:
+                    talk(f"warning: {caught.pop(0).message}")
+            for message in outcome.warnings:
+                talk(f"warning: {_about(job.source, message)}")
+            seconds += outcome.duration
+            if not args.quiet:  # files share the machine: the speed is that of all so far
+                _tell(outcome, job, speed=seconds / (time.perf_counter() - begin))
+    return failed
+
+
+def _write(result: Transcription, job: Job) -> None:
+    contents = [(target.path, render(result, target.format)) for target in job.results]
+    for path, content in contents:
+        if path != STDOUT:
+            make_folder(Path(path).parent)
+        write_output(path, content)
+
+
+def _tell(result: Transcription, job: Job, *, speed: float) -> None:
+    targets = ", ".join("stdout" if one.path == STDOUT else one.path for one in job.results)
+    talk(f"{job.source}: {result.summary()}, {speed:.1f} times real time -> {targets}")
+
+
+class _Bars:
+    """One progress bar at a time: that of the file whose result comes next."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet, self._number = quiet, 0
+        self._meter: Meter | None = None
+
+    @contextmanager
+    def showing(self, number: int, label: str) -> Iterator[None]:
+        """Shows the bar of a file, by its number."""
+        with Meter(label, unit="s", quiet=self._quiet) as self._meter:
+            self._number = number
+            yield
+
+    def update(self, number: int, now: Progress) -> None:
+        """Takes the progress of any file."""
+        if self._meter and number == self._number:
+            self._meter.update(now.seconds_done, now.seconds_total, f"{now.notes} notes")
 
 
 def _count(text: str) -> int:

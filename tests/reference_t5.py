@@ -17,7 +17,9 @@ Array = npt.NDArray[np.float64]
 def encode(weights: Weights, features: npt.NDArray[np.float32]) -> Array:
     """Encoder output [n, T, M] of features [n, T, bins]."""
     get = _getter(weights)
-    hidden = features.astype(np.float64) @ get("encoder.continuous_inputs_projection.kernel")
+    hidden = features.astype(np.float64)
+    if "encoder.continuous_inputs_projection.kernel" in weights.tensors:
+        hidden = hidden @ get("encoder.continuous_inputs_projection.kernel")
     return _encoder(weights, hidden, "encoder", weights.shape.encoder_layers)
 
 
@@ -56,7 +58,7 @@ def teacher_forced(weights: Weights, encoded: Array, tokens: npt.NDArray[np.int6
         cross = f"{name}.encoder_decoder_attention"
         hidden = hidden + _attention(weights, cross, normed, encoded, None)
         hidden = hidden + _mlp(weights, name, hidden)
-    normed = _norm(hidden, get("decoder.decoder_norm.scale"))
+    normed = _norm(hidden, get("decoder.decoder_norm.scale")) * weights.shape.logits_scale
     return np.asarray(normed @ get("decoder.logits_dense.kernel"))
 
 

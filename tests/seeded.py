@@ -22,6 +22,7 @@ from mt3_export.weights import (
     Weights,
     inventory,
 )
+from mt3_export.yourmt3 import PerceiverShape, YourMT3Shape
 
 #: A network small enough for unit tests, with every structural feature of the real one.  The head
 #: width is the real one because folded kernels do not tell it and readers have to assume it.
@@ -41,6 +42,32 @@ ISMIR2021 = replace(TINY, vocab_size=1664)
 
 #: The same with MR-MT3's memory.
 MEMORY = MemoryShape(**vars(TINY))
+
+#: YourMT3's networks as small.  Latent heads are four wide there, or eight where their first four
+#: columns turn with the position, as in the real one.
+_SMALL_DECODER = {"d_model": 32, "heads": 2, "head_dim": 64, "d_ff": 48, "decoder_layers": 2}
+TINY_YMT3 = YourMT3Shape(**_SMALL_DECODER, encoder_layers=2, vocab_size=596, input_bins=32)
+_SMALL_PERCEIVER = {
+    **_SMALL_DECODER,
+    "encoder_layers": 0,
+    "vocab_size": 596,
+    "input_bins": 128,
+    "filters": 12,
+    "blocks": 2,
+}
+TINY_SINGLE = PerceiverShape(
+    **_SMALL_PERCEIVER,
+    decoder_channels=1,
+    latents=4,
+    width=32,
+    ff_width=32,
+    experts=0,
+    position_rows=20,
+)
+TINY_MULTI = replace(TINY_SINGLE, decoder_channels=3, latents=6)
+TINY_MOE = PerceiverShape(
+    **_SMALL_PERCEIVER, decoder_channels=3, latents=6, width=64, ff_width=24, experts=5
+)
 
 EOS = 1
 
@@ -69,13 +96,33 @@ def seeded_normal(key: str, shape: tuple[int, ...]) -> FloatArray:
 def seeded_weights(
     shape: T5Shape = TINY, seed: int = 0, *, positions: PositionTable | None = None
 ) -> Weights:
-    """A complete seeded network; `positions` defaults to Magenta's table."""
+    """A complete seeded network; `positions` defaults to Magenta's table, or YourMT3's."""
     tensors = {name: _tensor(name, size, shape, seed) for name, size in inventory(shape).items()}
-    return Weights(shape, tensors, positions or PositionTable(255))
+    if positions is None:
+        yourmt3 = isinstance(shape, YourMT3Shape)
+        positions = PositionTable(256, rows=sinusoids(shape)) if yourmt3 else PositionTable(255)
+    return Weights(shape, tensors, positions)
+
+
+def sinusoids(shape: T5Shape, rows: int = 1034) -> FloatArray:
+    """The table YourMT3 stores: frequencies 10000 ** (-2i / d_model), all in float64."""
+    half = shape.d_model // 2
+    angles = np.outer(np.arange(rows), 10000.0 ** (-np.arange(half) / half))
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
 def _tensor(name: str, size: tuple[int, ...], shape: T5Shape, seed: int) -> FloatArray:
     values = seeded_normal(f"{seed}:{name}", size)
+    if ".rotary." in name:
+        return np.array([1.0, 0.01] if name.endswith("temporal") else [np.pi, 5 * np.pi], "f4")
+    if name.endswith((".bias", ".mean")):
+        return np.asarray(0.1 * values, np.float32)
+    if name.endswith(".variance"):
+        return np.asarray(1.0 + 0.2 * np.abs(values), np.float32)
+    if name.endswith(".filters"):
+        return np.asarray(values * math.sqrt(2.0 / math.prod(size[1:])), np.float32)
+    if name.endswith((".latents", ".latent_positions")):
+        return np.asarray(0.7 * values, np.float32)
     if name.endswith(".scale"):
         return np.asarray(1.0 + 0.2 * values, np.float32)
     if name.endswith(".embedding"):
@@ -88,6 +135,8 @@ def _tensor(name: str, size: tuple[int, ...], shape: T5Shape, seed: int) -> Floa
 
 def _gain(name: str, shape: T5Shape) -> float:
     """Standard deviation of a kernel's output for normalised inputs."""
+    if ".blocks_" in name:
+        return _latent_gain(name)
     if ".query." in name or ".key." in name:
         # q.k then has a standard deviation of 4; there is no attention scaling.
         return math.sqrt(4.0 / math.sqrt(shape.head_dim))
@@ -99,4 +148,15 @@ def _gain(name: str, shape: T5Shape) -> float:
         return 6.0
     if ".continuous_inputs_projection." in name:
         return 0.5
+    if name == "encoder.projection.kernel":
+        return 0.25  # there is no norm behind it
     return 1.0
+
+
+def _latent_gain(name: str) -> float:
+    """The same inside YourMT3's encoder, where scores are scaled."""
+    if ".router." in name:
+        return 2.0  # some tokens are torn between experts, most are not
+    if ".query." in name or ".key." in name:
+        return 1.4
+    return 2.0 if name.endswith((".wo.kernel", ".out.kernel")) else 1.0

@@ -26,7 +26,7 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 
 class Stepper:
-    """Encodes features [rows, T, bins] and decodes one token per `step`.
+    """Encodes features [n, T, bins], decodes one token of n * channels rows per `step`.
 
     ``previous`` int64 [rows, tokens] is what a memory of ``memory`` rows is made of.  ``graphs``
     (encoder, decoder) are driven instead of those of the profile, whose form of cache they have.
@@ -60,7 +60,7 @@ class Stepper:
         )
         encoder = session(encoder_graph)
         names = [output.name for output in encoder.get_outputs()]
-        rows, shape = len(features), weights.shape
+        rows, shape = len(features) * weights.shape.channels, weights.shape
         columns = 0 if blocks_for(profile).cache == "concat" else CAPACITY
         self._decoder = session(decoder_graph)
         self._feeds: dict[str, npt.NDArray[Any]] = dict(

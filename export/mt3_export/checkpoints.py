@@ -7,6 +7,7 @@ r"""The one door to checkpoints: what is this path, and give me its weights.
 * ``torch``: a ``torch.save`` file in the naming of the PyTorch ports (`torch_zip`), alone or as
   ``mt3.pth`` beside a ``config.json``.  Kernels are stored ``[out, in]``, the two input embeddings
   twice under alias names, and the position frequencies as buffers, which are taken as they are.
+  YourMT3's files have names of their own and store the position table (`yourmt3_names`).
 
 The digest is the SHA-256 of a listing with one line ``<sha256 of the file>  <name>\n`` for each
 file the weights were read from, sorted by name in code-point order; names are relative to the
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +37,20 @@ from mt3_export.weights import (
     check_inventory,
     infer_shape,
 )
+from mt3_export.yourmt3 import infer_yourmt3
+from mt3_export.yourmt3_names import stored_table, yourmt3_tensors
 from mt3_runtime.errors import CheckpointError
 
 Layout = Literal["t5x", "torch"]
 
+#: YourMT3's variants; each may come with the kernels of its pitch shifter, as ``name_ps``.
+YOURMT3 = ("ymt3_plus", "yptf_single", "yptf_multi", "yptf_moe_multi")
+
 #: Variants whose weights can be read.
-SUPPORTED = ("magenta_mt3", "magenta_ismir2021", "mt3_pytorch")
+SUPPORTED = (
+    *("magenta_mt3", "magenta_ismir2021", "mt3_pytorch"),
+    *(name + suffix for name in YOURMT3 for suffix in ("", "_ps")),
+)
 
 #: Vocabulary size tells Magenta's two models apart; their trees have the same names.
 _MAGENTA = {1536: "magenta_mt3", 1664: "magenta_ismir2021"}
@@ -144,7 +153,10 @@ def read_checkpoint(path: str | Path, variant: str | None = None) -> CheckpointC
             f"{', '.join(SUPPORTED)}"
         )
     with _reading(kind.path):
-        weights, files = (_read_t5x if kind.layout == "t5x" else _read_torch)(kind.path)
+        if kind.layout == "t5x":
+            weights, files = _read_t5x(kind.path)
+        else:
+            weights, files = _read_torch(kind.path, kind.variant)
         sources = tuple(_source(name, files[name]) for name in sorted(files))
     listing = "".join(f"{source.sha256}  {source.name}\n" for source in sources)
     digest = hashlib.sha256(listing.encode()).hexdigest()
@@ -179,13 +191,20 @@ def _read_t5x(folder: Path) -> tuple[Weights, dict[str, Path]]:
     return _assemble(checkpoint.tensors, shape, PositionTable(255)), files
 
 
-def _read_torch(file: Path) -> tuple[Weights, dict[str, Path]]:
+def _read_torch(file: Path, variant: str) -> tuple[Weights, dict[str, Path]]:
     with TorchArchive(file) as archive:
         stored = archive.state_dict()
-        tensors = canonical_tensors(stored)
-        shape = _complete(tensors, f"{file} is named like MT3, but is not complete")
-        _check_config(file.parent / _CONFIG_NAME, shape)
-        weights = _assemble(tensors, shape, position_table(stored, shape.d_model))
+        otherwise = f"{file} is named like {variant}, but is not complete"
+        if variant.removesuffix("_ps") in YOURMT3:
+            tensors = yourmt3_tensors(stored)
+            shape: T5Shape = _complete(tensors, otherwise, infer_yourmt3)
+            positions = stored_table(stored, shape.d_model)
+        else:
+            tensors = canonical_tensors(stored)
+            shape = _complete(tensors, otherwise)
+            positions = position_table(stored, shape.d_model)
+            _check_config(file.parent / _CONFIG_NAME, shape)
+        weights = _assemble(tensors, shape, positions)
     return weights, {file.name: file}
 
 
@@ -195,10 +214,14 @@ def _assemble(
     return Weights(shape, {name: tensor.read() for name, tensor in tensors.items()}, positions)
 
 
-def _complete(tensors: Mapping[str, StoredTensor], otherwise: str) -> T5Shape:
+def _complete(
+    tensors: Mapping[str, StoredTensor],
+    otherwise: str,
+    infer: Callable[[Mapping[str, StoredTensor]], T5Shape] = infer_shape,
+) -> T5Shape:
     """The sizes of a network whose names and shapes are complete."""
     try:
-        shape = infer_shape(tensors)
+        shape = infer(tensors)
         check_inventory(tensors, shape)
     except CheckpointError as error:
         raise CheckpointError(f"{otherwise}: {error}") from error

@@ -63,6 +63,8 @@ def build_decoder(
     hidden = _embed(blocks, weights, token_ids, positions, max_tokens=max_tokens)
     blocks.prepare_cache(positions)
     normed = _layers(blocks, weights, hidden, frames=frames)
+    if shape.logits_scale != 1.0:
+        normed = graph.op("Mul", normed, graph.constant(shape.logits_scale, np.float32))
     name = "decoder.logits_dense.kernel"
     logits = graph.op(
         "Squeeze", blocks.dense(normed, name, weights.tensors[name]), graph.constant([1], np.int64)

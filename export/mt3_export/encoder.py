@@ -1,6 +1,9 @@
-"""The T5 encoder as an ONNX graph that ends in the decoder's cross-attention keys and values.
+"""The encoder as an ONNX graph that ends in the decoder's cross-attention keys and values.
 
     features [N, T, bins]  ->  cross_key_i [N, H, D, T] or [N, H, T, D],  cross_value_i [N, H, T, D]
+
+A model of several decoder channels has N * channels output rows, those of one segment in sequence.
+The layers here are T5's; YourMT3's other encoder is `mt3_export.perceiver_encoder`.
 
 The encoder's own output is not an output of the graph: a decoder needs it only through its cross
 projections, which are constant over all steps of a segment and therefore computed once, here.
@@ -18,8 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
+from mt3_export.perceiver_encoder import perceiver_stack
 from mt3_export.profiles import Blocks, blocks_for
 from mt3_export.weights import MemoryShape
+from mt3_export.yourmt3 import PerceiverShape
 from mt3_runtime.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -50,7 +55,7 @@ def build_encoder(
         metadata: Written to the model's ``metadata_props``.
         memory: M, rows of memory; 0 for a graph without ``previous_ids``.
         memory_tokens: Length of ``previous_ids``.
-        expose_output: Adds ``encoded`` [N, T + M, d_model], for parity tests.
+        expose_output: Adds ``encoded`` [rows, T + M, d_model], for parity tests.
 
     Raises:
         CheckpointError: A memory is wanted of weights that have none.
@@ -60,7 +65,8 @@ def build_encoder(
     features = graph.input(
         "features", TensorProto.FLOAT, ["rows", frames, weights.shape.input_bins]
     )
-    encoded = _encode(blocks, weights, features, frames)
+    encode = perceiver_stack if isinstance(weights.shape, PerceiverShape) else _encode
+    encoded = encode(blocks, weights, features, frames)
     if memory:
         previous = graph.input("previous_ids", TensorProto.INT64, ["rows", memory_tokens])
         remembered = _remember(blocks, weights, previous, memory, memory_tokens)
@@ -70,15 +76,21 @@ def build_encoder(
         _cross_projection(blocks, weights, encoded, layer=layer, frames=rows)
     if expose_output:
         graph.op("Identity", encoded, out="encoded")
-        graph.output("encoded", TensorProto.FLOAT, ["rows", rows, weights.shape.d_model])
+        graph.output("encoded", TensorProto.FLOAT, [_rows(weights), rows, weights.shape.d_model])
     return graph.build(metadata or {})
 
 
+def _rows(weights: Weights) -> str:
+    """Name of the row axis of what leaves the encoder."""
+    return "rows" if weights.shape.channels == 1 else "channel_rows"
+
+
 def _encode(blocks: Blocks, weights: Weights, features: str, frames: int) -> str:
-    """The encoder's output for features: [N, T, d_model]."""
+    """The output of a T5 encoder for features, projected where it has a matrix for that."""
     name = "encoder.continuous_inputs_projection.kernel"
-    projected = blocks.dense(features, name, weights.tensors[name])
-    hidden = _add_positions(blocks, weights, projected, "encoder", frames)
+    if name in weights.tensors:
+        features = blocks.dense(features, name, weights.tensors[name])
+    hidden = _add_positions(blocks, weights, features, "encoder", frames)
     return _stack(blocks, weights, hidden, "encoder", weights.shape.encoder_layers)
 
 
@@ -145,7 +157,7 @@ def _cross_projection(
     blocks: Blocks, weights: Weights, encoded: str, *, layer: int, frames: int
 ) -> None:
     """Adds the outputs ``cross_key_i`` and ``cross_value_i`` of one decoder layer."""
-    graph, shape = blocks.graph, weights.shape
+    graph, shape, rows = blocks.graph, weights.shape, _rows(weights)
     prefix = f"decoder.layers_{layer}.encoder_decoder_attention"
     both = fused_dense(blocks, weights, encoded, prefix, ("key", "value"))
     key, value = blocks.split(both, 2, shape.inner)
@@ -153,9 +165,9 @@ def _cross_projection(
     blocks.split_heads(key, transposed=transposed, out=f"cross_key_{layer}")
     blocks.split_heads(value, out=f"cross_value_{layer}")
     key_shape = [shape.head_dim, frames] if transposed else [frames, shape.head_dim]
-    graph.output(f"cross_key_{layer}", TensorProto.FLOAT, ["rows", shape.heads, *key_shape])
+    graph.output(f"cross_key_{layer}", TensorProto.FLOAT, [rows, shape.heads, *key_shape])
     graph.output(
-        f"cross_value_{layer}", TensorProto.FLOAT, ["rows", shape.heads, frames, shape.head_dim]
+        f"cross_value_{layer}", TensorProto.FLOAT, [rows, shape.heads, frames, shape.head_dim]
     )
 
 

@@ -73,13 +73,14 @@ class Graph:
             self._constants[key] = name
         return self._constants[key]
 
-    def parameter(self, name: str, value: npt.NDArray[np.float32]) -> str:
+    def parameter(self, name: str, value: npt.NDArray[np.float32], *, exact: bool = False) -> str:
         """Stores a weight under its own name and returns the name of its fp32 value.
 
-        Only matrices follow `storage`; vectors (norm scales) are 0.05 % of the bytes and stay fp32.
+        Only matrices follow `storage`; vectors (norm scales) are 0.05 % of the bytes and stay fp32,
+        as does what is marked ``exact``.
         """
         if name not in self._parameters:
-            half = self.storage == "fp16" and value.ndim >= 2
+            half = self.storage == "fp16" and value.ndim >= 2 and not exact
             stored = np.ascontiguousarray(value, np.float16 if half else np.float32)
             self._initializers.append(numpy_helper.from_array(stored, name))
             self._parameters[name] = self.op("Cast", name, to=TensorProto.FLOAT) if half else name

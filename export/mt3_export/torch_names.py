@@ -10,7 +10,7 @@ Magenta's and are what these files were published to run with.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -109,7 +109,7 @@ def family_of(names: Iterable[str], where: Path) -> str:
         if any(part in name for name in names):
             pitch_shift = any("pitchshift" in name for name in names)
             return f"{family}_ps" if pitch_shift else family
-    strange = [name for name in names if _canonical(name) is None and name not in _FREQUENCIES]
+    strange = [name for name in names if canonical_name(name) is None and name not in _FREQUENCIES]
     if strange or not any(name.startswith("decoder.block.") for name in names):
         known = ", ".join([_MT3, *(family for _, family in _FAMILIES)])
         raise CheckpointError(
@@ -120,14 +120,21 @@ def family_of(names: Iterable[str], where: Path) -> str:
 
 
 def canonical_tensors(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Translate names and orientation; names without a counterpart are kept as they are.
+    """Translate names and orientation; names without a counterpart are kept as they are."""
+    network = {name: tensor for name, tensor in stored.items() if name not in _FREQUENCIES}
+    return translate(network, canonical_name)
 
-    Unknown names are not dropped, so that the inventory check reports them.
+
+def translate(
+    stored: Mapping[str, StoredTensor], rename: Callable[[str], str | None]
+) -> dict[str, StoredTensor]:
+    """Rename tensors and turn kernels to ``[in, out]``; several may have one canonical name.
+
+    Names that ``rename`` does not know are not dropped, so that the inventory check reports them.
     """
     aliases: dict[str, dict[str, StoredTensor]] = {}
     for name, tensor in stored.items():
-        if name not in _FREQUENCIES:
-            aliases.setdefault(_canonical(name) or name, {})[name] = tensor
+        aliases.setdefault(rename(name) or name, {})[name] = tensor
     return {
         name: _Transposed(_Aliased(found)) if name.endswith(".kernel") else _Aliased(found)
         for name, found in aliases.items()
@@ -163,7 +170,7 @@ def position_table(stored: Mapping[str, StoredTensor], d_model: int) -> Position
     )
 
 
-def _canonical(name: str) -> str | None:
+def canonical_name(name: str) -> str | None:
     """The canonical name of a port's tensor, or None."""
     block = _BLOCK.fullmatch(name)
     if block is None:

@@ -37,6 +37,9 @@ NAMED_IN_ERRORS = 4
 #: No known member of the family has more; a file that declares more is refused unread (1 GiB).
 MAX_PARAMETERS = 2**28
 
+#: The projections that attention starts with.
+QKV = ("query", "key", "value")
+
 _LAYER = re.compile(r"^(encoder|decoder|memory_encoder)\.layers_(\d{1,3})\.")
 
 
@@ -84,6 +87,47 @@ class T5Shape:
         """Width of the concatenated heads."""
         return self.heads * self.head_dim
 
+    @property
+    def channels(self) -> int:
+        """Sequences decoded from one segment, each with cross keys and values of its own."""
+        return 1
+
+    @property
+    def logits_scale(self) -> float:
+        """What the decoder's output is multiplied by before the head."""
+        return 1.0
+
+    def encoder_inventory(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor of the encoder; other encoders override this."""
+        return {
+            "encoder.continuous_inputs_projection.kernel": (self.input_bins, self.d_model),
+            **self.encoder_stack("encoder", self.encoder_layers),
+        }
+
+    def encoder_stack(self, stack: str, layers: int) -> dict[str, tuple[int, ...]]:
+        """The layers of a T5 encoder and the norm behind them."""
+        names = dict[str, tuple[int, ...]]()
+        for index in range(layers):
+            layer = f"{stack}.layers_{index}"
+            names[f"{layer}.pre_attention_layer_norm.scale"] = (self.d_model,)
+            names |= self.attention(f"{layer}.attention") | self.mlp(layer)
+        return names | {f"{stack}.encoder_norm.scale": (self.d_model,)}
+
+    def attention(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        """The projections of one attention."""
+        sizes = dict.fromkeys(QKV, (self.d_model, self.inner))
+        sizes["out"] = (self.inner, self.d_model)
+        return {f"{prefix}.{part}.kernel": size for part, size in sizes.items()}
+
+    def mlp(self, layer: str) -> dict[str, tuple[int, ...]]:
+        """The gated feed-forward block of one layer, its norm included."""
+        d, wide = self.d_model, self.d_ff
+        sizes = {"wi_0": (d, wide), "wi_1": (d, wide), "wo": (wide, d)}
+        return {
+            f"{layer}.pre_mlp_layer_norm.scale": (d,),
+            **{f"{layer}.mlp.{part}.kernel": size for part, size in sizes.items()},
+        }
+
 
 @dataclass(frozen=True)
 class MemoryShape(T5Shape):
@@ -94,6 +138,13 @@ class MemoryShape(T5Shape):
     """
 
     memory_layers: int = 1
+
+    def encoder_inventory(self) -> dict[str, tuple[int, ...]]:
+        return {
+            **super().encoder_inventory(),
+            "memory_encoder.token_projection.kernel": (self.d_model, self.d_model),
+            **self.encoder_stack("memory_encoder", self.memory_layers),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,17 +167,28 @@ class PositionTable:
             ``d_model/2 - 1`` and ``d_model/2``.
         frequencies: float32 ``[d_model/2]`` stored in the checkpoint (``pos_emb.inv_freq``); where
             given they replace the formula and are evaluated the way the PyTorch ports do.
+        rows: float32 ``[positions, d_model]``, where the checkpoint stores the table itself, as
+            YourMT3 does; it is taken as it is.
     """
 
     denominator: Literal[255, 256]
     frequencies: FloatArray | None = field(default=None)
+    rows: FloatArray | None = field(default=None)
 
     def table(self, length: int, d_model: int) -> FloatArray:
         """Return the first ``length`` rows, float32 ``[length, d_model]``.
 
         Raises:
-            CheckpointError: ``d_model`` is odd, or stored frequencies have another width.
+            CheckpointError: ``d_model`` is odd, stored frequencies or rows have another width, or
+                fewer rows are stored.
         """
+        if self.rows is not None:
+            if self.rows.shape[0] < length or self.rows.shape[1:] != (d_model,):
+                raise CheckpointError(
+                    f"the checkpoint stores a position table of shape {self.rows.shape}, but "
+                    f"{length} positions of width {d_model} are needed"
+                )
+            return self.rows[:length]
         half = d_model // 2
         if d_model % 2 or half < 2:
             raise CheckpointError(f"a sinusoid table needs an even d_model >= 4, not {d_model}")
@@ -183,40 +245,15 @@ class Weights:
 
 def inventory(shape: T5Shape) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a network of this size, encoder first."""
-    d, inner, names = shape.d_model, shape.inner, dict[str, tuple[int, ...]]()
-
-    def attention(prefix: str) -> None:
-        for part in ("query", "key", "value"):
-            names[f"{prefix}.{part}.kernel"] = (d, inner)
-        names[f"{prefix}.out.kernel"] = (inner, d)
-
-    def mlp(prefix: str) -> None:
-        names[f"{prefix}.pre_mlp_layer_norm.scale"] = (d,)
-        names[f"{prefix}.mlp.wi_0.kernel"] = (d, shape.d_ff)
-        names[f"{prefix}.mlp.wi_1.kernel"] = (d, shape.d_ff)
-        names[f"{prefix}.mlp.wo.kernel"] = (shape.d_ff, d)
-
-    def encoder(prefix: str, layers: int) -> None:
-        for index in range(layers):
-            layer = f"{prefix}.layers_{index}"
-            names[f"{layer}.pre_attention_layer_norm.scale"] = (d,)
-            attention(f"{layer}.attention")
-            mlp(layer)
-        names[f"{prefix}.encoder_norm.scale"] = (d,)
-
-    names["encoder.continuous_inputs_projection.kernel"] = (shape.input_bins, d)
-    encoder("encoder", shape.encoder_layers)
-    if isinstance(shape, MemoryShape):
-        names["memory_encoder.token_projection.kernel"] = (d, d)
-        encoder("memory_encoder", shape.memory_layers)
+    d, names = shape.d_model, shape.encoder_inventory()
     names["decoder.token_embedder.embedding"] = (shape.vocab_size, d)
     for index in range(shape.decoder_layers):
         layer = f"decoder.layers_{index}"
         names[f"{layer}.pre_self_attention_layer_norm.scale"] = (d,)
-        attention(f"{layer}.self_attention")
+        names |= shape.attention(f"{layer}.self_attention")
         names[f"{layer}.pre_cross_attention_layer_norm.scale"] = (d,)
-        attention(f"{layer}.encoder_decoder_attention")
-        mlp(layer)
+        names |= shape.attention(f"{layer}.encoder_decoder_attention")
+        names |= shape.mlp(layer)
     names["decoder.decoder_norm.scale"] = (d,)
     names["decoder.logits_dense.kernel"] = (d, shape.vocab_size)
     return names

@@ -196,7 +196,7 @@ def test_other_families_are_named_and_not_read(tmp_path, state, keys, family):
     state |= {key: np.ones(3, np.float32) for key in keys}
     write_torch(tmp_path / "model.ckpt", state)
     assert identify(tmp_path / "model.ckpt").variant == family
-    with pytest.raises(CheckpointError, match=f"is {family}, whose weights cannot be read yet"):
+    with pytest.raises(CheckpointError, match=f"{family}, (whose weights cannot|but is not compl)"):
         read_checkpoint(tmp_path / "model.ckpt")
 
 

@@ -145,6 +145,7 @@ def _model_spec(weights: Weights, variant: Variant) -> ModelSpec:
         heads=shape.heads,
         head_dim=shape.head_dim,
         vocab_size=shape.vocab_size,
+        channels=shape.channels,
     )
 
 

@@ -69,6 +69,16 @@ TINY_MOE = PerceiverShape(
     **_SMALL_PERCEIVER, decoder_channels=3, latents=6, width=64, ff_width=24, experts=5
 )
 
+#: YourMT3's published networks.
+_MOE = PerceiverShape(encoder_layers=0, vocab_size=596, input_bins=1024)
+_MULTI = replace(_MOE, experts=0, position_rows=120, ff_width=128)
+YOURMT3 = {
+    "ymt3_plus": YourMT3Shape(vocab_size=596),
+    "yptf_single": replace(_MULTI, decoder_channels=1, latents=24),
+    "yptf_multi": _MULTI,
+    "yptf_moe_multi": _MOE,
+}
+
 EOS = 1
 
 _MASK = np.uint64(0xFFFF)

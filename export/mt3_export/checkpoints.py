@@ -194,14 +194,14 @@ def _read_t5x(folder: Path) -> tuple[Weights, dict[str, Path]]:
 def _read_torch(file: Path, variant: str) -> tuple[Weights, dict[str, Path]]:
     with TorchArchive(file) as archive:
         stored = archive.state_dict()
-        otherwise = f"{file} is named like {variant}, but is not complete"
         if variant.removesuffix("_ps") in YOURMT3:
             tensors = yourmt3_tensors(stored)
+            otherwise = f"{file} is named like {variant}, but is not complete"
             shape: T5Shape = _complete(tensors, otherwise, infer_yourmt3)
             positions = stored_table(stored, shape.d_model)
         else:
             tensors = canonical_tensors(stored)
-            shape = _complete(tensors, otherwise)
+            shape = _complete(tensors, f"{file} is named like MT3, but is not complete")
             positions = position_table(stored, shape.d_model)
             _check_config(file.parent / _CONFIG_NAME, shape)
         weights = _assemble(tensors, shape, positions)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mt3_export.checkpoints import identify, read_checkpoint
 from mt3_export.weights import PositionTable, Weights, inventory
-from mt3_export.yourmt3 import PerceiverShape, YourMT3Shape, infer_yourmt3
+from mt3_export.yourmt3 import infer_yourmt3
 from mt3_runtime.errors import CheckpointError
 from tests.export.writers import write_torch
 from tests.export.yourmt3_writer import state_dict, write_yourmt3
-from tests.seeded import TINY_MOE, TINY_MULTI, TINY_SINGLE, TINY_YMT3, seeded_weights
+from tests.seeded import (
+    TINY_MOE,
+    TINY_MULTI,
+    TINY_SINGLE,
+    TINY_YMT3,
+    YOURMT3,
+    seeded_weights,
+)
 
 TINY = {
     "ymt3_plus": TINY_YMT3,
@@ -25,13 +31,11 @@ TINY = {
 
 #: Entries of the state dict and trained values of the published files; the running statistics of
 #: the batch norms and the rotary frequencies are not trained, but are part of the network.
-_PUBLISHED = PerceiverShape(encoder_layers=0, vocab_size=596, input_bins=1024)
-_PLAIN = replace(_PUBLISHED, experts=0, position_rows=120, ff_width=128)
 PUBLISHED = {
-    "ymt3_plus": (YourMT3Shape(vocab_size=596), 192, 44_672_000),
-    "yptf_single": (replace(_PLAIN, decoder_channels=1, latents=24), 386, 29_868_416 + 1536),
-    "yptf_multi": (_PLAIN, 386, 28_457_600 + 1536),
-    "yptf_moe_multi": (_PUBLISHED, 655, 46_548_608 + 1536 + 6),
+    "ymt3_plus": (192, 44_672_000),
+    "yptf_single": (386, 29_868_416 + 1536),
+    "yptf_multi": (386, 28_457_600 + 1536),
+    "yptf_moe_multi": (655, 46_548_608 + 1536 + 6),
 }
 
 
@@ -56,14 +60,13 @@ def test_every_layout_is_read_bit_exactly(tmp_path, name, pitch_shift, bare):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_inventories_are_the_published_ones(name):
     """Counts from instantiating the original modules; see docs/parity.md."""
-    shape, entries, parameters = PUBLISHED[name]
+    shape, (entries, parameters) = YOURMT3[name], PUBLISHED[name]
     sizes = inventory(shape)
     assert sum(map(math.prod, sizes.values())) == parameters
     holes = {tensor: np.broadcast_to(np.float32(0), size) for tensor, size in sizes.items()}
     assert infer_yourmt3(holes) == shape
     weights = Weights(shape, holes, PositionTable(256, rows=np.zeros((1034, 512), np.float32)))
-    extra = 1 if name == "ymt3_plus" else 0  # its spectrogram stores a filter bank, too
-    assert len(state_dict(weights)) + extra == entries
+    assert len(state_dict(weights)) == entries
 
 
 def changed(name, **changes):

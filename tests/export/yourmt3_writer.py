@@ -45,12 +45,15 @@ def state_dict(weights: Weights, *, pitch_shift: bool = False) -> dict[str, Arra
         "embed_tokens.weight": source["decoder.token_embedder.embedding"],
         "lm_head.lm_head.weight": source["decoder.logits_dense.kernel"].T,
         **_t5(weights, "decoder"),
-        "spectrogram.stft.window": np.hanning(2049)[:-1].astype(np.float32),
     }
+    window = np.hanning(2049)[:-1].astype(np.float32)
     if isinstance(weights.shape, PerceiverShape):
         found |= _conv_block(source) | _perceiver(weights, weights.shape)
+        found["spectrogram.stft.window"] = window
     else:
         found |= _t5(weights, "encoder")
+        found["spectrogram.mel_stft.spectrogram.window"] = window
+        found["spectrogram.mel_stft.mel_scale.fb"] = np.zeros((1025, 512), np.float32)
     if pitch_shift:
         for semitones, shape in PITCH_KERNELS.items():
             prefix = f"pitchshift.pshifters.{semitones}"

@@ -21,12 +21,22 @@ ORACLE_TIMEOUT = 1200
 
 @pytest.fixture(scope="session")
 def oracle() -> Oracle:
-    """Runs a recipe among the original implementations, in their own environment."""
-    python = os.environ.get("MT3_ORACLE_PYTHON")
+    """Runs a recipe among the original implementations of MT3, in their own environment."""
+    return _oracle("MT3_ORACLE_PYTHON", "oracle-requirements.txt")
+
+
+@pytest.fixture(scope="session")
+def yourmt3_oracle() -> Oracle:
+    """The same for YourMT3, which needs another version of transformers."""
+    return _oracle("MT3_YOURMT3_PYTHON", "yourmt3-requirements.txt")
+
+
+def _oracle(variable: str, requirements: str) -> Oracle:
+    python = os.environ.get(variable)
     if not python:
         pytest.skip(
-            "MT3_ORACLE_PYTHON does not name the Python of the environment described in "
-            "tests/parity/oracle-requirements.txt"
+            f"{variable} does not name the Python of the environment described in "
+            f"tests/parity/{requirements}"
         )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
 

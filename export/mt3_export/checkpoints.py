@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mt3_export.lookalikes import names_lookalike
 from mt3_export.stored import brief
 from mt3_export.t5x import INDEX_NAME, find_t5x, open_t5x
 from mt3_export.torch_names import canonical_tensors, family_of, position_table
@@ -58,6 +59,8 @@ _MAGENTA = {1536: "magenta_mt3", 1664: "magenta_ismir2021"}
 _TORCH_NAME = "mt3.pth"
 _CONFIG_NAME = "config.json"
 _MAX_CONFIG_BYTES = 2**20
+#: A training checkpoint of `MAX_PARAMETERS` in fp32, with two moments each, has 3 GiB.
+_MAX_TORCH_BYTES = 2**32
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,9 @@ def read_checkpoint(path: str | Path, variant: str | None = None) -> CheckpointC
 def _locate(path: Path) -> tuple[Layout, Path]:
     """Decide by file names what to open."""
     if path.is_file():
-        return ("t5x", path.parent) if path.name == INDEX_NAME else ("torch", path)
+        if path.name == INDEX_NAME:
+            return "t5x", path.parent
+        return "torch", _sane(path)
     if not path.is_dir():
         what = "is neither a file nor a folder" if path.exists() else "does not exist"
         raise CheckpointError(f"{path} {what}; expected a T5X folder or a .pth file")
@@ -174,13 +179,25 @@ def _locate(path: Path) -> tuple[Layout, Path]:
     if folder is not None:
         return "t5x", folder
     if (path / _TORCH_NAME).is_file():
-        return "torch", path / _TORCH_NAME
+        return "torch", _sane(path / _TORCH_NAME)
     names = sorted(entry.name for entry in path.iterdir())
+    if lookalike := names_lookalike(names):
+        raise CheckpointError(f"{path} is {lookalike}")
     raise CheckpointError(
         f"{path} holds no checkpoint: expected a file {INDEX_NAME!r} (T5X) or {_TORCH_NAME!r} "
         f"(PyTorch), found {', '.join(map(brief, names[:4])) or 'nothing'}"
         + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     )
+
+
+def _sane(file: Path) -> Path:
+    """Refuse a file whose size alone shows that it is no checkpoint; it may be sparse."""
+    size = file.stat().st_size
+    if size > _MAX_TORCH_BYTES:
+        raise CheckpointError(
+            f"{file} has {size:,} bytes; the largest checkpoint of the family has 758,957,292"
+        )
+    return file
 
 
 def _read_t5x(folder: Path) -> tuple[Weights, dict[str, Path]]:
@@ -272,5 +289,9 @@ def _reading(path: Path) -> Iterator[None]:
     """Report what the operating system refuses as an error of the checkpoint."""
     try:
         yield
+    except MemoryError as error:
+        raise CheckpointError(
+            f"{path} needs more memory than there is; the largest supported model needs 1 GiB"
+        ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error

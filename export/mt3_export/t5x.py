@@ -25,14 +25,20 @@ import msgpack
 import numpy as np
 
 from mt3_export.stored import brief, checked_shape, stored_dtype, to_float32
-from mt3_export.weights import MAX_PARAMETERS, FloatArray, StoredTensor
+from mt3_export.weights import FloatArray, StoredTensor
 from mt3_export.zarr_array import ZarrArray, inside, open_zarr
 from mt3_runtime.errors import CheckpointError
 
 INDEX_NAME = "checkpoint"
 
-#: The index of an all-inline model of `MAX_PARAMETERS` in float64, with its optimiser state.
-MAX_INDEX_BYTES = 4 * 8 * MAX_PARAMETERS
+#: MT3 with everything inline, in fp32, has 184 MB; the public index has 0.9 MB.
+MAX_INDEX_BYTES = 2**28
+
+#: One inline value.  T5X writes larger arrays in chunks of this size, into folders.
+MAX_VALUE_BYTES = 2**26
+
+#: Parameters in the tree; the published models have 189.
+MAX_TENSORS = 1024
 
 #: Entries of all maps and lists together; the public index has about 3,000.
 MAX_INDEX_ENTRIES = 200_000
@@ -153,8 +159,8 @@ def _read_index(path: Path) -> dict[str, Any]:
                     list_hook=count,
                     max_map_len=MAX_INDEX_ENTRIES,
                     max_array_len=MAX_LIST,
-                    max_bin_len=size,
-                    max_ext_len=size,
+                    max_bin_len=MAX_VALUE_BYTES,
+                    max_ext_len=MAX_VALUE_BYTES,
                     max_str_len=2**16,
                 )
             except CheckpointError:
@@ -178,6 +184,8 @@ def _collect(
     if depth > MAX_DEPTH:
         raise CheckpointError(f"the parameter tree is over {MAX_DEPTH} levels deep at {prefix:.80}")
     for key, value in node.items():
+        if len(tensors) >= MAX_TENSORS:
+            raise CheckpointError(f"the parameter tree has over {MAX_TENSORS:,} parameters")
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise CheckpointError(
                 f"the parameter tree has an entry {brief(key)} under {prefix or 'target'!r:.80}; "

@@ -22,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 
 from mt3_export.inert_pickle import MAX_PICKLE_BYTES, Inert, read_pickle
+from mt3_export.lookalikes import names_lookalike
 from mt3_export.stored import MAX_RANK, brief, stored_dtype, to_float32
 from mt3_export.weights import MAX_PARAMETERS, FloatArray
 from mt3_export.zip_store import StoredZip
@@ -168,7 +169,7 @@ class TorchArchive:
                 return roots[0]
             kind = "a TorchScript archive"
         else:
-            kind = "a zip file of something else"
+            kind = names_lookalike(names) or "a zip file of something else"
         raise CheckpointError(
             f"{self.path} is {kind}; expected a state dict or training checkpoint of torch.save"
         )

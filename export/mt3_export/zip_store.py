@@ -16,22 +16,12 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from mt3_export.lookalikes import file_lookalike
 from mt3_export.stored import brief
 from mt3_runtime.errors import CheckpointError
 
 #: Some 50,000 entries; a training checkpoint of the family has about 2,000.
 MAX_DIRECTORY_BYTES = 4 * 2**20
-
-#: First bytes of files people mistake for a zip checkpoint, with what to do.
-_LOOKALIKES = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
-    (b"<", "an HTML or XML page, probably a failed download: fetch the file again"),
-    (
-        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19",
-        "a torch file in the format before PyTorch 1.6: load it and save it again with a newer one",
-    ),
-    (b"\x80", "a bare pickle, which is not read here: save a state dict with torch.save"),
-)
 
 #: Signature, 22 bytes the directory repeats, length of the name, length of the extra field.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -79,7 +69,8 @@ class StoredZip:
             CheckpointError: The entry is missing, compressed, cut off or damaged.
         """
         info = self._info(name)
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
+        stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+        if not stored or info.flag_bits & _ENCRYPTED:
             raise CheckpointError(
                 f"{self._path}: entry {brief(name)} is compressed or encrypted, which torch.save "
                 "never does; refused"
@@ -131,11 +122,10 @@ class _BoundedFile(io.FileIO):
 
 def _directory(path: Path) -> Mapping[str, zipfile.ZipInfo]:
     """Read the zip directory; every name must be unique."""
+    what = file_lookalike(path)
+    if what is not None:
+        raise CheckpointError(f"{path} is {what}")
     with _BoundedFile(path) as file:
-        head = file.read(64)
-        for magic, advice in _LOOKALIKES:
-            if head.startswith(magic):
-                raise CheckpointError(f"{path} is {advice}")
         try:
             with zipfile.ZipFile(file) as archive:
                 infos = archive.infolist()
@@ -152,4 +142,6 @@ def _directory(path: Path) -> Mapping[str, zipfile.ZipInfo]:
     entries = {info.filename: info for info in infos}
     if len(entries) != len(infos):
         raise CheckpointError(f"{path}: zip entries share a name; torch.save never does that")
+    if sum(info.compress_size for info in infos) > path.stat().st_size:
+        raise CheckpointError(f"{path}: zip entries overlap or are cut off; fetch the file again")
     return entries

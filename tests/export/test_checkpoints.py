@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import msgpack
@@ -15,6 +14,7 @@ import pytest
 from mt3_export.checkpoints import CheckpointKind, identify, read_checkpoint
 from mt3_export.weights import PositionTable, T5Shape
 from mt3_runtime.errors import CheckpointError
+from tests.export.attacks.lookalikes import LOOKALIKES
 from tests.export.writers import (
     ext_array,
     inverse_frequencies,
@@ -326,6 +326,29 @@ def test_a_path_with_nothing_says_what_was_expected(tmp_path):
         identify(tmp_path)
 
 
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_other_things_are_named_and_refused(tmp_path, name):
+    builder, message = LOOKALIKES[name]
+    path = tmp_path / "thing"
+    builder(path)
+    assert path.is_dir() == name.endswith("/")
+    for open_ in (identify, read_checkpoint):
+        with pytest.raises(CheckpointError, match=message) as caught:
+            open_(path)
+        assert str(caught.value).isprintable()
+
+
+def test_what_does_not_fit_into_memory_is_a_checkpoint_error(tmp_path, weights, monkeypatch):
+    write_kunato(tmp_path, weights)
+
+    def exhaust(*_args, **_options):
+        raise MemoryError
+
+    monkeypatch.setattr("mt3_export.checkpoints._assemble", exhaust)
+    with pytest.raises(CheckpointError, match="needs more memory than there is"):
+        read_checkpoint(tmp_path)
+
+
 def test_what_the_system_refuses_is_a_checkpoint_error(tmp_path, weights, monkeypatch):
     write_kunato(tmp_path, weights)
 
@@ -346,40 +369,11 @@ def test_the_real_weights_survive_the_way_through_the_port(tmp_path):
     assert_same(contents.weights, real)
 
 
-LIMITED = """
-    import resource, sys
-    from pathlib import Path
-    from mt3_export.checkpoints import read_checkpoint
-    from mt3_runtime.errors import CheckpointError
-    from tests.export.attacks import hostile_t5x, hostile_torch
-
-    base = Path(sys.argv[1])
-    made = []
-    for module in (hostile_t5x, hostile_torch):
-        for number, (name, (builder, _)) in enumerate(module.ATTACKS.items()):
-            home = base / f"{module.__name__}_{number}"
-            home.mkdir()
-            path = home / "mt3.pth" if module is hostile_torch else home / "folder"
-            if module is hostile_t5x:
-                path.mkdir()
-            builder(path, base / "marker")
-            made.append((name, path))
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + 512 * 2**20,) * 2)
-    for name, path in made:
-        try:
-            read_checkpoint(path)
-        except CheckpointError:
-            continue
-        sys.exit(f"{name} was read")
-"""
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_AS and /proc")
-def test_hostile_files_are_refused_within_512_mib_of_address_space(tmp_path):
+def test_nothing_is_executed_written_or_allocated_in_bulk(tmp_path):
     paths = os.pathsep.join([str(ROOT), str(ROOT / "runtime"), str(ROOT / "export")])
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(LIMITED), str(tmp_path)],
+        [sys.executable, ROOT / "tests" / "export" / "attacks" / "under_watch.py", tmp_path],
         env=os.environ | {"PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         check=False,

@@ -130,6 +130,41 @@ def pipe(name: str) -> Builder:
     return build
 
 
+def sparse_index(header: bytes, size: int) -> Builder:
+    """A huge index that takes no room on the disk."""
+
+    def build(folder: Path, _marker: Path) -> None:
+        healthy(folder)
+        with (folder / "checkpoint").open("wb") as file:
+            file.write(header)
+            file.truncate(size)
+
+    return build
+
+
+def one_folder_for_all(folder: Path, _marker: Path) -> None:
+    """Countless parameters that are one array."""
+    healthy(folder)
+    leaf = spec(VICTIM, ARRAY)
+    write_index(folder, {f"m{number}.kernel": leaf for number in range(6_000)})
+
+
+def folder_as(name: str) -> Builder:
+    def build(folder: Path, _marker: Path) -> None:
+        path = healthy(folder) / name
+        path.unlink()
+        path.mkdir()
+
+    return build
+
+
+def linked_index(folder: Path, _marker: Path) -> None:
+    healthy(folder)
+    away = folder.parent / "away"
+    (folder / "checkpoint").rename(away)
+    (folder / "checkpoint").symlink_to(away)
+
+
 def pickled_index(folder: Path, marker: Path) -> None:
     healthy(folder)
     (folder / "checkpoint").write_bytes(pickle.dumps(Marking(marker)))
@@ -193,6 +228,7 @@ ATTACKS: dict[str, tuple[Builder, str]] = {
     "linked chunk": (linked("0.0"), "leads out"),
     "linked metadata": (linked(".zarray"), "leads out"),
     "link loop": (link_loop, "leads out|is missing"),
+    "linked index": (linked_index, "leads out"),
     # running code
     "pickled index": (pickled_index, "not a T5X index"),
     "pickled chunk": (pickled_chunk, "filters is"),
@@ -234,6 +270,12 @@ ATTACKS: dict[str, tuple[Builder, str]] = {
         "over 200,000 entries",
     ),
     "deep tree": (deep_tree(40), "over 16 levels deep"),
+    "one folder for all": (one_folder_for_all, "over 1,024 parameters"),
+    "terabyte index": (sparse_index(b"\x80", 2**40), "not the size of a checkpoint index"),
+    "bytes in a hole": (
+        sparse_index(b"\x81\xa9optimizer\xc6\x0f\x00\x00\x00", 2**28),
+        "not a T5X index",
+    ),
     # nonsense
     "empty index": (raw_index(b""), "0 bytes"),
     "cut index": (raw_index(b"\x82\xa7version\x03"), "not a T5X index"),
@@ -302,6 +344,8 @@ ATTACKS: dict[str, tuple[Builder, str]] = {
     "big-endian": (zarray(dtype=">f4"), "cannot hold weights"),
     "no json": (file(".zarray", b"\xff\xfe"), "not readable as JSON"),
     "json list": (file(".zarray", b"[]"), "expected a JSON object"),
+    "folder as metadata": (folder_as(".zarray"), r"\.zarray is missing"),
+    "folder as chunk": (folder_as("0.0"), "chunk 0.0 is missing"),
     "pipe as metadata": (pipe(".zarray"), r"\.zarray is missing"),
     "pipe as chunk": (pipe("0.0"), "chunk 0.0 is missing"),
     "not gzip": (file("0.0", b"garbage"), "not a readable gzip stream"),

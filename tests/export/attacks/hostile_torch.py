@@ -5,6 +5,7 @@ As in `hostile_t5x`: executing, leaving, allocating, hanging and lying must all 
 
 from __future__ import annotations
 
+import copy as copy_module
 import io
 import os
 import struct
@@ -239,6 +240,72 @@ def bare_pickle_running(path: Path, marker: Path) -> None:
     path.write_bytes(stream(running(marker)))
 
 
+def overlapping(path: Path, _marker: Path) -> None:
+    """Hundreds of directory records for one entry: a small file of many storages."""
+    healthy(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        largest = max(archive.infolist(), key=lambda info: info.file_size)
+        for number in range(300):
+            copy = copy_module.copy(largest)
+            copy.filename = copy.orig_filename = f"archive/data/{9000 + number}"
+            archive.filelist.append(copy)
+        archive._didModify = True
+
+
+def huge_entry(path: Path, _marker: Path) -> None:
+    """A zip64 record of 2^60 bytes for the victim's storage."""
+    healthy(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        largest = max(archive.infolist(), key=lambda info: info.file_size)
+        largest.file_size = largest.compress_size = 2**60
+        archive._didModify = True
+
+
+def sparse(size: int) -> Builder:
+    """A good archive behind a hole: takes no room on the disk, and for ever to read."""
+
+    def build(path: Path, _marker: Path) -> None:
+        healthy(path)
+        raw = path.read_bytes()
+        with path.open("wb") as file:
+            file.seek(size)
+            file.write(raw)
+
+    return build
+
+
+def linked_entry(path: Path, _marker: Path) -> None:
+    """A storage that unpackers would make a symbolic link, to a file outside."""
+    healthy(path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    largest = max(entries, key=lambda name: len(entries[name]))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, raw in entries.items():
+            info = zipfile.ZipInfo(name)
+            if name == largest:
+                info.create_system, info.external_attr = 3, 0o120777 << 16
+            archive.writestr(info, b"/etc/passwd" if name == largest else raw)
+
+
+def linked_file(path: Path, _marker: Path) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+def linked_device(path: Path, _marker: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def link_loop(path: Path, _marker: Path) -> None:
+    path.symlink_to(path)
+
+
+def doubled(body: bytes, times: int) -> bytes:
+    """A pair of a pair of a pair ..., each twice the same object: 2^times leaves."""
+    steps = (b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(times))
+    return body + b"".join(steps)
+
+
 def pipe(path: Path, _marker: Path) -> None:
     os.mkfifo(path)
 
@@ -293,6 +360,22 @@ ATTACKS: dict[str, tuple[Builder, str]] = {
     "compressed": (everything_compressed, "compressed or encrypted"),
     "amplified": (amplified, "is not complete"),
     "directory size": (patched(directory_size), "zip directory declares"),
+    "laughing tuples": (content(doubled(NONE, 60)), "holds a tuple"),
+    "laughing key": (content(b"}" + doubled(NONE, 60) + b"Ns"), "map of nothing"),
+    "laughing entry": (entry(doubled(NONE, 60)), "entry 'lm_head.weight' is a tuple"),
+    "laughing storage": (
+        content(
+            tuple_(
+                *(text("storage"), global_("torch", "FloatStorage"), doubled(NONE, 60)),
+                *(text("cpu"), integer(1)),
+            )
+            + b"Q"
+        ),
+        "refers to a storage",
+    ),
+    "overlapping entries": (overlapping, "overlap"),
+    "huge entry": (huge_entry, "overlap"),
+    "terabyte": (sparse(2**40), "1,099,51"),
     # lies about tensors
     "declared storage": (view(declared=2**40), "does not fit|declares"),
     "huge storage and view": (view((2**14, 2**13), (2**13, 1), declared=2**40), "expected"),
@@ -377,11 +460,11 @@ ATTACKS: dict[str, tuple[Builder, str]] = {
     "flipped weight": (patched(flip_value), "does not match its checksum"),
     "flipped name": (patched(flip_pickle), "does not match its checksum"),
     "cut": (patched(cut), "not readable as a zip"),
-    "cut front": (patched(cut_front), "lies outside|not readable as a zip"),
+    "cut front": (patched(cut_front), "cut off|not readable as a zip"),
     "encrypted": (patched(directory_field(8, b"\1\0")), "compressed or encrypted"),
     "offset": (patched(directory_field(42, b"\xff\xff\xff\x7f")), "lies outside"),
     "shifted offset": (patched(directory_field(42, b"\1\0\0\0")), "lies outside"),
-    "entry size": (patched(directory_field(20, b"\xff\xff\xff\x7f" * 2)), "its entry has"),
+    "entry size": (patched(directory_field(20, b"\xff\xff\xff\x7f" * 2)), "overlap"),
     "future zip": (patched(directory_field(6, b"\xff\0")), "not readable as a zip"),
     "duplicates": (duplicates, "share a name"),
     "lost storage": (without("archive/data/0"), "is missing"),
@@ -401,6 +484,10 @@ ATTACKS: dict[str, tuple[Builder, str]] = {
     "empty": (plain_file(b""), "not readable as a zip"),
     "lfs pointer": (plain_file(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
     "web page": (plain_file(b"<!DOCTYPE html><html>"), "failed download"),
+    "linked entry": (linked_entry, "its entry has 11"),
+    "linked system file": (linked_file, "not readable as a zip"),
+    "linked device": (linked_device, "neither a file nor a folder"),
+    "link loop": (link_loop, "does not exist|Too many levels|neither"),
     "pipe": (pipe, "neither a file nor a folder"),
     "folder": (folder, "holds no checkpoint"),
 }

@@ -22,6 +22,7 @@ from mt3_export.encoder import build_encoder
 from mt3_export.lint import lint
 from mt3_export.profiles import blocks_for
 from mt3_export.routes import TRACED_PROFILE, RouteName, load_tracer, trace
+from mt3_export.weights import T5Shape
 from mt3_runtime.bundle import (
     EXPORT_ID_KEY,
     MANIFEST,
@@ -80,7 +81,8 @@ def export_bundle(
         raise OptionError(f"profiles must be one or more different names, got {list(profiles)}.")
     for profile in profiles:
         blocks_for(profile)
-    _check_route(route, profiles, storage)
+    if route != "direct":
+        _check_route(route, weights, profiles, storage)
     _check_fit(weights, variant)
     exporter = f"mt3_export {_version()}" + ("" if route == "direct" else f" via {route}")
     identity = "\n".join([source["digest"], variant.name, exporter, storage])
@@ -115,14 +117,20 @@ def export_bundle(
 _ROLES: tuple[Role, ...] = ("encoder", "decoder")
 
 
-def _check_route(route: RouteName, profiles: Sequence[str], storage: Storage) -> None:
-    if route == "direct":
-        return
+def _check_route(
+    route: RouteName, weights: Weights, profiles: Sequence[str], storage: Storage
+) -> None:
+    """Checks what a traced route can write, before minutes of work."""
     if list(profiles) != [TRACED_PROFILE] or storage != "fp32":
         raise OptionError(
             f"Route {route} writes profile {TRACED_PROFILE} with fp32 weights and nothing else."
         )
-    load_tracer(route)  # before minutes of work, not after
+    if type(weights.shape) is not T5Shape:
+        raise OptionError(
+            f"Route {route} knows the T5 networks of Magenta and its ports; this one has other "
+            "parts. Leave --via out."
+        )
+    load_tracer(route)
 
 
 def _check_fit(weights: Weights, variant: Variant) -> None:

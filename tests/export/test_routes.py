@@ -36,7 +36,7 @@ from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model, token_digest
 from tests import reference_t5
 from tests.export.writers import write_t5x
-from tests.seeded import seeded_normal
+from tests.seeded import MEMORY, seeded_normal, seeded_weights
 from tests.stepper import Stepper
 
 RECIPE = Path(__file__).with_name("route_recipe.py")
@@ -204,6 +204,18 @@ def test_a_route_refuses_what_it_cannot_write(
     assert main(["export", str(checkpoint), "--via", "torch", "-o", str(out), *options]) == 2
     assert "profile compat with fp32 weights and nothing else" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_route_refuses_other_networks(tracer, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="T5 networks of Magenta"):
+        export_bundle(
+            seeded_weights(MEMORY),
+            variant_named("magenta_mt3"),
+            tmp_path / "model",
+            source={"layout": "seeded", "digest": "0" * 64},
+            profiles=("compat",),
+            route="torch",
+        )
 
 
 @pytest.mark.parametrize("route", NEEDS)

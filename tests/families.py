@@ -53,9 +53,14 @@ def with_channels(bundle: Path, out: Path, gains: tuple[float, ...]) -> Path:
         for value in graph.output:
             value.type.tensor_type.shape.dim[0].dim_param = "channel_rows"
 
+    def describe(document: dict[str, Any]) -> None:
+        document["model"]["channels"] = len(gains)
+        channel = {"name": "anything", "programs": [], "drums": True}
+        document["notes"].update(assembly="yourmt3", channels=[channel] * len(gains))
+
     copy = Path(shutil.copytree(bundle, out))
     _change_encoders(copy, change)
-    _edit(copy, lambda document: document["model"].update(channels=len(gains)))
+    _edit(copy, describe)
     return copy
 
 

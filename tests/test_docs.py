@@ -25,7 +25,8 @@ from mt3_runtime.bundle import DecodingSpec, GraphFile, Manifest, ModelSpec
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.features import FILTERS, FLOOR_RULES, FRAMINGS, SCALINGS, FeatureConfig
 from mt3_runtime.model import Model
-from mt3_runtime.notes import TORCH_PORT_QUIRKS, NoteRules, Probabilities, SegmentReport
+from mt3_runtime.noterules import ASSEMBLIES, Channel, NoteRules
+from mt3_runtime.notes import Probabilities, SegmentReport
 from mt3_runtime.segments import PADDINGS, SegmentConfig
 from mt3_runtime.vocabulary import EventKind, EventRange, Vocabulary
 
@@ -408,7 +409,7 @@ def test_the_example_manifest_is_one():
         ("features", [FeatureConfig]),
         ("segments", [SegmentConfig]),
         ("vocabulary", [Vocabulary, EventRange]),
-        ("notes", [NoteRules]),
+        ("notes", [NoteRules, Channel]),
         ("decoding", [DecodingSpec]),
         ("model", [ModelSpec]),
         ("graphs", [GraphFile]),
@@ -425,8 +426,9 @@ def test_every_top_level_key_is_specified():
 
 
 def test_words_of_the_manifest_are_specified():
-    words = [*EventKind, *PADDINGS, *TORCH_PORT_QUIRKS, bundle.FORMAT, bundle.EXPORT_ID_KEY]
-    words += [f"`{word}`" for kinds in (FRAMINGS, FILTERS, FLOOR_RULES, SCALINGS) for word in kinds]
+    words = [*EventKind, *PADDINGS, bundle.FORMAT, bundle.EXPORT_ID_KEY]
+    for kinds in (FRAMINGS, FILTERS, FLOOR_RULES, SCALINGS, ASSEMBLIES, *ASSEMBLIES.values()):
+        words += [f"`{word}`" for word in kinds]
     for word in [*words, bundle._PLAIN_NAME.pattern, f"{bundle.MAX_MANIFEST_BYTES:,}"]:
         assert word in FORMAT, word
     assert f"version {bundle.FORMAT_VERSION}" in FORMAT.splitlines()[0]

@@ -29,7 +29,8 @@ from mt3_calibration.music import MusicConfig, Piece, compose
 from mt3_calibration.rendering import DRUM_KIT, Samples
 from mt3_calibration.tokens import NO_STEP, LabelRules, Tokenizer
 from mt3_runtime.errors import OptionError
-from mt3_runtime.notes import Note, NoteRules
+from mt3_runtime.noterules import NoteRules
+from mt3_runtime.notes import Note
 from mt3_runtime.segments import SegmentConfig
 from mt3_runtime.vocabulary import Vocabulary
 

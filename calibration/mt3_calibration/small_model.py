@@ -27,7 +27,8 @@ from mt3_export.weights import Weights
 from mt3_runtime.bundle import DecodingSpec, Manifest
 from mt3_runtime.features import FeatureConfig
 from mt3_runtime.loading import load_model
-from mt3_runtime.notes import Note, NoteAssembler, NoteRules
+from mt3_runtime.noterules import NoteRules
+from mt3_runtime.notes import Note, NoteAssembler
 from mt3_runtime.segments import SegmentConfig
 from mt3_runtime.vocabulary import EOS, PAD, Vocabulary
 

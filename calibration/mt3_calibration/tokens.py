@@ -22,7 +22,8 @@ from typing import Literal, NamedTuple, get_args
 
 from mt3_calibration.music import CLOSEST_ONSETS
 from mt3_runtime.errors import OptionError
-from mt3_runtime.notes import Note, NoteRules
+from mt3_runtime.noterules import NoteRules
+from mt3_runtime.notes import Note
 from mt3_runtime.vocabulary import Event, EventKind, Vocabulary
 
 Granularity = Literal["class", "full"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mt3_runtime.bundle import DecodingSpec
 from mt3_runtime.errors import CheckpointError
 from mt3_runtime.features import FeatureConfig
-from mt3_runtime.notes import TORCH_PORT_QUIRKS, NoteRules
+from mt3_runtime.noterules import TORCH_PORT_QUIRKS, NoteRules
 from mt3_runtime.segments import SegmentConfig
 from mt3_runtime.vocabulary import EOS, PAD, Vocabulary
 

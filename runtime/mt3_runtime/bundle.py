@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 from mt3_runtime.errors import BundleError, BundleNotFoundError
 from mt3_runtime.features import FeatureConfig
-from mt3_runtime.notes import NoteRules
+from mt3_runtime.noterules import NoteRules
 from mt3_runtime.onnxscan import scan
 from mt3_runtime.schema import read_fields
 from mt3_runtime.segments import SegmentConfig
@@ -207,6 +207,7 @@ class Manifest:
             ),
             ("end-of-sequence", "vocabulary", ids.eos, "decoding", decoding.eos_id),
             ("start token", "vocabulary", ids.pad, "decoding", decoding.start_id),
+            ("channels", "notes", len(self.notes.channels) or 1, "model", model.channels),
         )
         faults = [
             f"{what} is {a} in {first} and {b} in {second}"

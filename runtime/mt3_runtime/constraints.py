@@ -24,7 +24,7 @@ from mt3_runtime.vocabulary import EventKind, Vocabulary
 if TYPE_CHECKING:
     from mt3_runtime.decoding import Span
     from mt3_runtime.instruments import Lineup
-    from mt3_runtime.notes import NoteRules
+    from mt3_runtime.noterules import NoteRules
 
 BoolArray = npt.NDArray[np.bool_]
 TokenArray = npt.NDArray[np.integer[Any]]

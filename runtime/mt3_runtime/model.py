@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self, cast, overload
 
 import numpy as np
 
+from mt3_runtime.assembly import Assembler, assembler_for
 from mt3_runtime.audio import AudioSource, AudioStream, open_audio, open_blocks
 from mt3_runtime.bundle import Bundle, Manifest
 from mt3_runtime.constraints import constraint_for
@@ -24,7 +25,7 @@ from mt3_runtime.decoding import Decoded, Ended, Job, Jobs, Span, decode
 from mt3_runtime.errors import OptionError
 from mt3_runtime.features import FeatureExtractor
 from mt3_runtime.instruments import Instruments, choose
-from mt3_runtime.notes import Note, NoteAssembler
+from mt3_runtime.notes import Note
 from mt3_runtime.recording import Recording, assemble, token_digest
 from mt3_runtime.search import Sequence as TokenSequence
 from mt3_runtime.search import previous_ids, search_for
@@ -370,8 +371,8 @@ class Model:
     ) -> None:
         self.close()
 
-    def _assembler(self, *, upstream_quirks: bool) -> NoteAssembler:
-        return NoteAssembler(self.info.vocabulary, self.info.notes, upstream_quirks=upstream_quirks)
+    def _assembler(self, *, upstream_quirks: bool) -> Assembler:
+        return assembler_for(self.info.vocabulary, self.info.notes, upstream_quirks=upstream_quirks)
 
     def _jobs(self, blocks: Iterable[FloatArray]) -> Jobs:
         for segment in cut(blocks, self.info.segments):

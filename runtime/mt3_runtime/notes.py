@@ -9,31 +9,22 @@ The rules are those of the Magenta family (MT3, its PyTorch ports, MR-MT3); `Not
 them.  A model that holds notes over a segment border repeats them at the beginning of the next
 segment, ahead of a *tie* token: what is not repeated ends there.  What differs between models is
 data in `NoteRules`; a family that joins segments in another way gets another assembler with the
-same methods, chosen by `NoteRules.assembly`.
+same methods (`mt3_runtime.notes_yourmt3`), chosen by `mt3_runtime.assembly`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.schema import check_keys, read_fields
+from mt3_runtime.noterules import EMPTY_WITHOUT_EOS, UNK_IS_EOS, NoteRules
 from mt3_runtime.vocabulary import EventKind, TokenIds, Vocabulary
-
-EMPTY_WITHOUT_EOS = "empty_without_eos"
-"""Quirk: a segment that never says end-of-sequence counts as empty."""
-UNK_IS_EOS = "unk_is_eos"
-"""Quirk: the unknown token ends a segment."""
-TORCH_PORT_QUIRKS = (EMPTY_WITHOUT_EOS, UNK_IS_EOS)
-"""What kunato/mt3-pytorch and gudgud96/MR-MT3 do and Magenta does not; see `NoteRules.quirks`."""
-
-MAX_MIDI_VELOCITY = 127
 
 
 class Probabilities(NamedTuple):
@@ -78,98 +69,32 @@ class Note:
     probabilities: Probabilities = field(default=Probabilities(), compare=False)
 
 
-@dataclass(frozen=True)
-class NoteRules:
-    """How a model's events become notes; part of a bundle.
+class ChannelTokens(NamedTuple):
+    """What was decoded for one channel of a segment.
 
     Attributes:
-        assembly: Name of the joining rules; this module implements ``"magenta"``.
-        ties: Whether segments open with a tie section.  Without, notes stay open until a note-off
-            or a new onset of the same pitch, across any number of segments.
-        velocity_bins: Velocity tokens are 0 (note-off) or 1..``velocity_bins``; see `velocity`.
-        minimum_duration: Seconds; shorter notes are lengthened to it (Magenta: one step, 0.01).
-        drum_duration: Seconds; drums have onsets only and get this length (Magenta: 0.01).
-        initial_program: Program before the first program token.
-        initial_velocity: MIDI velocity before the first velocity token (Magenta: 100).
-        flat_programs: Whether program tokens are read over, so that every note has
-            ``initial_program`` (models trained without instruments).
-        quirks: Known defects of the model's original implementation, by name; they are imitated
-            only when ``upstream_quirks`` is asked for, and what they discard is counted.
+        tokens: Model ids ``[n]`` without the start token.
+        probabilities: Probability of each token ``[n]``, or None.
+        truncated: Decoding stopped at the token limit, not at an end-of-sequence token.
     """
 
-    assembly: str = "magenta"
-    ties: bool = True
-    velocity_bins: int = 1
-    minimum_duration: float = 0.01
-    drum_duration: float = 0.01
-    initial_program: int = 0
-    initial_velocity: int = 100
-    flat_programs: bool = False
-    quirks: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("velocity_bins", 1, MAX_MIDI_VELOCITY),
-            ("initial_program", 0, 127),
-            ("initial_velocity", 0, MAX_MIDI_VELOCITY),
-            ("minimum_duration", 0.0, 1.0),
-            ("drum_duration", 0.001, 1.0),
-        ):
-            if not low <= getattr(self, name) <= high:
-                value = getattr(self, name)
-                raise BundleError(f"notes: {name} is {value}, expected {low}..{high}")
-        known = all(quirk in TORCH_PORT_QUIRKS for quirk in self.quirks)
-        if self.assembly != "magenta" or not known:
-            raise BundleError(
-                f"notes: assembly {self.assembly!r} with quirks {list(self.quirks)} is not known "
-                f"here (assembly 'magenta', quirks {list(TORCH_PORT_QUIRKS)}); "
-                "install a newer mt3-runtime"
-            )
-
-    def velocity(self, velocity_bin: int) -> int:
-        """MIDI velocity of a bin: 0 for bin 0 (note-off), else the integer part of 127 bin/bins."""
-        return MAX_MIDI_VELOCITY * velocity_bin // self.velocity_bins
-
-    def to_dict(self) -> dict[str, Any]:
-        """The rules as plain JSON types; `from_dict` is the inverse."""
-        data = {f.name: getattr(self, f.name) for f in fields(self)}
-        return data | {"quirks": list(self.quirks)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> NoteRules:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            BundleError: A key is missing or unknown, or a value is of a wrong type or range.
-        """
-        values = check_keys(data, {f.name for f in fields(cls)}, "notes")
-        quirks = values["quirks"]
-        if not isinstance(quirks, list | tuple) or not all(isinstance(q, str) for q in quirks):
-            raise BundleError(f"notes: quirks is {quirks!r}, expected a list of names")
-        return read_fields(cls, {**values, "quirks": tuple(quirks)}, "notes")
-
-    @classmethod
-    def mt3(cls, *, quirks: Sequence[str] = ()) -> NoteRules:
-        """Magenta's ``mt3`` and everything derived from it."""
-        return cls(quirks=tuple(quirks))
-
-    @classmethod
-    def ismir2021(cls) -> NoteRules:
-        """Magenta's ``ismir2021``: piano, no ties, 127 velocities."""
-        return cls(ties=False, velocity_bins=127, flat_programs=True)
+    tokens: TokenIds
+    probabilities: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentReport:
-    """What became of the tokens of one segment.
+    """What became of the tokens of one segment, of all its channels together.
 
     Attributes:
         index: Position of the segment, from 0.
         start: Its start in seconds.
         token_count: Tokens ahead of the end-of-sequence token.
         truncated: The token limit was reached before an end-of-sequence token.
-        missing_tie: The model has ties, but this segment never closed its tie section: its pitch
-            tokens counted as tie declarations, and notes held over its start were not ended.
+        missing_tie: The model has ties, but this segment (or a channel of it) never closed its tie
+            section: its first pitch tokens counted as tie declarations, and notes held over its
+            start were not ended.
         invalid_events: Tokens without meaning where they stood; they were skipped.
         dropped_events: Tokens behind a time shift that led past the start of the next segment.
         discarded_tokens: Tokens discarded to imitate a quirk of the original implementation.
@@ -271,15 +196,8 @@ class NoteAssembler:
         Raises:
             OptionError: Segments are out of order, or the two arrays differ in length.
         """
-        self._check_order(start, next_start)
-        ids = np.asarray(tokens, np.int64)
-        chances: list[float | None] = [None] * len(ids)
-        if probabilities is not None:
-            chances = np.asarray(probabilities).tolist()
-        if len(chances) != len(ids):
-            raise OptionError(
-                f"{len(ids)} tokens came with {len(chances)} probabilities; expected one per token"
-            )
+        check_order(self._segments, self._last_start, start, next_start)
+        ids, chances = paired(tokens, probabilities)
         count, has_eos = self._until(ids, self._vocabulary.eos)
         truncated = truncated and not has_eos
         used = self._apply_quirks(ids[:count], truncated=truncated)
@@ -304,6 +222,15 @@ class NoteAssembler:
         self._segments += 1
         return self._closed, report
 
+    def add_channels(
+        self, channels: Sequence[ChannelTokens], start: float, next_start: float | None
+    ) -> tuple[list[Note], SegmentReport]:
+        """As `add`, for a list of one channel; the method that all assemblers have."""
+        (only,) = channels
+        return self.add(
+            only.tokens, only.probabilities, start, next_start, truncated=only.truncated
+        )
+
     def finish(self) -> list[Note]:
         """End the recording: all open notes end together, at the latest time seen."""
         self._closed = []
@@ -312,14 +239,6 @@ class NoteAssembler:
         for key in list(self._open):
             self._close(key)
         return self._closed
-
-    def _check_order(self, start: float, next_start: float | None) -> None:
-        end = math.inf if next_start is None else next_start
-        if not (0 <= self._last_start <= start <= end and math.isfinite(start)):
-            raise OptionError(
-                f"segment {self._segments} spans {start}..{next_start} s after one that started "
-                f"at {self._last_start} s; hand segments over in order of time"
-            )
 
     @staticmethod
     def _until(ids: npt.NDArray[np.int64], token: int) -> tuple[int, bool]:
@@ -350,7 +269,7 @@ class NoteAssembler:
             if event is None:
                 invalid += 1
             elif event.kind is EventKind.SHIFT:
-                run = _both(run, chance)
+                run = both(run, chance)
                 self._shift_chance = run
                 steps += event.value
                 time = start + steps / self._vocabulary.steps_per_second
@@ -387,7 +306,7 @@ class NoteAssembler:
             return True
         if self._velocity == 0:
             if is_open:
-                self._close(key, _both(self._shift_chance, chance))
+                self._close(key, both(self._shift_chance, chance))
             return is_open
         if is_open:
             self._close(key)
@@ -418,10 +337,10 @@ class NoteAssembler:
         found = self._open.pop(key)
         found = found._replace(probabilities=found.probabilities._replace(offset=offset_chance))
         end = max(self._clock, found.onset + self._rules.minimum_duration)
-        self._closed.append(_note(found, end, pitch, program))
+        self._closed.append(_note(found, end, pitch, self._rules.program(program)))
 
 
-def _both(first: float | None, second: float | None) -> float | None:
+def both(first: float | None, second: float | None) -> float | None:
     """Chance of two tokens together; one that is None does not count."""
     if first is None or second is None:
         return second if first is None else first
@@ -432,6 +351,39 @@ def _note(found: _Open, end: float, pitch: int, program: int = 0, *, is_drum: bo
     known = found.probabilities
     confidence = 1.0 if known.pitch is None else known.pitch
     return Note(found.onset, end, pitch, found.velocity, program, is_drum, confidence, known)
+
+
+def paired(
+    tokens: TokenIds, probabilities: Sequence[float] | npt.NDArray[np.floating[Any]] | None
+) -> tuple[npt.NDArray[np.int64], list[float | None]]:
+    """Tokens ``[n]`` and their probabilities, None where these are not known.
+
+    Raises:
+        OptionError: The two differ in length.
+    """
+    ids = np.asarray(tokens, np.int64)
+    chances: list[float | None] = [None] * len(ids)
+    if probabilities is not None:
+        chances = np.asarray(probabilities).tolist()
+    if len(chances) != len(ids):
+        raise OptionError(
+            f"{len(ids)} tokens came with {len(chances)} probabilities; expected one per token"
+        )
+    return ids, chances
+
+
+def check_order(index: int, last_start: float, start: float, next_start: float | None) -> None:
+    """Check that a segment lies behind its predecessor and ahead of its successor.
+
+    Raises:
+        OptionError: It does not.
+    """
+    end = math.inf if next_start is None else next_start
+    if not (0 <= last_start <= start <= end and math.isfinite(start)):
+        raise OptionError(
+            f"segment {index} spans {start}..{next_start} s after one that started at "
+            f"{last_start} s; hand segments over in order of time"
+        )
 
 
 def check_notes(notes: Sequence[Note]) -> None:

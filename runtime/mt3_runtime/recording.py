@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mt3_runtime.notes import ChannelTokens
 from mt3_runtime.transcription import Progress, Transcription, by_onset
 
 if TYPE_CHECKING:
+    from mt3_runtime.assembly import Assembler
     from mt3_runtime.audio import AudioStream
     from mt3_runtime.backends.base import FloatArray
     from mt3_runtime.decoding import Decoded, Jobs, Span
-    from mt3_runtime.notes import Note, NoteAssembler, SegmentReport
+    from mt3_runtime.notes import Note, SegmentReport
     from mt3_runtime.search import Sequence
 
 
 class Recording:
     """Collects the segments of one recording."""
 
-    def __init__(self, assembler: NoteAssembler) -> None:
+    def __init__(self, assembler: Assembler) -> None:
         self._assembler = assembler
         self._notes: list[Note] = []
         self._reports: list[SegmentReport] = []
@@ -81,17 +83,11 @@ class Recording:
 
 
 def assemble(
-    assembler: NoteAssembler, span: Span, sequences: Iterable[Sequence]
+    assembler: Assembler, span: Span, sequences: Iterable[Sequence]
 ) -> tuple[list[Note], SegmentReport]:
-    """Hands a segment to the assembler; returns the notes that ended in it, and its report."""
-    (sequence,) = sequences
-    return assembler.add(
-        sequence.tokens,
-        np.exp(sequence.log_probs),
-        span.start,
-        span.next_start,
-        truncated=sequence.truncated,
-    )
+    """Hands a segment to the assembler; returns the notes that are settled now, and its report."""
+    channels = [ChannelTokens(s.tokens, np.exp(s.log_probs), s.truncated) for s in sequences]
+    return assembler.add_channels(channels, span.start, span.next_start)
 
 
 def token_digest(sequences: Iterable[Sequence]) -> str:

@@ -201,19 +201,26 @@ class Vocabulary:
     @classmethod
     def mt3(cls) -> Vocabulary:
         """Magenta's ``mt3``: one velocity bin (on or off); 1388 events, network width 12 x 128."""
-        return _magenta(velocity_bins=1, size=1536)
+        return _consecutive(longest_shift=1000, velocity_bins=1, size=1536)
 
     @classmethod
     def ismir2021(cls) -> Vocabulary:
         """Magenta's ``ismir2021`` (piano): 127 velocity bins; 1514 events, width 13 x 128."""
-        return _magenta(velocity_bins=127, size=1664)
+        return _consecutive(longest_shift=1000, velocity_bins=127, size=1664)
+
+    @classmethod
+    def yourmt3(cls) -> Vocabulary:
+        """YourMT3: shifts no longer than a segment of 2.048 s; 593 events, and no spare width."""
+        return _consecutive(longest_shift=205, velocity_bins=1, size=596)
 
 
-def _magenta(*, velocity_bins: int, size: int) -> Vocabulary:
-    """The layout of the Magenta family: ranges in this order, right after the special ids."""
-    # 1000 steps = 10 s, although no segment of a published model is longer than 4.096 s.
+def _consecutive(*, longest_shift: int, velocity_bins: int, size: int) -> Vocabulary:
+    """The layout of all published models: ranges in this order, right after the special ids.
+
+    Magenta's longest shift is 10 s, although its longest segment has 4.096 s.
+    """
     last_values = {
-        EventKind.SHIFT: 1000,
+        EventKind.SHIFT: longest_shift,
         EventKind.PITCH: 127,
         EventKind.VELOCITY: velocity_bins,
         EventKind.TIE: 0,

@@ -26,7 +26,8 @@ from mt3_calibration.rendering import DRUM_KIT
 from mt3_calibration.tokens import LabelRules
 from mt3_runtime.errors import OptionError
 from mt3_runtime.features import FeatureExtractor
-from mt3_runtime.notes import NoteAssembler, NoteRules
+from mt3_runtime.noterules import NoteRules
+from mt3_runtime.notes import NoteAssembler
 from mt3_runtime.vocabulary import EventKind, Vocabulary
 from tests.calibration.sounds import PROGRAMS, drum, note, tiny_bank, tiny_palette
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mt3_calibration.music import MusicConfig, compose
 from mt3_calibration.tokens import NO_STEP, LabelRules, Tokenizer
 from mt3_runtime.errors import OptionError
-from mt3_runtime.notes import Note, NoteAssembler, NoteRules
+from mt3_runtime.noterules import NoteRules
+from mt3_runtime.notes import Note, NoteAssembler
 from mt3_runtime.segments import SegmentConfig
 from mt3_runtime.vocabulary import EventKind, EventRange, Vocabulary
 from tests.calibration.sounds import drum, note

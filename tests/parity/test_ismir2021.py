@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mt3_runtime.notes import Note, NoteAssembler, NoteRules, SegmentReport
+from mt3_runtime.noterules import NoteRules
+from mt3_runtime.notes import Note, NoteAssembler, SegmentReport
 from mt3_runtime.segments import SegmentConfig
 from mt3_runtime.vocabulary import EOS, Event, EventKind, Vocabulary
 from tests.parity.recordings import Oracle

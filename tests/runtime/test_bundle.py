@@ -210,6 +210,7 @@ def test_other_inputs_than_promised_are_refused(copy: Path) -> None:
             ),
             "leaves less than 32640 samples",
         ),
+        (lambda d: d["model"].update(channels=13), "channels is 1 in notes and 13 in model"),
         (lambda d: d["features"].update(scaling="square"), "scaling of features is 'square'"),
         (lambda d: d["decoding"].update(eos_id=5), "end-of-sequence"),
         (lambda d: d["decoding"].update(start_id=3), "start token"),

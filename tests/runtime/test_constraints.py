@@ -13,7 +13,8 @@ from mt3_runtime.bundle import DecodingSpec
 from mt3_runtime.constraints import constraint_for
 from mt3_runtime.errors import OptionError
 from mt3_runtime.instruments import Lineup, choose
-from mt3_runtime.notes import Note, NoteAssembler, NoteRules
+from mt3_runtime.noterules import NoteRules
+from mt3_runtime.notes import Note, NoteAssembler
 from mt3_runtime.search import Greedy, Sequence, T5XBeam
 from mt3_runtime.vocabulary import EventKind, Vocabulary
 from tests.scripted import decode_table

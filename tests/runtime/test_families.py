@@ -14,6 +14,7 @@ from mt3_runtime.backends import ort_cpu
 from mt3_runtime.errors import OptionError
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model, token_digest
+from mt3_runtime.transcription import by_onset
 from tests.families import remember, with_channels, with_memory
 
 Audio = npt.NDArray[np.float32]
@@ -51,6 +52,19 @@ def test_every_channel_says_what_it_hears(
     assert len({tuple(sequence.tokens) for sequence in expected}) > len(GAINS)
     with load_model(choir, profile=profile) as model:
         assert token_digest(model.forward(features)) == token_digest(expected)
+
+
+def test_notes_of_all_channels(choir: Path, audio: Audio) -> None:
+    with load_model(choir) as model:
+        whole = model.transcribe_notes(audio)
+        tokens = model.forward(model.preprocess(audio))
+        assert model.assemble(tokens) == whole.notes
+        streamed = model.stream(audio)
+        assert by_onset(list(streamed)) == whole.notes
+    assert len(whole.notes) > 10
+    counts = [len(sequence.tokens) - (not sequence.truncated) for sequence in tokens]
+    for report in whole.segments:
+        assert report.token_count == sum(counts[len(GAINS) * report.index :][: len(GAINS)])
 
 
 @pytest.mark.parametrize("decoding", ["greedy", "t5x"])

@@ -12,15 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.notes import (
-    TORCH_PORT_QUIRKS,
-    Note,
-    NoteAssembler,
-    NoteRules,
-    Probabilities,
-    SegmentReport,
-    check_notes,
-)
+from mt3_runtime.noterules import TORCH_PORT_QUIRKS, YOURMT3_CHANNELS, NoteRules
+from mt3_runtime.notes import Note, NoteAssembler, Probabilities, SegmentReport, check_notes
 from mt3_runtime.vocabulary import EOS, PAD, UNK, Event, EventKind, EventRange, Vocabulary
 
 MT3 = Vocabulary.mt3()
@@ -423,7 +416,14 @@ def test_velocity_of_a_bin():
 
 
 @pytest.mark.parametrize(
-    "rules", [NoteRules.mt3(), NoteRules.mt3(quirks=TORCH_PORT_QUIRKS), NoteRules.ismir2021()]
+    "rules",
+    [
+        NoteRules.mt3(),
+        NoteRules.mt3(quirks=TORCH_PORT_QUIRKS),
+        NoteRules.ismir2021(),
+        NoteRules.yourmt3(),
+        NoteRules.yourmt3(channels=YOURMT3_CHANNELS),
+    ],
 )
 def test_rules_travel_as_json(rules):
     assert NoteRules.from_dict(json.loads(json.dumps(rules.to_dict()))) == rules
@@ -446,16 +446,44 @@ def test_whole_seconds_may_be_integers():
         ({"drum_duration": math.nan}, "drum_duration is nan"),
         ({"initial_program": 128}, "initial_program is 128"),
         ({"initial_velocity": -1}, "initial_velocity is -1"),
-        ({"quirks": "unk_is_eos"}, "expected a list of names"),
+        ({"quirks": "unk_is_eos"}, "expected a list of str"),
         ({"quirks": ["sings"]}, "not known"),
-        ({"quirks": [["nested"]]}, "expected a list of names"),
-        ({"assembly": "yourmt3"}, "install a newer mt3-runtime"),
+        ({"quirks": [["nested"]]}, "expected a list of str"),
+        ({"assembly": "marching_band"}, "install a newer mt3-runtime"),
         ({"colour": 1}, r"unknown keys \['colour'\]"),
+        ({"quirks": ["empty_without_tie"]}, "not known"),  # another assembly's
+        ({"general_midi": {"100": 53}}, "expected a list of list"),
+        ({"general_midi": [100, 53]}, "expected a list of list"),
+        ({"general_midi": [[100, 53, 1]]}, "expected pairs"),
+        ({"general_midi": [[100, True]]}, "expected a list of int"),
+        ({"general_midi": [[100, 128]]}, r"programs in 0\.\.127"),
+        ({"channels": [5]}, "expected a list of dict"),
+        ({"channels": [{"name": "a"}]}, r"missing keys \['drums', 'programs'\]"),
+        ({"channels": [{"name": 1, "programs": [], "drums": True}]}, "expected str"),
+        ({"channels": [{"name": "a", "programs": [1, 0], "drums": True}]}, "ascending"),
+        ({"channels": [{"name": "a", "programs": [128], "drums": True}]}, "ascending"),
+        ({"channels": [{"name": "a", "programs": [], "drums": True}] * 2}, "joins one channel"),
     ],
 )
 def test_damaged_rules_are_refused(change, message):
     with pytest.raises(BundleError, match=message):
         NoteRules.from_dict({**NoteRules.mt3().to_dict(), **change})
+
+
+def test_the_thirteen_channels_of_yourmt3():
+    names = [channel.name for channel in YOURMT3_CHANNELS]
+    assert (len(names), names[0], names[11], names[12]) == (13, "Piano", "Singing Voice", "Drums")
+    programs = [program for channel in YOURMT3_CHANNELS for program in channel.programs]
+    assert programs == [*range(96), 100, 101]
+    assert [channel.drums for channel in YOURMT3_CHANNELS] == [False] * 12 + [True]
+
+
+def test_programs_that_mean_something_else_than_in_general_midi():
+    rules = NoteRules(general_midi=((33, 40),))
+    notes, _ = run(GOLDEN, STARTS, rules=rules)
+    plain, _ = run(GOLDEN, STARTS)
+    assert [n.program for n in plain] == [0, 0, 33, 0]
+    assert [n.program for n in notes] == [0, 0, 40, 0]
 
 
 def test_rules_with_a_missing_key_are_refused():

@@ -19,6 +19,13 @@ from mt3_runtime.transcription import Progress, Transcription
 Audio = npt.NDArray[np.float32]
 
 
+def essence(result: object) -> tuple[object, ...]:
+    """A result without probabilities, whose last bits depend on the neighbours in some profiles."""
+    assert isinstance(result, Transcription)
+    notes = [(n.onset, n.offset, n.pitch, n.velocity, n.program, n.is_drum) for n in result.notes]
+    return notes, result.segments, result.duration, result.model, result.token_digest
+
+
 @pytest.fixture
 def takes(audio: Audio) -> list[Audio]:
     """Recordings of very different lengths."""
@@ -29,17 +36,18 @@ def test_each_gets_what_it_gets_alone_in_the_order_of_the_sources(
     tiny_bundle: Path, takes: list[Audio]
 ) -> None:
     with load_model(tiny_bundle, threads=3) as model:
-        alone = [model.transcribe_notes(take) for take in takes]
-        assert list(model.transcribe_many(takes)) == alone
-        assert list(model.transcribe_many(reversed(takes))) == alone[::-1]
-        assert list(model.transcribe_many(takes[:1])) == alone[:1]
+        alone = [essence(model.transcribe_notes(take)) for take in takes]
+        assert [*map(essence, model.transcribe_many(takes))] == alone
+        assert [*map(essence, model.transcribe_many(reversed(takes)))] == alone[::-1]
+        assert [*map(essence, model.transcribe_many(takes[:1]))] == alone[:1]
         assert list(model.transcribe_many([])) == []
 
 
 def test_options_reach_every_recording(tiny_model: Model, takes: list[Audio]) -> None:
     found = tiny_model.transcribe_many(takes[:2], decoding="t5x", exclude="drums", sr=8000)
     for take, result in zip(takes, found, strict=False):
-        assert result == tiny_model.transcribe_notes(take, decoding="t5x", exclude="drums", sr=8000)
+        alone = tiny_model.transcribe_notes(take, decoding="t5x", exclude="drums", sr=8000)
+        assert essence(result) == essence(alone)
         assert result.duration == pytest.approx(len(take) / 8000)
 
 
@@ -57,14 +65,14 @@ def test_an_error_takes_the_place_of_its_recording(
         AudioError,
         Transcription,
     ]
-    assert found[0] == tiny_model.transcribe_notes(takes[1])
-    assert found[3] == tiny_model.transcribe_notes(takes[3])
+    for at, take in ((0, takes[1]), (3, takes[3])):
+        assert essence(found[at]) == essence(tiny_model.transcribe_notes(take))
     assert threading.active_count() <= before
 
 
 def test_without_that_it_is_raised_in_its_place(tiny_model: Model, takes: list[Audio]) -> None:
     run = tiny_model.transcribe_many([takes[0], np.zeros(0, np.float32), takes[1]])
-    assert next(run) == tiny_model.transcribe_notes(takes[0])
+    assert essence(next(run)) == essence(tiny_model.transcribe_notes(takes[0]))
     before = threading.active_count()
     with pytest.raises(AudioError, match="no samples"):
         next(run)
@@ -108,7 +116,7 @@ def test_sources_are_read_as_needed(tiny_model: Model, audio: Audio) -> None:
 
     run = tiny_model.transcribe_many(sources())
     first = next(run)
-    assert first == next(run)
+    assert essence(first) == essence(next(run))
     run.close()  # type: ignore[attr-defined]
     stopped = read
     assert stopped < 40

@@ -154,6 +154,7 @@ def _model_spec(weights: Weights, variant: Variant) -> ModelSpec:
         head_dim=shape.head_dim,
         vocab_size=shape.vocab_size,
         channels=shape.channels,
+        memory=variant.memory,
     )
 
 
@@ -178,11 +179,19 @@ def _write_graph(
     if route != "direct":
         model = trace(route, role, weights, frames=frames, max_tokens=max_tokens, metadata=metadata)
     elif role == "encoder":
-        model = build_encoder(weights, frames, profile=profile, storage=storage, metadata=metadata)
+        model = build_encoder(
+            weights,
+            frames,
+            profile=profile,
+            storage=storage,
+            metadata=metadata,
+            memory=variant.memory,
+            memory_tokens=variant.decoding.memory_tokens,
+        )
     else:
         model = build_decoder(
             weights,
-            frames,
+            frames + variant.memory,
             max_tokens=max_tokens,
             profile=profile,
             storage=storage,

@@ -7,6 +7,7 @@ r"""The one door to checkpoints: what is this path, and give me its weights.
 * ``torch``: a ``torch.save`` file in the naming of the PyTorch ports (`torch_zip`), alone or as
   ``mt3.pth`` beside a ``config.json``.  Kernels are stored ``[out, in]``, the two input embeddings
   twice under alias names, and the position frequencies as buffers, which are taken as they are.
+  MR-MT3's files add a memory, and do not say everything that must be known (`mr_mt3`).
   YourMT3's files have names of their own and store the position table (`yourmt3_names`).
 
 The digest is the SHA-256 of a listing with one line ``<sha256 of the file>  <name>\n`` for each
@@ -26,9 +27,10 @@ from pathlib import Path
 from typing import Literal
 
 from mt3_export.lookalikes import names_lookalike
+from mt3_export.mr_mt3 import CONTEXTS, candidates
 from mt3_export.stored import brief
 from mt3_export.t5x import INDEX_NAME, find_t5x, open_t5x
-from mt3_export.torch_names import canonical_tensors, family_of, position_table
+from mt3_export.torch_names import MR_MT3, PORT, canonical_tensors, family_of, position_table
 from mt3_export.torch_zip import TorchArchive
 from mt3_export.weights import (
     PositionTable,
@@ -50,6 +52,7 @@ YOURMT3 = ("ymt3_plus", "yptf_single", "yptf_multi", "yptf_moe_multi")
 #: Variants whose weights can be read.
 SUPPORTED = (
     *("magenta_mt3", "magenta_ismir2021", "mt3_pytorch"),
+    *CONTEXTS.values(),
     *(name + suffix for name in YOURMT3 for suffix in ("", "_ps")),
 )
 
@@ -69,13 +72,23 @@ class CheckpointKind:
 
     Attributes:
         layout: How it is stored.
-        variant: Name of the model, supported or not.
+        variant: Name of the model, supported or not; None if its tensors may be several and nothing
+            tells which.
         path: The T5X folder or the torch file.
+        others: Variants it is read as if asked to.
+        reason: Why there are others, or none, where that may surprise.
     """
 
     layout: Layout
-    variant: str
+    variant: str | None
     path: Path
+    others: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def names(self) -> str:
+        """All it may be, for messages."""
+        return " or ".join([*filter(None, [self.variant]), *self.others])
 
 
 @dataclass(frozen=True)
@@ -122,7 +135,11 @@ def identify(path: str | Path) -> CheckpointKind:
         kind, folder = _locate(path)
         if kind == "torch":
             with TorchArchive(folder) as archive:
-                return CheckpointKind("torch", family_of(archive.state_dict(), folder), folder)
+                family = family_of(archive.state_dict(), folder)
+            if family not in (PORT, MR_MT3):
+                return CheckpointKind("torch", family, folder)
+            found = candidates(folder, memory=family == MR_MT3)
+            return CheckpointKind("torch", found.variant, folder, found.others, found.reason)
         tensors = open_t5x(folder).tensors
         shape = _complete(tensors, f"{folder} is a T5X checkpoint, but not one of MT3")
         if shape.vocab_size not in _MAGENTA:
@@ -141,29 +158,40 @@ def read_checkpoint(path: str | Path, variant: str | None = None) -> CheckpointC
         variant: Refuse everything but this variant; None takes what is there.
 
     Raises:
-        CheckpointError: As `identify`; or the variant is another one or cannot be read yet; or a
-            tensor is missing, damaged, misshapen or not finite.
+        CheckpointError: As `identify`; or the variant is another one, is not certain and was not
+            given, or cannot be read yet; or a tensor is missing, damaged, misshapen or not finite.
     """
     kind = identify(path)
-    if variant is not None and variant != kind.variant:
+    chosen = _choose(kind, variant)
+    if chosen not in SUPPORTED:
         raise CheckpointError(
-            f"{kind.path} is {kind.variant} ({kind.layout} layout), not {variant}; leave the "
-            "variant out, or name another checkpoint"
-        )
-    if kind.variant not in SUPPORTED:
-        raise CheckpointError(
-            f"{kind.path} is {kind.variant}, whose weights cannot be read yet; supported are "
+            f"{kind.path} is {chosen}, whose weights cannot be read yet; supported are "
             f"{', '.join(SUPPORTED)}"
         )
     with _reading(kind.path):
         if kind.layout == "t5x":
             weights, files = _read_t5x(kind.path)
         else:
-            weights, files = _read_torch(kind.path, kind.variant)
+            weights, files = _read_torch(kind.path, chosen)
         sources = tuple(_source(name, files[name]) for name in sorted(files))
     listing = "".join(f"{source.sha256}  {source.name}\n" for source in sources)
     digest = hashlib.sha256(listing.encode()).hexdigest()
-    return CheckpointContents(weights, kind.variant, kind.layout, sources, digest)
+    return CheckpointContents(weights, chosen, kind.layout, sources, digest)
+
+
+def _choose(kind: CheckpointKind, asked: str | None) -> str:
+    """The variant to read a checkpoint as; refuses to guess."""
+    if asked is None and kind.variant is None:
+        raise CheckpointError(
+            f"{kind.path} may be {kind.names}: {kind.reason}. Say which one it is with --variant"
+        )
+    if asked is not None and asked not in (kind.variant, *kind.others):
+        reason = f" ({kind.reason})" if kind.reason else ""
+        raise CheckpointError(
+            f"{kind.path} is {kind.variant or kind.names} ({kind.layout} layout), not "
+            f"{asked}{reason}; leave the variant out, or name another checkpoint"
+        )
+    return asked or str(kind.variant)
 
 
 def _locate(path: Path) -> tuple[Layout, Path]:
@@ -218,6 +246,8 @@ def _read_torch(file: Path, variant: str) -> tuple[Weights, dict[str, Path]]:
             positions = stored_table(stored, shape.d_model)
         else:
             tensors = canonical_tensors(stored)
+            if variant == CONTEXTS[0]:  # the file has the weights of a memory of no rows
+                tensors = {n: t for n, t in tensors.items() if not n.startswith("memory_encoder.")}
             shape = _complete(tensors, f"{file} is named like MT3, but is not complete")
             positions = position_table(stored, shape.d_model)
             _check_config(file.parent / _CONFIG_NAME, shape)

@@ -5,6 +5,9 @@ linear layers as ``[out, in]``, so kernels are transposed on the way; embeddings
 are not.  Two modules are registered twice, so their tensors are stored under two names.  Beside the
 weights lie the frequencies of the position tables (``pos_emb.inv_freq``), which differ from
 Magenta's and are what these files were published to run with.
+
+MR-MT3 adds a third stack of the same kind, ``segmem_encoder``, which makes a memory of the tokens
+of the previous segment.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from mt3_runtime.errors import CheckpointError
 _OUTSIDE = {
     "encoder.continuous_inputs_projection.kernel": ("proj", "encoder.embed_tokens"),
     "encoder.encoder_norm.scale": ("encoder.final_layer_norm",),
+    "memory_encoder.token_projection.kernel": ("segmem_proj", "segmem_encoder.embed_tokens"),
+    "memory_encoder.encoder_norm.scale": ("segmem_encoder.final_layer_norm",),
     "decoder.token_embedder.embedding": ("decoder_embed_tokens", "decoder.embed_tokens"),
     "decoder.decoder_norm.scale": ("decoder.final_layer_norm",),
     "decoder.logits_dense.kernel": ("lm_head",),
@@ -32,12 +37,18 @@ _OUTSIDE = {
 
 _PROJECTIONS = {"q": "query", "k": "key", "v": "value", "o": "out"}
 
+#: Names of the stacks, theirs and ours.
+_STACKS = {"encoder": "encoder", "decoder": "decoder", "segmem_encoder": "memory_encoder"}
+
+_ENCODER = (
+    ("pre_attention_layer_norm", "attention", "SelfAttention"),
+    ("pre_mlp_layer_norm", "mlp", "DenseReluDense"),
+)
+
 #: Per stack: the sublayers of a block in order, as (norm, module here, module there).
 _SUBLAYERS = {
-    "encoder": (
-        ("pre_attention_layer_norm", "attention", "SelfAttention"),
-        ("pre_mlp_layer_norm", "mlp", "DenseReluDense"),
-    ),
+    "encoder": _ENCODER,
+    "segmem_encoder": _ENCODER,
     "decoder": (
         ("pre_self_attention_layer_norm", "self_attention", "SelfAttention"),
         ("pre_cross_attention_layer_norm", "encoder_decoder_attention", "EncDecAttention"),
@@ -45,22 +56,24 @@ _SUBLAYERS = {
     ),
 }
 
-_BLOCK = re.compile(r"(encoder|decoder)\.block\.(\d{1,3})\.(.+)\.weight")
-_FREQUENCIES = ("encoder.pos_emb.inv_freq", "decoder.pos_emb.inv_freq")
+_BLOCK = re.compile(r"(encoder|decoder|segmem_encoder)\.block\.(\d{1,3})\.(.+)\.weight")
+_FREQUENCIES = tuple(f"{stack}.pos_emb.inv_freq" for stack in _STACKS)
 
 #: How far stored frequencies may be from a known formula; half precision loses 0.4 %, while the
 #: two formulas end 3.7 % apart.
 _FREQUENCY_TOLERANCE = 0.01
 
+#: Families of names that say no more than that.
+PORT, MR_MT3 = "mt3_pytorch", "mr_mt3"
+
 #: A key that occurs in one family only, most specific first.
 _FAMILIES = (
-    ("segmem_", "mr_mt3"),
+    ("segmem_", MR_MT3),
     ("encoder.encoder.additive_pe.", "ymt3_plus"),
     (".mlp.experts.", "yptf_moe_multi"),
     ("pre_decoder.0.projection_layer.", "yptf_single"),
     ("pre_decoder.0.linear.", "yptf_multi"),
 )
-_MT3 = "mt3_pytorch"
 
 
 @dataclass(frozen=True)
@@ -111,12 +124,12 @@ def family_of(names: Iterable[str], where: Path) -> str:
             return f"{family}_ps" if pitch_shift else family
     strange = [name for name in names if canonical_name(name) is None and name not in _FREQUENCIES]
     if strange or not any(name.startswith("decoder.block.") for name in names):
-        known = ", ".join([_MT3, *(family for _, family in _FAMILIES)])
+        known = ", ".join([PORT, *(family for _, family in _FAMILIES)])
         raise CheckpointError(
             f"{where} is a state dict of {len(names)} tensors of no known model ({known}): "
             + (f"no model has a tensor {brief(strange[0])}" if strange else "no decoder blocks")
         )
-    return _MT3
+    return PORT
 
 
 def canonical_tensors(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -145,15 +158,17 @@ def position_table(stored: Mapping[str, StoredTensor], d_model: int) -> Position
     """Take the position frequencies from the file; a file without them runs with the formula.
 
     Raises:
-        CheckpointError: Only one stack has them, the stacks differ, or they are not sinusoid
+        CheckpointError: Not all stacks have them, the stacks differ, or they are not sinusoid
             frequencies of this width.
     """
-    found = [stored[name].read() for name in _FREQUENCIES if name in stored]
+    stacks = [stack for stack in _STACKS if any(name.startswith(f"{stack}.") for name in stored)]
+    wanted = [f"{stack}.pos_emb.inv_freq" for stack in stacks]
+    found = [stored[name].read() for name in wanted if name in stored]
     if not found:
         return PositionTable(256)
-    if len(found) != len(_FREQUENCIES) or not np.array_equal(found[0], found[1]):
+    if len(found) != len(wanted) or not all(np.array_equal(found[0], each) for each in found):
         raise CheckpointError(
-            f"{' and '.join(_FREQUENCIES)} must both be stored and equal; the file is damaged"
+            f"{' and '.join(wanted)} must all be stored and equal; the file is damaged"
         )
     half = d_model // 2
     frequencies = found[0]
@@ -165,7 +180,7 @@ def position_table(stored: Mapping[str, StoredTensor], d_model: int) -> Position
         ):
             return PositionTable(denominator, frequencies)
     raise CheckpointError(
-        f"the {_FREQUENCIES[0]} of the file, of shape {frequencies.shape}, are not the sinusoid "
+        f"the {wanted[0]} of the file, of shape {frequencies.shape}, are not the sinusoid "
         f"frequencies of a model {d_model} wide"
     )
 
@@ -176,7 +191,7 @@ def canonical_name(name: str) -> str | None:
     if block is None:
         return _OUTSIDE_NAMES.get(name)
     part = _BLOCK_NAMES[block[1]].get(block[3])
-    return part and f"{block[1]}.layers_{int(block[2])}.{part}"
+    return part and f"{_STACKS[block[1]]}.layers_{int(block[2])}.{part}"
 
 
 def _block_names(stack: str) -> dict[str, str]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mt3_export.mr_mt3 import CONTEXTS
 from mt3_runtime.bundle import DecodingSpec
 from mt3_runtime.errors import CheckpointError
 from mt3_runtime.features import FeatureConfig
 from mt3_runtime.noterules import TORCH_PORT_QUIRKS, NoteRules
 from mt3_runtime.segments import SegmentConfig
-from mt3_runtime.vocabulary import EOS, PAD, Vocabulary
+from mt3_runtime.vocabulary import EOS, PAD, Event, EventKind, Vocabulary
 
 #: T5X's beam search as the published notebook calls it: one beam, this length exponent.
 T5X_ALPHA = 0.6
@@ -32,6 +33,7 @@ class Variant:
         vocabulary: Meaning of the token ids.
         notes: How events become notes.
         decoding: Start and end tokens, token limit.
+        memory: M, rows of memory that the encoder makes of the previous segment's tokens.
     """
 
     name: str
@@ -42,6 +44,32 @@ class Variant:
     vocabulary: Vocabulary
     notes: NoteRules
     decoding: DecodingSpec
+    memory: int = 0
+
+
+def _mr_mt3(name: str, memory: int) -> Variant:
+    """A model of MR-MT3's authors; without memory it is MT3 but for its features."""
+    vocabulary = Vocabulary.mt3()
+    tie = vocabulary.encode(Event(EventKind.TIE, 0))
+    return Variant(
+        name=name,
+        family="mr_mt3",
+        licence="MIT",
+        features=FeatureConfig.mr_mt3(),
+        segments=SegmentConfig(),
+        vocabulary=vocabulary,
+        notes=NoteRules.mt3(quirks=TORCH_PORT_QUIRKS),
+        decoding=DecodingSpec(
+            PAD,
+            EOS,
+            # The original returns 1024 tokens of a segment, its start token among them.
+            max_tokens=1023,
+            beam_alpha=T5X_ALPHA,
+            memory_tokens=1024 if memory else 0,
+            memory_start=(tie, EOS) if memory else (),
+        ),
+        memory=memory,
+    )
 
 
 VARIANTS = {
@@ -80,6 +108,7 @@ VARIANTS = {
             # max_length 1024 counts the start token.
             decoding=DecodingSpec(PAD, EOS, max_tokens=1023, beam_alpha=T5X_ALPHA),
         ),
+        *(_mr_mt3(name, memory) for memory, name in CONTEXTS.items()),
     )
 }
 

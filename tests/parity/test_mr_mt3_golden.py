@@ -1,4 +1,4 @@
-"""Our graphs with memory, and our float64 reference, against MR-MT3's own network.
+"""Our graphs and loop with memory, and our float64 reference, against MR-MT3's own network.
 
 The numbers are from recipes/mr_mt3_goldens.py, on seeded weights in the published layout.
 Tolerances are twice the distance of the original's float32 results from its own float64 ones: two
@@ -14,12 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mt3_export.bundles import export_bundle
 from mt3_export.encoder import build_encoder
+from mt3_export.mr_mt3 import CONTEXTS
 from mt3_export.profiles import PROFILES, blocks_for
+from mt3_export.variants import variant_named
 from mt3_export.weights import PositionTable, Weights
+from mt3_runtime.loading import load_model
 from tests import reference_t5
 from tests.export.writers import inverse_frequencies, torch_tensors
 from tests.parity.recipes.mr_mt3_goldens import (
+    EOS,
     FRAMES,
     MEMORIES,
     TOKENS,
@@ -112,6 +117,22 @@ def test_logits(
         top_ids.append(found["top_ids"])
     assert difference(np.stack(logits, 1), golden, "logits") <= FACTOR * noise["logits"]
     assert np.array_equal(np.stack(top_ids, 1), golden["top_ids"])
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_tokens_of_consecutive_segments(
+    weights: Weights, golden: Arrays, profile: str, memory: int, tmp_path: Path
+) -> None:
+    """Greedy, each segment with the memory of the one before; two of M = 64 have no end."""
+    variant, out = variant_named(CONTEXTS[memory]), tmp_path / "bundle"
+    export_bundle(weights, variant, out, source={"digest": "0" * 64}, profiles=(profile,))
+    with load_model(out, profile=profile) as model:
+        found = model.forward(golden_features())
+    tokens, lengths = golden[f"tokens_{memory}"], golden[f"lengths_{memory}"]
+    for sequence, row, length in zip(found, tokens, lengths, strict=True):
+        assert sequence.tokens.tolist() == row[:length].tolist()
+        assert sequence.truncated == (EOS not in row)
 
 
 def test_the_float64_reference(

@@ -182,7 +182,7 @@ def test_a_model_is_found_by_path_name_variable_or_alone(cache, monkeypatch, tmp
         ("bundle.mt3", "no bundle at bundle.mt3"),
         ("nonsense", "installed: none"),
         ("magenta_mt3", "mt3 models pull magenta_mt3"),
-        ("mr_mt3", "cannot export it yet"),
+        ("ymt3_plus", "cannot export it yet"),
     ],
 )
 def test_a_model_that_is_not_there_is_explained(cache, monkeypatch, tmp_path, name, message):

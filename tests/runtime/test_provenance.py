@@ -14,7 +14,8 @@ from mt3_runtime.provenance import Provenance, parse, provenances
 
 TEXT = resources.files("mt3_runtime").joinpath("provenance.yaml").read_text(encoding="utf-8")
 VARIANTS = {
-    *("magenta_mt3", "magenta_ismir2021", "mt3_pytorch", "mr_mt3", "default"),
+    *("magenta_mt3", "magenta_ismir2021", "mt3_pytorch", "default"),
+    *("mr_mt3_context0", "mr_mt3_context32", "mr_mt3_context64"),
     *("ymt3_plus", "yptf_single", "yptf_multi", "yptf_multi_ps"),
     *("yptf_moe_multi", "yptf_moe_multi_ps"),
 }

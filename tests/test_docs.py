@@ -20,7 +20,7 @@ import pytest
 import mt3_runtime
 from mt3_export.profiles import PROFILES
 from mt3_export.variants import VARIANTS
-from mt3_runtime import audio, bundle, catalogue, cli, errors, formats, midi
+from mt3_runtime import audio, bundle, catalogue, cli, errors, formats, manifest, midi
 from mt3_runtime.bundle import DecodingSpec, GraphFile, Manifest, ModelSpec
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.features import FILTERS, FLOOR_RULES, FRAMINGS, SCALINGS, FeatureConfig
@@ -397,10 +397,10 @@ def test_names_of_modules_and_tests_exist():
 
 def test_the_example_manifest_is_one():
     (body,) = blocks(FORMAT, "json")
-    manifest = Manifest.from_json(body.encode(), "bundle-format.md")
-    variant = VARIANTS[manifest.variant]
+    example = Manifest.from_json(body.encode(), "bundle-format.md")
+    variant = VARIANTS[example.variant]
     for part in ("features", "segments", "vocabulary", "notes", "decoding", "licence", "family"):
-        assert getattr(manifest, part) == getattr(variant, part), part
+        assert getattr(example, part) == getattr(variant, part), part
 
 
 @pytest.mark.parametrize(
@@ -426,12 +426,12 @@ def test_every_top_level_key_is_specified():
 
 
 def test_words_of_the_manifest_are_specified():
-    words = [*EventKind, *PADDINGS, bundle.FORMAT, bundle.EXPORT_ID_KEY]
+    words = [*EventKind, *PADDINGS, manifest.FORMAT, bundle.EXPORT_ID_KEY]
     for kinds in (FRAMINGS, FILTERS, FLOOR_RULES, SCALINGS, ASSEMBLIES, *ASSEMBLIES.values()):
         words += [f"`{word}`" for word in kinds]
-    for word in [*words, bundle._PLAIN_NAME.pattern, f"{bundle.MAX_MANIFEST_BYTES:,}"]:
+    for word in [*words, manifest._PLAIN_NAME.pattern, f"{bundle.MAX_MANIFEST_BYTES:,}"]:
         assert word in FORMAT, word
-    assert f"version {bundle.FORMAT_VERSION}" in FORMAT.splitlines()[0]
+    assert f"version {manifest.FORMAT_VERSION}" in FORMAT.splitlines()[0]
 
 
 def test_the_export_id_is_computed_as_specified(tiny_bundle):

@@ -13,12 +13,14 @@ has said.  It depends on nothing else, so results never depend on batch composit
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.errors import OptionError
+from mt3_runtime.grammar import Grammar
 from mt3_runtime.vocabulary import EventKind, Vocabulary
 
 if TYPE_CHECKING:
@@ -50,7 +52,12 @@ class Constraint(Protocol):
 
 
 def constraint_for(
-    vocabulary: Vocabulary, rules: NoteRules, lineup: Lineup | None
+    vocabulary: Vocabulary,
+    rules: NoteRules,
+    lineup: Lineup | None,
+    *,
+    grammar: bool = False,
+    seconds: float,
 ) -> Callable[[int], Constraint] | None:
     """Checks what a call asks for, and returns what makes the constraint for so many slots.
 
@@ -58,6 +65,8 @@ def constraint_for(
         vocabulary: Meaning of the token ids.
         rules: Rules of the model.
         lineup: The instruments that may occur; None for all.
+        grammar: Whether only sequences that mean something are allowed.
+        seconds: Length of a segment.
 
     Returns:
         None if everything may be said.
@@ -65,71 +74,96 @@ def constraint_for(
     Raises:
         OptionError: The model can say none of the instruments.
     """
-    if lineup is None:
+    allowed = np.ones(vocabulary.size, np.bool_)
+    initial = True
+    if lineup is not None:
+        allowed = sayable(vocabulary, rules, lineup)
+        initial = rules.program(rules.initial_program) in lineup.programs
+    if grammar:
+        return partial(
+            Grammar,
+            vocabulary=vocabulary,
+            rules=rules,
+            allowed=allowed,
+            initial_allowed=initial,
+            seconds=seconds,
+        )
+    if allowed.all():
         return None
-    mask = LineupMask(vocabulary, rules, lineup)
+    mask = LineupMask(vocabulary, rules, allowed, initial_allowed=initial)
     return lambda slots: mask  # noqa: ARG005  lanes share it: its only state are their masks
+
+
+def sayable(vocabulary: Vocabulary, rules: NoteRules, lineup: Lineup) -> BoolArray:
+    """What may be said at all, bool [V]: everything but notes and programs outside a line-up.
+
+    Raises:
+        OptionError: No note is left.
+    """
+    allowed = np.ones(vocabulary.size, np.bool_)
+    programs = frozenset(p for p in range(128) if rules.program(p) in lineup.programs)
+    kept = {EventKind.DRUM: lineup.drum_keys}
+    if not rules.flat_programs:
+        kept[EventKind.PROGRAM] = programs
+    for token, event in enumerate(vocabulary.decode(range(vocabulary.size))):
+        if event is not None and event.kind in kept:
+            allowed[token] = event.value in kept[event.kind]
+    said, pitches, drums = (
+        list(vocabulary.id_range(kind))
+        for kind in (EventKind.PROGRAM, EventKind.PITCH, EventKind.DRUM)
+    )
+    says_programs = not rules.flat_programs and allowed[said].any()
+    allowed[pitches] = says_programs or rules.initial_program in programs
+    if not allowed[pitches + drums].any():
+        raise OptionError(
+            "This model has no notes for any of the instruments asked for; it would find nothing. "
+            "Choose others, or another model."
+        )
+    return allowed
 
 
 class LineupMask:
     """Forbids all notes of instruments that are not in a line-up.
 
-    Programs and percussion keys are forbidden as tokens.  Before its first program token a segment
-    goes on under a program that it does not say: that of an earlier segment, which was allowed, or
-    the model's initial one.  So if the initial one is forbidden, pitches are, until a program was
-    said.  (Models say one before the first pitch of every segment; they were trained so.)
+    Before its first program token a segment goes on under a program that it does not say: that of
+    an earlier segment, which was allowed, or the model's initial one.  So if the initial one is
+    not allowed, pitches are forbidden until a program was said.  (Models say one before the first
+    pitch of every segment; they were trained so.)
 
     Args:
         vocabulary: Meaning of the token ids.
         rules: Rules of the model.
-        lineup: The instruments that may occur.
-
-    Raises:
-        OptionError: The model can say none of them.
+        allowed: bool [V], from `sayable`.
+        initial_allowed: Whether notes may have the model's initial program.
     """
 
-    def __init__(self, vocabulary: Vocabulary, rules: NoteRules, lineup: Lineup) -> None:
-        later = np.ones(vocabulary.size, np.bool_)
-        _forbid(later, vocabulary, EventKind.DRUM, keep=lineup.drum_keys)
-        if not rules.flat_programs:
-            _forbid(later, vocabulary, EventKind.PROGRAM, keep=lineup.programs)
-        first = later.copy()
-        if rules.initial_program not in lineup.programs:
-            _forbid(first, vocabulary, EventKind.PITCH)
-        programs = np.zeros(vocabulary.size, np.bool_)
-        programs[_ids(vocabulary, EventKind.PROGRAM)] = not rules.flat_programs
-        if not (programs & later).any():  # then no pitch is ever under another than the initial one
-            later = first
-        says = [*_ids(vocabulary, EventKind.PITCH), *_ids(vocabulary, EventKind.DRUM)]
-        if not later[says].any():
-            raise OptionError(
-                "This model has no notes for any of the instruments asked for; it would find "
-                "nothing. Choose others, or another model."
-            )
-        self._first, self._later, self._programs = first, later, programs
-        self._constant = bool(np.array_equal(first, later))
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        rules: NoteRules,
+        allowed: BoolArray,
+        *,
+        initial_allowed: bool,
+    ) -> None:
+        programs, pitches = (
+            list(vocabulary.id_range(kind)) for kind in (EventKind.PROGRAM, EventKind.PITCH)
+        )
+        self._later = allowed
+        self._first = allowed.copy()
+        self._is_program = np.zeros(vocabulary.size, np.bool_)
+        if not (initial_allowed or rules.flat_programs):
+            self._first[pitches] = False
+            self._is_program[programs] = True
 
     def start(self, allowed: BoolArray, slot: int, span: Span) -> None:  # noqa: ARG002
+        """As `Constraint.start`."""
         allowed[slot] = self._first
 
     def move(self, source: int, target: int) -> None:
-        """Nothing to copy: the rows themselves are the state."""
+        """As `Constraint.move`; the rows themselves are the state."""
 
     def advance(self, allowed: BoolArray, tokens: TokenArray) -> None:
-        if self._constant:
-            return
-        said = np.flatnonzero(self._programs[tokens])
+        """As `Constraint.advance`."""
+        said = np.flatnonzero(self._is_program[tokens])
         if said.size:
             allowed[said] = self._later
-
-
-def _ids(vocabulary: Vocabulary, kind: EventKind) -> list[int]:
-    return list(vocabulary.id_range(kind))
-
-
-def _forbid(
-    mask: BoolArray, vocabulary: Vocabulary, kind: EventKind, keep: frozenset[int] = frozenset()
-) -> None:
-    """Clears a mask [V] at all ids of a kind but those of some values."""
-    ids = _ids(vocabulary, kind)
-    mask[ids] = [event is not None and event.value in keep for event in vocabulary.decode(ids)]

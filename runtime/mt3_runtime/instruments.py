@@ -95,10 +95,10 @@ ALIASES: Mapping[str, tuple[int, ...]] = {
     "string ensemble": (48, 49),
     "synth strings": (50, 51),
     "choir": (52, 53, 54),
-    "voice": (52, 53, 54, 85, 100, 101),
-    "vocal": (52, 53, 54, 85, 100, 101),
-    "singing": (52, 53, 54, 85, 100, 101),
-    "singer": (52, 53, 54, 85, 100, 101),
+    "voice": (52, 53, 54, 85),
+    "vocal": (52, 53, 54, 85),
+    "singing": (52, 53, 54, 85),
+    "singer": (52, 53, 54, 85),
     "horn": (60,),
     "synth brass": (62, 63),
     "sax": (64, 65, 66, 67),
@@ -109,8 +109,7 @@ ALIASES: Mapping[str, tuple[int, ...]] = {
     "lead": tuple(range(80, 88)),
     "pad": tuple(range(88, 96)),
 }
-"""Other names that people use.  YourMT3 says 100 and 101 for singing voices, so *voice* and its
-synonyms have them beside General MIDI's own."""
+"""Other names that people use."""
 
 DRUM_NAMES = ("drums", "drum", "drum kit", "drum set", "kit", "percussion")
 """Names of everything on the percussion channel."""

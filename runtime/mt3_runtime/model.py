@@ -95,6 +95,7 @@ class Model:
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
+        grammar: bool = False,
     ) -> mido.MidiFile:
         """Transcribes a recording to MIDI; arguments and errors as in `transcribe_notes`."""
         return self.transcribe_notes(
@@ -104,6 +105,7 @@ class Model:
             decoding=decoding,
             instruments=instruments,
             exclude=exclude,
+            grammar=grammar,
         ).to_midi()
 
     def transcribe_notes(
@@ -115,6 +117,7 @@ class Model:
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
+        grammar: bool = False,
         upstream_quirks: bool = False,
         progress: ProgressCallback | None = None,
     ) -> Transcription:
@@ -129,6 +132,8 @@ class Model:
             instruments: What may occur, see `mt3_runtime.instruments.choose`: names, families,
                 General MIDI program numbers, ``drums``.  The model cannot say anything else.
             exclude: What may not.
+            grammar: Whether the model may only say what means something; see
+                `mt3_runtime.grammar`.
             upstream_quirks: Imitate known defects of the model's original implementation.
             progress: Called after every segment, on this thread.
 
@@ -137,7 +142,7 @@ class Model:
             OptionError: An argument is out of range, or an instrument is not known, or the model
                 has none of those asked for.
         """
-        search = self._search(decoding, instruments, exclude)
+        search = self._search(decoding, instruments, exclude, grammar=grammar)
         each = None if progress is None else partial(_second, progress)
         run = self._transcribe([audio], sr, search, upstream_quirks=upstream_quirks, progress=each)
         with closing(run):
@@ -153,6 +158,7 @@ class Model:
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
+        grammar: bool = False,
         upstream_quirks: bool = False,
         return_exceptions: Literal[False] = False,
         progress: Callable[[int, Progress], None] | None = None,
@@ -168,6 +174,7 @@ class Model:
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
+        grammar: bool = False,
         upstream_quirks: bool = False,
         return_exceptions: Literal[True],
         progress: Callable[[int, Progress], None] | None = None,
@@ -182,6 +189,7 @@ class Model:
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
+        grammar: bool = False,
         upstream_quirks: bool = False,
         return_exceptions: bool = False,
         progress: Callable[[int, Progress], None] | None = None,
@@ -200,6 +208,7 @@ class Model:
             decoding: As in `transcribe_notes`.
             instruments: As in `transcribe_notes`.
             exclude: As in `transcribe_notes`.
+            grammar: As in `transcribe_notes`.
             upstream_quirks: As in `transcribe_notes`.
             return_exceptions: If reading a recording raises, yield the exception in place of its
                 result and go on.  Without, it is raised in that place, which ends the iteration.
@@ -214,7 +223,7 @@ class Model:
         """
         if isinstance(sources, str | bytes | os.PathLike) or hasattr(sources, "read"):
             raise OptionError("sources must be several recordings; put a single one into a list.")
-        search = self._search(decoding, instruments, exclude)
+        search = self._search(decoding, instruments, exclude, grammar=grammar)
         run = self._transcribe(
             sources, sr, search, upstream_quirks=upstream_quirks, progress=progress
         )
@@ -228,6 +237,7 @@ class Model:
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
+        grammar: bool = False,
         live: bool | None = None,
     ) -> Iterator[Note]:
         """Yields notes as soon as the segment in which they end is decoded.
@@ -242,9 +252,10 @@ class Model:
             decoding: As in `transcribe_notes`.
             instruments: As in `transcribe_notes`.
             exclude: As in `transcribe_notes`.
+            grammar: As in `transcribe_notes`.
             live: Whether ``audio`` is an iterable of blocks; iterators always are.
         """
-        search = self._search(decoding, instruments, exclude)
+        search = self._search(decoding, instruments, exclude, grammar=grammar)
         if live is None:
             live = isinstance(audio, Iterator) and not hasattr(audio, "read")
         if live:
@@ -279,6 +290,7 @@ class Model:
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
+        grammar: bool = False,
     ) -> list[TokenSequence]:
         """Runs encoder and decoder.
 
@@ -288,6 +300,7 @@ class Model:
             decoding: As in `transcribe_notes`.
             instruments: As in `transcribe_notes`.
             exclude: As in `transcribe_notes`.
+            grammar: As in `transcribe_notes`.
 
         Returns:
             The sequences of all channels of the first segment, then those of the second, and so on.
@@ -295,7 +308,7 @@ class Model:
         Raises:
             OptionError: The features have another shape, or as in `transcribe_notes`.
         """
-        search = self._search(decoding, instruments, exclude)
+        search = self._search(decoding, instruments, exclude, grammar=grammar)
         features = np.asarray(features, np.float32)
         expected = (self.info.features.frames, self.info.features.bins)
         if features.ndim != 3 or features.shape[1:] != expected:
@@ -388,11 +401,18 @@ class Model:
         decoding: SearchName | None,
         instruments: Instruments | None,
         exclude: Instruments | None,
+        *,
+        grammar: bool,
     ) -> MakeSearch:
         """Checks what a call asks for; the result makes the search of one lane."""
         search = search_for(self.decoding if decoding is None else decoding)
-        lineup = choose(instruments, exclude)
-        constrain = constraint_for(self.info.vocabulary, self.info.notes, lineup)
+        constrain = constraint_for(
+            self.info.vocabulary,
+            self.info.notes,
+            choose(instruments, exclude),
+            grammar=grammar,
+            seconds=self.info.segments.samples / self.info.segments.sample_rate,
+        )
         return partial(search, spec=self.info.decoding, constrain=constrain)
 
     def _decode(

@@ -416,7 +416,7 @@ def test_unknown_instruments_are_refused_before_anything_else(model, songs, caps
 
 def test_options_reach_the_model(model, songs, capsys):
     options = "--device cpu --threads 2 --profile compat --decoding t5x --no-auto-filter"
-    options += " --upstream-quirks -q --exclude 33"
+    options += " --upstream-quirks -q --exclude 33 --grammar"
     line_up = ["--instruments", "bass, drums"]
     arguments = ["transcribe", str(songs / "a.wav"), *options.split(), *line_up]
     assert main([*arguments, "-m", "tiny"]) == ExitCode.OK
@@ -430,7 +430,8 @@ def test_options_reach_the_model(model, songs, capsys):
             "profile": "compat",
         }
     ]
-    chosen = {"instruments": "bass, drums", "exclude": "33", "upstream_quirks": True}
+    chosen = {"instruments": "bass, drums", "exclude": "33"}
+    chosen |= {"grammar": True, "upstream_quirks": True}
     assert model.calls == [("a.wav", chosen)]
     assert capsys.readouterr().err == ""
 

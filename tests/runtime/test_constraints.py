@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_runtime.bundle import DecodingSpec
-from mt3_runtime.constraints import constraint_for
+from mt3_runtime.constraints import constraint_for, sayable
 from mt3_runtime.errors import OptionError
 from mt3_runtime.instruments import Lineup, choose
 from mt3_runtime.noterules import NoteRules
@@ -18,8 +17,8 @@ from mt3_runtime.notes import Note, NoteAssembler
 from mt3_runtime.search import Greedy, Sequence, T5XBeam
 from mt3_runtime.vocabulary import EventKind, Vocabulary
 from tests.scripted import decode_table
+from tests.tables import SPEC, random_tables, wishing
 
-SPEC = DecodingSpec(start_id=0, eos_id=1, max_tokens=40, beam_alpha=0.6)
 MT3 = Vocabulary.mt3()
 PIANO = Vocabulary.ismir2021()
 EVERYTHING = Lineup()
@@ -32,26 +31,8 @@ LINEUPS = st.builds(
 ).filter(bool)
 
 
-def random_tables(seed: int, vocabulary: Vocabulary, count: int = 6) -> list[np.ndarray]:
-    """Segments in which every kind of event is about as likely, whatever came before."""
-    random = np.random.default_rng(seed)
-    tables = []
-    for _ in range(count):
-        logits = random.normal(0, 1, (SPEC.max_tokens, 1, vocabulary.size))
-        for kind in EventKind:
-            ids = vocabulary.id_range(kind)
-            if ids:  # fewer ids, more for each: the best of n normal values grows with n
-                logits[..., ids] += random.normal(2, 1, (SPEC.max_tokens, 1, 1))
-                logits[..., ids] -= np.sqrt(2 * np.log(len(ids) + 1))
-        logits[..., 1] += random.choice([-9, 0, 2])
-        logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
-        every = (SPEC.max_tokens, vocabulary.size, vocabulary.size)
-        tables.append(np.broadcast_to(logits.astype(np.float32), every))
-    return tables
-
-
 def run(tables, lineup, *, search=Greedy, vocabulary=MT3, rules=None, **how) -> list[Sequence]:
-    constrain = constraint_for(vocabulary, rules or RULES, lineup)
+    constrain = constraint_for(vocabulary, rules or RULES, lineup, seconds=2.0)
     return decode_table(tables, partial(search, constrain=constrain), SPEC, **how)
 
 
@@ -99,21 +80,11 @@ def test_masks_do_not_depend_on_the_batch(slots, workers):
     assert [list(s.tokens) for s in found] == expected
 
 
-def scripted(*wishes: dict[int, float]) -> np.ndarray:
-    """A segment that wishes for tokens step by step, with weights, and for its end afterwards."""
-    table = np.full((SPEC.max_tokens, 1, MT3.size), -20.0, np.float32)
-    table[:, :, 1] = -5.0
-    for step, wish in enumerate(wishes):
-        for token, weight in wish.items():
-            table[step, :, token] = weight
-    return np.broadcast_to(table, (SPEC.max_tokens, MT3.size, MT3.size))
-
-
 def test_pitches_wait_for_a_program_if_the_initial_one_is_forbidden():
     """The initial program is 0, a piano: without piano, no pitch may be under it."""
     pitch, other = MT3.id_range(EventKind.PITCH)[60], MT3.id_range(EventKind.PITCH)[62]
     tie, bass = MT3.id_range(EventKind.TIE)[0], MT3.id_range(EventKind.PROGRAM)[33]
-    wishes = scripted({tie: 0}, {pitch: 0, bass: -1}, {pitch: 0, bass: -1}, {other: 0})
+    wishes = wishing(MT3, {tie: 0}, {pitch: 0, bass: -1}, {pitch: 0, bass: -1}, {other: 0})
     tokens = {
         name: run([wishes], choose(name))[0].tokens.tolist() for name in ("bass", "piano", "drums")
     }
@@ -127,7 +98,7 @@ def test_pitches_wait_for_a_program_if_the_initial_one_is_forbidden():
 def test_probabilities_stay_those_of_the_model():
     """Over all tokens, also the forbidden ones."""
     violin, bass = (MT3.id_range(EventKind.PROGRAM)[p] for p in (40, 33))
-    (found,) = run([scripted({violin: -0.2, bass: -1.7})], choose("bass"))
+    (found,) = run([wishing(MT3, {violin: -0.2, bass: -1.7})], choose("bass"))
     assert found.tokens[0] == bass
     assert found.log_probs[0] == np.float32(-1.7)
 
@@ -143,8 +114,16 @@ def test_models_without_programs_have_their_initial_one():
     assert drums
     assert all(note.is_drum for note in drums)
     with pytest.raises(OptionError, match="no notes for any of the instruments"):
-        constraint_for(PIANO, rules, choose("violin"))
+        constraint_for(PIANO, rules, choose("violin"), seconds=2.0)
+
+
+def test_programs_are_those_of_general_midi():
+    """YourMT3 says 100 where General MIDI has 53, a voice."""
+    vocabulary, rules = Vocabulary.yourmt3(), NoteRules.yourmt3()
+    mask = sayable(vocabulary, rules, choose("voice oohs"))
+    said = [p for p, token in enumerate(vocabulary.id_range(EventKind.PROGRAM)) if mask[token]]
+    assert said == [53, 100]
 
 
 def test_no_lineup_is_no_constraint():
-    assert constraint_for(MT3, RULES, None) is None
+    assert constraint_for(MT3, RULES, None, seconds=2.0) is None

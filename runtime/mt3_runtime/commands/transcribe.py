@@ -72,6 +72,7 @@ class TranscribeCommand:
             help="only these may occur: names, families, program numbers, drums; with commas",
         )
         add("--exclude", metavar="LIST", help="these may not occur")
+        add("--grammar", action="store_true", help="the model may only say what means something")
         add(
             "--no-auto-filter",
             dest="auto_filter",
@@ -177,6 +178,7 @@ def _transcribe(model: Model, jobs: list[Job], args: argparse.Namespace) -> int:
             [job.source for job in jobs],
             instruments=args.instruments,
             exclude=args.exclude,
+            grammar=args.grammar,
             upstream_quirks=args.upstream_quirks,
             return_exceptions=True,
             progress=bars.update,

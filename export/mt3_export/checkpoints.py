@@ -28,6 +28,7 @@ from typing import Literal
 
 from mt3_export.lookalikes import names_lookalike
 from mt3_export.mr_mt3 import CONTEXTS, candidates
+from mt3_export.recognition import describe_unknown
 from mt3_export.stored import brief
 from mt3_export.t5x import INDEX_NAME, find_t5x, open_t5x
 from mt3_export.torch_names import MR_MT3, PORT, canonical_tensors, family_of, position_table
@@ -135,13 +136,17 @@ def identify(path: str | Path) -> CheckpointKind:
         kind, folder = _locate(path)
         if kind == "torch":
             with TorchArchive(folder) as archive:
-                family = family_of(archive.state_dict(), folder)
+                names = list(archive.state_dict())
+            family = family_of(names)
+            if family is None:
+                raise CheckpointError(f"{folder} is a state dict of {describe_unknown(names)}")
             if family not in (PORT, MR_MT3):
                 return CheckpointKind("torch", family, folder)
             found = candidates(folder, memory=family == MR_MT3)
             return CheckpointKind("torch", found.variant, folder, found.others, found.reason)
         tensors = open_t5x(folder).tensors
-        shape = _complete(tensors, f"{folder} is a T5X checkpoint, but not one of MT3")
+        magentas = " and ".join(_MAGENTA.values())
+        shape = _complete(tensors, f"{folder} is a T5X checkpoint, but none of {magentas}")
         if shape.vocab_size not in _MAGENTA:
             raise CheckpointError(
                 f"{folder} is a T5X checkpoint in MT3's form with {shape.vocab_size} tokens; known "

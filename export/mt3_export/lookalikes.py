@@ -27,10 +27,7 @@ _MAGIC = (
     (b"\x93NUMPY", f"a NumPy array, {_OTHER_FRAMEWORK}"),
     (b"\x89HDF", f"an HDF5 file, as Keras writes, {_OTHER_FRAMEWORK}"),
     (b"GGUF", f"a GGUF file, {_OTHER_FRAMEWORK}"),
-    (
-        b"\x08",
-        f"probably an ONNX graph, not a checkpoint; if it is part of a bundle, it is {_BUNDLE}",
-    ),
+    (b"\x08", "probably an ONNX graph; of a bundle, use the folder: `mt3 transcribe --model`"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
     (b"BZh", "a bzip2 archive: unpack it first"),
     (b"\xfd7zXZ", "an xz archive: unpack it first"),

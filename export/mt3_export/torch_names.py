@@ -13,14 +13,12 @@ of the previous segment.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from mt3_export.stored import brief
 from mt3_export.weights import POSITION_BASE, FloatArray, PositionTable, StoredTensor
 from mt3_runtime.errors import CheckpointError
 
@@ -111,25 +109,19 @@ class _Aliased:
         return values
 
 
-def family_of(names: Iterable[str], where: Path) -> str:
-    """Name the model whose naming a state dict follows.
-
-    Raises:
-        CheckpointError: It follows none; the first name that does not fit is given.
-    """
-    names = list(names)
+def family_of(names: Collection[str]) -> str | None:
+    """Name the model whose naming a state dict follows; None if it follows no known one."""
     for part, family in _FAMILIES:
         if any(part in name for name in names):
             pitch_shift = any("pitchshift" in name for name in names)
             return f"{family}_ps" if pitch_shift else family
-    strange = [name for name in names if canonical_name(name) is None and name not in _FREQUENCIES]
-    if strange or not any(name.startswith("decoder.block.") for name in names):
-        known = ", ".join([PORT, *(family for _, family in _FAMILIES)])
-        raise CheckpointError(
-            f"{where} is a state dict of {len(names)} tensors of no known model ({known}): "
-            + (f"no model has a tensor {brief(strange[0])}" if strange else "no decoder blocks")
-        )
-    return PORT
+    has_decoder = any(name.startswith("decoder.block.") for name in names)
+    return PORT if has_decoder and all(map(is_port_name, names)) else None
+
+
+def is_port_name(name: str) -> bool:
+    """Whether a tensor of the ports, or of MR-MT3, may have this name."""
+    return canonical_name(name) is not None or name in _FREQUENCIES
 
 
 def canonical_tensors(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

@@ -78,6 +78,12 @@ def yourmt3_tensors(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTenso
     return translate(network, _canonical)
 
 
+def is_yourmt3_name(name: str) -> bool:
+    """Whether a file of YourMT3 may have an entry of this name."""
+    beside = _BESIDE.fullmatch(name) or name in _TABLES
+    return bool(beside) or _canonical(name) is not None
+
+
 def stored_table(stored: Mapping[str, StoredTensor], d_model: int) -> PositionTable:
     """Take the position table from the file; nothing is worked out here.
 

@@ -93,6 +93,7 @@ def test_what_is_accepted_means_the_same_to_pyyaml(value, form):
         ("a:\n  b: !!python/name:os.system", 2),
         ('a:\n  b: "open', 2),
         ("a:\n\tb: c", 2),
+        ("a:\n  b: c ", 2),
     ],
 )
 def test_other_yaml_is_refused_by_line(text, line):

@@ -60,7 +60,9 @@ SUPPORTED = (
 #: Vocabulary size tells Magenta's two models apart; their trees have the same names.
 _MAGENTA = {1536: "magenta_mt3", 1664: "magenta_ismir2021"}
 
+#: Of several torch files in a folder, the ports' own comes first.
 _TORCH_NAME = "mt3.pth"
+_TORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
 _CONFIG_NAME = "config.json"
 _MAX_CONFIG_BYTES = 2**20
 #: A training checkpoint of `MAX_PARAMETERS` in fp32, with two moments each, has 3 GiB.
@@ -125,7 +127,7 @@ def identify(path: str | Path) -> CheckpointKind:
 
     Args:
         path: A T5X folder (or one with a single ``checkpoint_<step>`` in it, or its index file), a
-            folder with an ``mt3.pth``, or a torch file.
+            torch file, or a folder with one of them or with an ``mt3.pth``.
 
     Raises:
         CheckpointError: Nothing is there, it cannot be read, or it is of no known family; the
@@ -211,14 +213,19 @@ def _locate(path: Path) -> tuple[Layout, Path]:
     folder = find_t5x(path)
     if folder is not None:
         return "t5x", folder
-    if (path / _TORCH_NAME).is_file():
-        return "torch", _sane(path / _TORCH_NAME)
     names = sorted(entry.name for entry in path.iterdir())
+    found = [name for name in names if name.endswith(_TORCH_SUFFIXES) and (path / name).is_file()]
+    if _TORCH_NAME in found or len(found) == 1:
+        return "torch", _sane(path / (_TORCH_NAME if _TORCH_NAME in found else found[0]))
+    if found:
+        several = ", ".join(map(brief, found[:8]))
+        raise CheckpointError(f"{path} holds several checkpoints ({several}); name one of them")
     if lookalike := names_lookalike(names):
         raise CheckpointError(f"{path} is {lookalike}")
     raise CheckpointError(
-        f"{path} holds no checkpoint: expected a file {INDEX_NAME!r} (T5X) or {_TORCH_NAME!r} "
-        f"(PyTorch), found {', '.join(map(brief, names[:4])) or 'nothing'}"
+        f"{path} holds no checkpoint: expected a file {INDEX_NAME!r} (T5X) or one that ends in "
+        f"{', '.join(_TORCH_SUFFIXES)} (PyTorch), found "
+        f"{', '.join(map(brief, names[:4])) or 'nothing'}"
         + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     )
 

@@ -30,7 +30,8 @@ class ExportCommand:
         parser.add_argument(
             "checkpoint",
             metavar="CHECKPOINT",
-            help="a T5X folder, a .pth file or its folder, or a name `mt3 models pull` fetched",
+            help="a T5X folder, a .pth, .pt or .ckpt file or its folder, or a name that "
+            "`mt3 models pull` fetched",
         )
         parser.add_argument(
             "--variant", metavar="NAME", help="refuse anything else; found out if not given"

@@ -319,10 +319,25 @@ def test_a_config_that_does_not_belong_is_refused(tmp_path, weights, content, me
         read_checkpoint(tmp_path)
 
 
+def test_a_folder_with_one_torch_file_stands_for_it(tmp_path, state):
+    write_torch(tmp_path / "last.ckpt", state)
+    (tmp_path / "hparams.yaml").touch()
+    assert identify(tmp_path).path == tmp_path / "last.ckpt"
+    write_torch(tmp_path / "model.pt", state)
+    with pytest.raises(
+        CheckpointError, match="several checkpoints .'last.ckpt', 'model.pt'.; name"
+    ):
+        identify(tmp_path)
+    write_torch(tmp_path / "mt3.pth", state)
+    assert identify(tmp_path).path == tmp_path / "mt3.pth"
+
+
 def test_a_path_with_nothing_says_what_was_expected(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist; expected a T5X folder or a .pth"):
         identify(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"'checkpoint' \(T5X\) or 'mt3.pth'.*found nothing"):
+    with pytest.raises(
+        CheckpointError, match=r"'checkpoint' \(T5X\) or one .*\.ckpt.*found nothing"
+    ):
         identify(tmp_path)
     for name in "abcdef":
         (tmp_path / name).touch()

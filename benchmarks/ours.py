@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,39 @@ def forward() -> dict[str, Any]:
         "digest": token_digest(found),
         "each": [token_digest([sequence]) for sequence in found],
         "lengths": lengths,
+    }
+
+
+def recordings(path: str, out: str) -> dict[str, Any]:
+    """Takes over recordings, float32 [recordings, samples], and saves their features."""
+    _state["recordings"] = list(np.load(path))
+    model = _state["model"]
+    found = np.stack([model.preprocess(recording) for recording in _state["recordings"]])
+    np.save(out, found)
+    return {"shape": found.shape}
+
+
+def many(tokens: int, *, together: bool) -> dict[str, Any]:
+    """Transcribes the recordings, with a token limit below the model's own.
+
+    Args:
+        tokens: Most tokens of a segment.
+        together: In one call, not one after another.
+    """
+    model = _state["model"]
+    model.info = replace(model.info, decoding=replace(model.info.decoding, max_tokens=tokens))
+    sources = _state["recordings"]
+    begin = time.perf_counter()
+    if together:
+        found = list(model.transcribe_many(sources))
+    else:
+        found = [model.transcribe_notes(recording) for recording in sources]
+    seconds = time.perf_counter() - begin
+    return {
+        "seconds": seconds,
+        "digests": [result.token_digest for result in found],
+        "tokens": sum(report.token_count for result in found for report in result.segments),
+        "peak_rss": peak_rss(),
     }
 
 
@@ -144,4 +178,5 @@ def _drive(lanes: list[Any], shares: list[int], count: int) -> float:
 
 if __name__ == "__main__":
     serve({"load": load, "song": song, "features": features, "forward": forward,
-           "schedule": schedule, "steps": steps})  # fmt: skip
+           "recordings": recordings, "many": many, "schedule": schedule,
+           "steps": steps})  # fmt: skip

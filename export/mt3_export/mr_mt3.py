@@ -53,23 +53,28 @@ def candidates(file: Path, *, memory: bool) -> Candidates:
         file: The file.
         memory: Whether it holds the weights that make a memory.
     """
-    found = _CONTEXT.search(file.name)
-    variant = CONTEXTS.get(int(found[1])) if found else None
+    choices: tuple[str, ...]
+    fallback = None
     if memory:
         choices, reason = tuple(CONTEXTS.values()), "the length of its memory is not stored in it"
     elif _is_magentas(file):
-        choices = (PORT,)
+        choices, fallback = (PORT,), PORT
         reason = (
             "its SHA-256 is that of Magenta's weights as kunato converted them, published a second "
             "time as MR-MT3's mt3.pth; they have no memory"
         )
     else:
-        choices = (PORT, CONTEXTS[0])
+        choices, fallback = (PORT, CONTEXTS[0]), PORT if file.suffix == ".pth" else None
         reason = "it has no memory, and whether its input is to be scaled is not stored in it"
-    if variant not in choices:
-        certain = len(choices) == 1 or (found is None and file.suffix == ".pth" and not memory)
-        variant = PORT if certain else None
+    named = context_of(file)
+    variant = named if named in choices else fallback
     return Candidates(variant, tuple(name for name in choices if name != variant), reason)
+
+
+def context_of(file: Path) -> str | None:
+    """The variant that a file's name speaks of."""
+    found = _CONTEXT.search(file.name)
+    return CONTEXTS.get(int(found[1])) if found else None
 
 
 def _is_magentas(file: Path) -> bool:

@@ -14,7 +14,7 @@ from mt3_export import mr_mt3
 from mt3_export.checkpoints import identify, read_checkpoint
 from mt3_export.weights import PositionTable, Weights
 from mt3_runtime.bundle import Bundle
-from mt3_runtime.catalogue import get_model_info
+from mt3_runtime.catalogue import get_model_info, list_models
 from mt3_runtime.cli import main
 from mt3_runtime.errors import CheckpointError
 from mt3_runtime.loading import load_model
@@ -66,6 +66,15 @@ def test_a_files_name_says_how_long_its_memory_is(tmp_path, weights, name, varia
     kind = identify(write_mr_mt3(tmp_path / name, weights))
     assert kind.variant == variant
     assert {kind.variant, *kind.others} == {variant, *CONTEXTS}
+
+
+def test_the_catalogues_names_and_models_agree():
+    models = [model for model in list_models() if model.family == "mr_mt3"]
+    assert {model.exporter for model in models} == set(CONTEXTS)
+    for model in models:
+        name = Path(model.files[0].path)
+        found = mr_mt3.context_of(name)
+        assert found == model.exporter or name.name == "commu_mt3.pt"
 
 
 def test_nothing_is_guessed(tmp_path, weights):

@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SHARED = Path(os.environ.get("MT3_SHARED", ROOT.parent / "shared"))
 STATE = ROOT / ".state" / "benchmarks"
+YOURMT3 = Path(os.environ.get("MT3_YOURMT3_PYTHON", ROOT / ".venvs/yourmt3/bin/python"))
 ORACLE = Path(os.environ.get("MT3_ORACLE_PYTHON", ROOT / ".venvs" / "oracle" / "bin" / "python"))
 JAX2TF = Path(os.environ.get("MT3_JAX2TF_PYTHON", ROOT / ".venvs" / "jax2tf" / "bin" / "python"))
 

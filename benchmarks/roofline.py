@@ -111,14 +111,14 @@ def _peaks(size: int) -> list[tuple[float, str]]:
         flops = 2.0 * n**3
         numpy_s = _best(lambda a=a, b=b, out=out: np.matmul(a, b, out=out))
         found.append((flops / numpy_s, f"NumPy, {n} x {n}"))
-        session = _matmul_session(b)
+        session = matmul_session(b, threads=usable_cores())
         runtime_s = _best(lambda s=session, a=a: s.run(None, {"a": a}))
         found.append((flops / runtime_s, f"ONNX Runtime, {n} x {n}"))
     return found
 
 
-def _matmul_session(weights: Any) -> Any:
-    """A session that multiplies with constant (hence prepacked) weights on all cores."""
+def matmul_session(weights: Any, *, threads: int) -> Any:
+    """A session that multiplies with constant (hence prepacked) weights."""
     make, shape = onnx.helper, list(weights.shape)
     graph = make.make_graph(
         [make.make_node("MatMul", ["a", "b"], ["c"])],
@@ -129,7 +129,7 @@ def _matmul_session(weights: Any) -> Any:
     )
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cores()
+    options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -137,6 +137,7 @@ def _check_fit(weights: Weights, variant: Variant) -> None:
     pairs = (
         ("vocabulary size", weights.shape.vocab_size, variant.vocabulary.size),
         ("input bins", weights.shape.input_bins, variant.features.bins),
+        ("decoder channels", weights.shape.channels, len(variant.notes.channels) or 1),
     )
     for what, found, expected in pairs:
         if found != expected:

@@ -31,7 +31,14 @@ from mt3_export.mr_mt3 import CONTEXTS, candidates
 from mt3_export.recognition import describe_unknown
 from mt3_export.stored import brief
 from mt3_export.t5x import INDEX_NAME, find_t5x, open_t5x
-from mt3_export.torch_names import MR_MT3, PORT, canonical_tensors, family_of, position_table
+from mt3_export.torch_names import (
+    MR_MT3,
+    PITCH_SHIFTED,
+    PORT,
+    canonical_tensors,
+    family_of,
+    position_table,
+)
 from mt3_export.torch_zip import TorchArchive
 from mt3_export.weights import (
     PositionTable,
@@ -47,14 +54,16 @@ from mt3_runtime.errors import CheckpointError
 
 Layout = Literal["t5x", "torch"]
 
-#: YourMT3's variants; each may come with the kernels of its pitch shifter, as ``name_ps``.
-YOURMT3 = ("ymt3_plus", "yptf_single", "yptf_multi", "yptf_moe_multi")
+YOURMT3 = (
+    *("ymt3_plus", "yptf_single", "yptf_multi", "yptf_moe_multi"),
+    *(f"{name}_ps" for name in PITCH_SHIFTED),
+)
 
 #: Variants whose weights can be read.
 SUPPORTED = (
     *("magenta_mt3", "magenta_ismir2021", "mt3_pytorch"),
     *CONTEXTS.values(),
-    *(name + suffix for name in YOURMT3 for suffix in ("", "_ps")),
+    *YOURMT3,
 )
 
 #: Vocabulary size tells Magenta's two models apart; their trees have the same names.
@@ -251,7 +260,7 @@ def _read_t5x(folder: Path) -> tuple[Weights, dict[str, Path]]:
 def _read_torch(file: Path, variant: str) -> tuple[Weights, dict[str, Path]]:
     with TorchArchive(file) as archive:
         stored = archive.state_dict()
-        if variant.removesuffix("_ps") in YOURMT3:
+        if variant in YOURMT3:
             tensors = yourmt3_tensors(stored)
             otherwise = f"{file} is named like {variant}, but is not complete"
             shape: T5Shape = _complete(tensors, otherwise, infer_yourmt3)

@@ -20,6 +20,7 @@ import numpy as np
 from mt3_export.latent_blocks import LATENT_BLOCKS, Expert, Matrix
 from mt3_export.weights import QKV
 from mt3_export.yourmt3 import CONV_BLOCKS, LATENT_HEADS, POOLING, TOP_EXPERTS, PerceiverShape
+from mt3_runtime.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,6 +104,11 @@ class _Encoder:
         latents = self._parameter("encoder.latents")
         if not shape.experts:
             name = "encoder.latent_positions"
+            if shape.position_rows < self.frames:
+                raise CheckpointError(
+                    f"the checkpoint stores the positions of {shape.position_rows} frames, but "
+                    f"segments have {self.frames}"
+                )
             rows = graph.parameter(name, self.tensors[name][: self.frames])
             latents = graph.op("Add", latents, rows)
         rows = graph.op("Shape", features, end=1)

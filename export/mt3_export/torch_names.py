@@ -73,6 +73,9 @@ _FAMILIES = (
     ("pre_decoder.0.linear.", "yptf_multi"),
 )
 
+#: Models published with the kernels of the pitch shifter they were trained with, as ``name_ps``.
+PITCH_SHIFTED = ("yptf_multi", "yptf_moe_multi")
+
 
 @dataclass(frozen=True)
 class _Transposed:
@@ -113,8 +116,8 @@ def family_of(names: Collection[str]) -> str | None:
     """Name the model whose naming a state dict follows; None if it follows no known one."""
     for part, family in _FAMILIES:
         if any(part in name for name in names):
-            pitch_shift = any("pitchshift" in name for name in names)
-            return f"{family}_ps" if pitch_shift else family
+            shifted = family in PITCH_SHIFTED and any("pitchshift" in name for name in names)
+            return f"{family}_ps" if shifted else family
     has_decoder = any(name.startswith("decoder.block.") for name in names)
     return PORT if has_decoder and all(map(is_port_name, names)) else None
 

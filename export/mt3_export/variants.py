@@ -6,13 +6,14 @@ the runtime.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mt3_export.mr_mt3 import CONTEXTS
 from mt3_runtime.bundle import DecodingSpec
 from mt3_runtime.errors import CheckpointError
 from mt3_runtime.features import FeatureConfig
-from mt3_runtime.noterules import TORCH_PORT_QUIRKS, NoteRules
+from mt3_runtime.noterules import TORCH_PORT_QUIRKS, YOURMT3_CHANNELS, Channel, NoteRules
 from mt3_runtime.segments import SegmentConfig
 from mt3_runtime.vocabulary import EOS, PAD, Event, EventKind, Vocabulary
 
@@ -72,6 +73,32 @@ def _mr_mt3(name: str, memory: int) -> Variant:
     )
 
 
+def _yourmt3(
+    name: str, features: FeatureConfig, *, max_tokens: int, channels: Sequence[Channel] = ()
+) -> Variant:
+    """A variant of YourMT3; all of them have one vocabulary, and cut audio alike."""
+    return Variant(
+        name=name,
+        family="yourmt3",
+        licence="Apache-2.0 or GPL-3.0, stated both ways",
+        features=features,
+        segments=SegmentConfig.yourmt3(features.hop),
+        vocabulary=Vocabulary.yourmt3(),
+        notes=NoteRules.yourmt3(channels=channels),
+        # Their loop takes the first token before it begins to look for an end.
+        decoding=DecodingSpec(PAD, EOS, max_tokens=max_tokens, beam_alpha=T5X_ALPHA, min_tokens=2),
+    )
+
+
+def _yourmt3_variants() -> Iterator[Variant]:
+    """All of them; those trained with a pitch shifter differ in their weights alone."""
+    linear = FeatureConfig.yourmt3_linear()
+    yield _yourmt3("ymt3_plus", FeatureConfig.yourmt3_mel(), max_tokens=1024)
+    yield _yourmt3("yptf_single", linear, max_tokens=1024)
+    for name in ("yptf_multi", "yptf_multi_ps", "yptf_moe_multi", "yptf_moe_multi_ps"):
+        yield _yourmt3(name, linear, max_tokens=256, channels=YOURMT3_CHANNELS)
+
+
 VARIANTS = {
     variant.name: variant
     for variant in (
@@ -109,6 +136,7 @@ VARIANTS = {
             decoding=DecodingSpec(PAD, EOS, max_tokens=1023, beam_alpha=T5X_ALPHA),
         ),
         *(_mr_mt3(name, memory) for memory, name in CONTEXTS.items()),
+        *_yourmt3_variants(),
     )
 }
 

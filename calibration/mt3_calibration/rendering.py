@@ -29,7 +29,8 @@ SYNTHESIS_RATE = 48000
 """[Hz] at which the synthesiser plays."""
 
 DRUM_KIT = 128
-"""Stands for the drum kit where instruments are numbered."""
+"""Stands for the drum kit where instruments are numbered; a soundfont's other kits (room, brushes,
+...) are counted on from it."""
 
 AUDIBLE = 0.03
 """Share of its peak at which a sound begins (-30 dB)."""
@@ -56,7 +57,7 @@ Samples = npt.NDArray[np.float32]
 
 
 class Request(NamedTuple):
-    """A note to play: instrument (a program or `DRUM_KIT`), pitch, velocity, seconds."""
+    """A note to play: instrument (a program, or `DRUM_KIT` + a kit), pitch, velocity, seconds."""
 
     instrument: int
     pitch: int
@@ -89,11 +90,11 @@ def play_soundfont(data: bytes, requests: Iterable[Request]) -> Iterator[Sound]:
     soxr = needed("soxr", "pip install 'mt3-runtime[cpu]'")
     synth, font = _synthesiser(data)
     for request in requests:
-        is_drum = request.instrument == DRUM_KIT
-        bank, program, channel = (128, 0, 9) if is_drum else (0, request.instrument, 0)
+        is_drum, program = divmod(request.instrument, DRUM_KIT)
+        bank, channel = (128, 9) if is_drum else (0, 0)
         if synth.sfpreset_name(font, bank, program) is None:
             continue
-        synth.program_select(channel, font, bank, program, is_drum)
+        synth.program_select(channel, font, bank, program, bool(is_drum))
         _silence(synth)
         synth.noteon(channel, request.pitch, request.velocity)
         played = _generate(synth, round(request.seconds * SYNTHESIS_RATE))

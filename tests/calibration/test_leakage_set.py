@@ -1,0 +1,120 @@
+"""Recordings to judge instrument leakage by."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mt3_calibration import leakage_set
+from mt3_calibration.leakage_set import (
+    KINDS,
+    LEAKAGE_SETS,
+    LeakageSet,
+    banks_for,
+    compose,
+    kit_banks,
+    set_named,
+    write_leakage_set,
+)
+from mt3_calibration.rendering import DRUM_KIT, Sound
+from mt3_calibration.soundfonts import Role, source_named
+from mt3_runtime.errors import MissingDependencyError, OptionError
+from mt3_runtime.formats import load_notes
+from tests.calibration.sounds import hertz_of, tiny_bank, tone
+from tests.calibration.test_testsets import read
+
+SMALL = LeakageSet("small", (), counts=(("drums", 2),), count=1)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("leakage")
+    return write_leakage_set(SMALL, folder, banks=[tiny_bank()], seconds=4.0)
+
+
+def test_a_set_has_every_kind_with_its_labels(written: list[Path]):
+    names = [path.stem for path in written]
+    assert names == ["drums-000", "drums-001", *(f"{k}-000" for k in KINDS if k != "drums")]
+    for path in written:
+        notes = load_notes(path.with_suffix(".mid"))
+        kind = KINDS[path.stem.rsplit("-", 1)[0]]
+        assert len(read(path)) == 4 * 16000
+        assert kind.drums or not any(note.is_drum for note in notes)
+        assert kind.players or all(note.is_drum for note in notes)
+    assert (written[0].parent / "CREDITS.txt").read_text() == "tiny: made of sines (none)\n"
+
+
+def test_equal_arguments_give_equal_files(written: list[Path], tmp_path: Path):
+    again = write_leakage_set(SMALL, tmp_path, banks=[tiny_bank()], seconds=4.0)
+    for one, other in zip(written, again, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+        assert one.with_suffix(".mid").read_bytes() == other.with_suffix(".mid").read_bytes()
+
+
+def test_another_name_is_other_music(written: list[Path], tmp_path: Path):
+    (other, *_) = write_leakage_set(
+        replace(SMALL, name="other"), tmp_path, banks=[tiny_bank()], seconds=4.0
+    )
+    assert other.read_bytes() != written[0].read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_pedal_stays_on_one_pitch_or_two(seed: int):
+    piece = compose(KINDS["pedal_drums"], seed, seconds=8.0)
+    bass = next(part for part in piece.parts if not part.is_drum)
+    assert 1 <= len({note.pitch for note in bass.notes}) <= 2
+    assert len(bass.notes) >= 4
+
+
+def test_the_two_sets_share_no_sounds():
+    tune, check = (set_named(name) for name in ("tune", "check"))
+    assert not set(tune.sources) & set(check.sources)
+    assert all(source_named(name).role is not Role.TEST for name in tune.sources)
+    assert [spec.name for spec in LEAKAGE_SETS] == ["tune", "check"]
+    with pytest.raises(OptionError, match="tune, check"):
+        set_named("test")
+
+
+def test_kits_are_tuned_in_turn(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("soxr")
+
+    def play(data: bytes, wanted):
+        for kit, key, velocity, _ in wanted:
+            if kit != DRUM_KIT + 9:  # a kit that the font lacks
+                yield Sound(kit, key, velocity, tone(69.0, 0.3))
+
+    monkeypatch.setattr(leakage_set, "play_soundfont", play)
+    banks = kit_banks("font", b"", (0, 8, 9), (1.0, 1.25))
+    assert [bank.name for bank in banks] == ["font kit 0", "font kit 8"]
+    for bank, hertz in zip(banks, (440.0, 550.0), strict=True):
+        assert bank.instruments == [DRUM_KIT]
+        shot = bank.shots(DRUM_KIT)[0]
+        samples = bank.audio[shot.start : shot.start + shot.length].astype(np.float32)
+        assert hertz_of(samples) == pytest.approx(hertz, rel=0.01)
+
+
+def test_banks_of_a_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "font.sf2").write_bytes(b"font")
+    monkeypatch.setattr(leakage_set, "find", lambda _source: (tmp_path / "font.sf2",))
+    monkeypatch.setattr(leakage_set, "build_bank", lambda source, _spec=None: source.name)
+    monkeypatch.setattr(leakage_set, "kit_banks", lambda name, data, *_: [f"{name} {data!r}"])
+    assert banks_for(set_named("check")) == ["timgm6mb", "timgm6mb", "timgm6mb b'font'"]
+
+
+def test_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
+    made = []
+    monkeypatch.setattr(leakage_set, "write_leakage_set", lambda *args: made.append(args))
+    monkeypatch.setattr(sys, "argv", ["leakage_set", "check", str(tmp_path)])
+    assert leakage_set.main() == 0
+    assert made == [(set_named("check"), tmp_path)]
+
+    def fails(*_args):
+        raise MissingDependencyError("install it")
+
+    monkeypatch.setattr(leakage_set, "write_leakage_set", fails)
+    assert leakage_set.main() == 1
+    assert capsys.readouterr().err == "error: install it\n"

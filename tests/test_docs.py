@@ -24,9 +24,10 @@ from mt3_runtime import audio, bundle, catalogue, cli, errors, formats, manifest
 from mt3_runtime.bundle import DecodingSpec, GraphFile, Manifest, ModelSpec
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.features import FILTERS, FLOOR_RULES, FRAMINGS, SCALINGS, FeatureConfig
+from mt3_runtime.leakage import Change, LeakageReport, Stretch
 from mt3_runtime.model import Model
 from mt3_runtime.noterules import ASSEMBLIES, Channel, NoteRules
-from mt3_runtime.notes import Probabilities, SegmentReport
+from mt3_runtime.notes import Note, Probabilities, SegmentReport
 from mt3_runtime.segments import PADDINGS, SegmentConfig
 from mt3_runtime.vocabulary import EventKind, EventRange, Vocabulary
 
@@ -267,6 +268,9 @@ CLASSES = {
         mt3_runtime.Progress,
         Probabilities,
         SegmentReport,
+        LeakageReport,
+        Change,
+        Stretch,
         catalogue.ModelInfo,
         catalogue.ModelFile,
     )
@@ -347,8 +351,24 @@ def test_the_json_document_is_one_that_is_written():
     example = json.loads(body)
     notes = formats.parse_json(body)
     report = SegmentReport(**example["segments"][0])
+    (gone,) = example["leakage"]["changes"]
+    note = Note(
+        gone["onset"], gone["offset"], gone["pitch"], 127, gone["program"],
+        confidence=gone["confidence"],
+    )  # fmt: skip
+    leakage = LeakageReport(
+        "auto",
+        2,
+        (Change(note, None, gone["reason"]),),
+        tuple(Stretch(**stretch) for stretch in example["leakage"]["stretches"]),
+    )
     result = mt3_runtime.Transcription(
-        tuple(notes), (report,), example["duration"], example["model"], example["token_digest"]
+        tuple(notes),
+        (report,),
+        example["duration"],
+        example["model"],
+        example["token_digest"],
+        leakage=leakage,
     )
     assert json.loads(formats.render(result, "json")) == example
 

@@ -21,6 +21,7 @@ from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import OptionError
 from mt3_runtime.formats import SUFFIXES, load_notes
+from mt3_runtime.leakage import AUTO_FILTERS
 from mt3_runtime.progress import Meter
 
 TAIL = 10.0
@@ -66,7 +67,7 @@ class ModelRun:
             resolve_model(args.model),
             device=args.device,
             threads=args.threads,
-            auto_filter=args.auto_filter,
+            auto_filter=AUTO_FILTERS[args.auto_filter],
             decoding=args.decoding,
             profile=args.profile,
         )
@@ -79,7 +80,7 @@ class ModelRun:
             "precision": info.precision,
             "device": self._model.device,
             "decoding": args.decoding,
-            "auto_filter": args.auto_filter,
+            "auto_filter": AUTO_FILTERS[args.auto_filter],
         }
 
     def __enter__(self) -> Self:

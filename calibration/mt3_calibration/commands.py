@@ -29,6 +29,7 @@ from mt3_runtime.commands.jobs import find_inputs
 from mt3_runtime.commands.machine import versions
 from mt3_runtime.errors import AudioError, OptionError
 from mt3_runtime.formats import load_notes
+from mt3_runtime.leakage import AUTO_FILTERS
 from mt3_runtime.output import STDOUT, check_output, exists, is_folder, write_output
 from mt3_runtime.search import SearchName
 
@@ -68,8 +69,9 @@ class EvaluateCommand:
         add("--threads", type=int, metavar="N", help="CPU threads (default: chosen for you)")
         add("--profile", metavar="NAME", help="graph profile (default: the device's best)")
         add("--decoding", choices=get_args(SearchName), default="greedy", help="default: greedy")
-        add("--auto-filter", action=argparse.BooleanOptionalAction, default=True,
-            help="repair instrument leakage (so far, nothing does)")  # fmt: skip
+        add("--auto-filter", choices=AUTO_FILTERS, default="on",
+            help="repair instrument leakage (default: on; classic: as mt3-infer)")  # fmt: skip
+        add("--no-auto-filter", dest="auto_filter", action="store_const", const="off", help="off")
 
     def run(self, args: argparse.Namespace) -> int:
         """Finds labels, gets notes, scores, reports."""

@@ -5,7 +5,8 @@ Four formats, all deterministic (equal notes give equal bytes):
 ========  =====================================================================================
 midi      Type 1 MIDI file, see `mt3_runtime.midi`; confidences and reports are not in it.
 json      One object: ``format`` ("mt3-runtime.notes"), ``version`` (1), ``model``, ``duration``
-          in seconds, ``notes`` and ``segments`` (the reports, see `SegmentReport`).
+          in seconds, ``notes``, ``segments`` (the reports, see `SegmentReport`) and ``leakage``
+          (see `LeakageReport`).
 jsonl     One note object per line; can be written while the transcription runs.
 csv       Header (`CSV_FIELDS`), one note per line.
 ========  =====================================================================================
@@ -31,6 +32,7 @@ import mido
 
 from mt3_runtime.errors import MT3Error, OptionError
 from mt3_runtime.instruments import instrument_name
+from mt3_runtime.leakage import LeakageReport
 from mt3_runtime.midi import from_midi, to_midi
 from mt3_runtime.notes import Note, Probabilities, SegmentReport, check_notes
 
@@ -156,6 +158,7 @@ def _document(source: object, notes: Sequence[Note]) -> dict[str, Any]:
     model = getattr(source, "model", None)
     digest: str | None = getattr(source, "token_digest", None)
     segments: Sequence[SegmentReport] = getattr(source, "segments", ())
+    leakage: LeakageReport | None = getattr(source, "leakage", None)
     return {
         "format": DOCUMENT_FORMAT,
         "version": DOCUMENT_VERSION,
@@ -164,6 +167,7 @@ def _document(source: object, notes: Sequence[Note]) -> dict[str, Any]:
         "token_digest": digest,
         "notes": [_note_object(note) for note in notes],
         "segments": [{**asdict(s), "start": _rounded(s.start)} for s in segments],
+        "leakage": None if leakage is None else leakage.to_dict(),
     }
 
 

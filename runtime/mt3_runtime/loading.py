@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from mt3_runtime.audio import AudioSource
     from mt3_runtime.instruments import Instruments
+    from mt3_runtime.leakage import AutoFilter
     from mt3_runtime.search import SearchName
 
 
@@ -25,7 +26,7 @@ def load_model(
     *,
     device: str = "auto",
     threads: int | None = None,
-    auto_filter: bool = True,
+    auto_filter: AutoFilter = True,
     decoding: SearchName = "greedy",
     profile: str | None = None,
 ) -> Model:
@@ -64,7 +65,7 @@ def transcribe(
     *,
     sr: float | None = None,
     device: str = "auto",
-    auto_filter: bool | None = None,
+    auto_filter: AutoFilter | None = None,
     instruments: Instruments | None = None,
     exclude: Instruments | None = None,
 ) -> mido.MidiFile:

@@ -24,13 +24,16 @@ from mt3_runtime.constraints import constraint_for
 from mt3_runtime.decoding import Decoded, Ended, Job, Jobs, Span, decode
 from mt3_runtime.errors import OptionError
 from mt3_runtime.features import FeatureExtractor
-from mt3_runtime.instruments import Instruments, choose
+from mt3_runtime.filtering import LeakageFilter, leakage_filter
+from mt3_runtime.instruments import Instruments, Lineup, choose
+from mt3_runtime.leakage import AutoFilter, check_auto_filter
 from mt3_runtime.notes import Note
 from mt3_runtime.recording import Recording, assemble, token_digest
 from mt3_runtime.search import Sequence as TokenSequence
 from mt3_runtime.search import previous_ids, search_for
 from mt3_runtime.segments import cut
 from mt3_runtime.transcription import Progress, Transcription, by_onset
+from mt3_runtime.vocabulary import EventKind
 
 if TYPE_CHECKING:
     import mido
@@ -63,11 +66,12 @@ class Model:
         bundle: Bundle,
         backend: Backend | None,
         *,
-        auto_filter: bool = True,
+        auto_filter: AutoFilter = True,
         decoding: SearchName = "greedy",
     ) -> None:
         """Joins the two; without a backend everything but decoding works."""
         search_for(decoding)
+        check_auto_filter(auto_filter)
         self.path = bundle.path
         self.info: Manifest = bundle.manifest
         self.auto_filter = auto_filter
@@ -91,7 +95,7 @@ class Model:
         audio: AudioSource,
         sr: float | None = None,
         *,
-        auto_filter: bool | None = None,
+        auto_filter: AutoFilter | None = None,
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
@@ -113,7 +117,7 @@ class Model:
         audio: AudioSource,
         sr: float | None = None,
         *,
-        auto_filter: bool | None = None,  # noqa: ARG002  part of the interface before the filter
+        auto_filter: AutoFilter | None = None,
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
@@ -126,8 +130,8 @@ class Model:
         Args:
             audio: Path, binary file object, or samples; see `mt3_runtime.audio.open_audio`.
             sr: Sample rate of an array in Hz; the model's own if None.
-            auto_filter: Whether to repair instrument leakage.  No filter exists in this version:
-                both values return what the model said.
+            auto_filter: How to repair instrument leakage, see `mt3_runtime.leakage`: True, False,
+                or ``"classic"``.
             decoding: ``greedy``, or ``t5x`` for the search of the published MT3 notebook.
             instruments: What may occur, see `mt3_runtime.instruments.choose`: names, families,
                 General MIDI program numbers, ``drums``.  The model cannot say anything else.
@@ -144,7 +148,14 @@ class Model:
         """
         search = self._search(decoding, instruments, exclude, grammar=grammar)
         each = None if progress is None else partial(_second, progress)
-        run = self._transcribe([audio], sr, search, upstream_quirks=upstream_quirks, progress=each)
+        run = self._transcribe(
+            [audio],
+            sr,
+            search,
+            self._leakage(auto_filter, instruments, exclude),
+            upstream_quirks=upstream_quirks,
+            progress=each,
+        )
         with closing(run):
             return _given(next(run))
 
@@ -154,7 +165,7 @@ class Model:
         sources: Iterable[AudioSource],
         *,
         sr: float | None = None,
-        auto_filter: bool | None = None,
+        auto_filter: AutoFilter | None = None,
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
@@ -170,7 +181,7 @@ class Model:
         sources: Iterable[AudioSource],
         *,
         sr: float | None = None,
-        auto_filter: bool | None = None,
+        auto_filter: AutoFilter | None = None,
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
@@ -185,7 +196,7 @@ class Model:
         sources: Iterable[AudioSource],
         *,
         sr: float | None = None,
-        auto_filter: bool | None = None,  # noqa: ARG002  part of the interface before the filter
+        auto_filter: AutoFilter | None = None,
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
@@ -225,7 +236,12 @@ class Model:
             raise OptionError("sources must be several recordings; put a single one into a list.")
         search = self._search(decoding, instruments, exclude, grammar=grammar)
         run = self._transcribe(
-            sources, sr, search, upstream_quirks=upstream_quirks, progress=progress
+            sources,
+            sr,
+            search,
+            self._leakage(auto_filter, instruments, exclude),
+            upstream_quirks=upstream_quirks,
+            progress=progress,
         )
         return run if return_exceptions else _raising(run)
 
@@ -234,6 +250,7 @@ class Model:
         audio: AudioSource | Iterable[npt.ArrayLike],
         sr: float | None = None,
         *,
+        auto_filter: AutoFilter | None = None,
         decoding: SearchName | None = None,
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
@@ -249,6 +266,8 @@ class Model:
             audio: As in `transcribe_notes`, or an iterator of sample blocks [n] or [n, channels]
                 (a microphone, a socket), which is read on a thread of its own.
             sr: Sample rate of arrays or blocks in Hz.
+            auto_filter: As in `transcribe_notes`, but notes are judged by the ten seconds before
+                the end of their segment, and not by what follows.
             decoding: As in `transcribe_notes`.
             instruments: As in `transcribe_notes`.
             exclude: As in `transcribe_notes`.
@@ -265,14 +284,19 @@ class Model:
         else:
             source = cast("AudioSource", audio)
             opened = open_audio(source, sr=sr, target_rate=self.sample_rate)
-        return self._stream(opened, search, live=live)
+        leakage = self._leakage(auto_filter, instruments, exclude)()
+        return self._stream(opened, search, leakage, live=live)
 
-    def _stream(self, opened: AudioStream, search: MakeSearch, *, live: bool) -> Iterator[Note]:
+    def _stream(
+        self, opened: AudioStream, search: MakeSearch, leakage: LeakageFilter, *, live: bool
+    ) -> Iterator[Note]:
         assembler = self._assembler(upstream_quirks=False)
-        with opened, closing(self._segments(self._jobs(opened), search, live=live)) as run:
+        jobs = self._jobs(leakage.listen(opened))
+        with opened, closing(self._segments(jobs, search, live=live)) as run:
             for decoded in run:
-                yield from assemble(assembler, decoded.span, decoded.sequences)[0]
-        yield from assembler.finish()
+                notes, _ = assemble(assembler, decoded.span, decoded.sequences)
+                yield from leakage.live(notes, decoded.span.next_start)
+        yield from leakage.live(assembler.finish(), None)
 
     def preprocess(self, audio: AudioSource, sr: float | None = None) -> FloatArray:
         """Turns audio into the network's input.
@@ -415,6 +439,25 @@ class Model:
         )
         return partial(search, spec=self.info.decoding, constrain=constrain)
 
+    def _leakage(
+        self,
+        auto_filter: AutoFilter | None,
+        instruments: Instruments | None,
+        exclude: Instruments | None,
+    ) -> Callable[[], LeakageFilter]:
+        """Checks what a call asks for; the result makes the filter of one recording."""
+        kind = self.auto_filter if auto_filter is None else auto_filter
+        check_auto_filter(kind)
+        if not self.info.vocabulary.id_range(EventKind.DRUM):
+            kind = False  # a model without drums cannot confuse anything with them
+        return partial(
+            leakage_filter,
+            kind,
+            rate=self.sample_rate,
+            drum_keys=(choose(instruments, exclude) or Lineup()).drum_keys,
+            drum_duration=self.info.notes.drum_duration,
+        )
+
     def _decode(
         self, recordings: Iterable[Jobs], search: MakeSearch, *, live: bool = False, lone: bool
     ) -> Generator[Decoded | Ended, None, None]:
@@ -440,6 +483,7 @@ class Model:
         sources: Iterable[AudioSource],
         sr: float | None,
         search: MakeSearch,
+        make_filter: Callable[[], LeakageFilter],
         *,
         upstream_quirks: bool,
         progress: Callable[[int, Progress], None] | None,
@@ -450,7 +494,8 @@ class Model:
 
         def recordings() -> Iterator[Jobs]:
             for number, source in enumerate(sources):
-                recording = Recording(self._assembler(upstream_quirks=upstream_quirks))
+                assembler = self._assembler(upstream_quirks=upstream_quirks)
+                recording = Recording(assembler, make_filter())
                 under_way[number] = recording
                 opened = partial(open_audio, source, sr=sr, target_rate=self.sample_rate)
                 yield recording.jobs(opened, self._jobs)

@@ -21,16 +21,22 @@ if TYPE_CHECKING:
     from mt3_runtime.audio import AudioStream
     from mt3_runtime.backends.base import FloatArray
     from mt3_runtime.decoding import Decoded, Jobs, Span
+    from mt3_runtime.filtering import LeakageFilter
     from mt3_runtime.notes import Note, SegmentReport
     from mt3_runtime.search import Sequence
 
 
 class Recording:
-    """Collects the segments of one recording."""
+    """Collects the segments of one recording.
 
-    def __init__(self, assembler: Assembler) -> None:
+    Args:
+        assembler: Makes notes of tokens.
+        leakage: Decides which notes remain.
+    """
+
+    def __init__(self, assembler: Assembler, leakage: LeakageFilter) -> None:
         self._assembler = assembler
-        self._notes: list[Note] = []
+        self._leakage = leakage
         self._reports: list[SegmentReport] = []
         self._digest = hashlib.sha256()
         self._stream: AudioStream | None = None
@@ -52,7 +58,7 @@ class Recording:
     def add(self, decoded: Decoded) -> Progress:
         """Takes in the next segment and returns how far the recording is."""
         notes, report = assemble(self._assembler, decoded.span, decoded.sequences)
-        self._notes += notes
+        self._leakage.add(notes, decoded.span.next_start)
         self._reports.append(report)
         for sequence in decoded.sequences:
             update_digest(self._digest, sequence)
@@ -62,17 +68,20 @@ class Recording:
 
     def result(self, model: str) -> Transcription:
         """Ends the recording; ``model`` is the name of the model."""
+        self._leakage.add(self._assembler.finish(), None)
+        notes, report = self._leakage.finish()
         return Transcription(
-            notes=by_onset(self._notes + self._assembler.finish()),
+            notes=by_onset(notes),
             segments=tuple(self._reports),
             duration=self._seconds,
             model=model,
             token_digest=self._digest.hexdigest(),
             audio_warning=self._stream.warning if self._stream else None,
+            leakage=report,
         )
 
     def _counted(self, stream: AudioStream) -> Iterator[FloatArray]:
-        for block in stream:
+        for block in self._leakage.listen(stream):
             self._samples += len(block)
             yield block
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mt3_runtime.leakage import LeakageReport
 
 if TYPE_CHECKING:
     import os
@@ -42,6 +44,7 @@ class Transcription:
         token_digest: SHA-256 over all segments' tokens: two runs with equal digests decoded the
             same; see `mt3_runtime.model.token_digest`.
         audio_warning: What of the audio could not be read; None if nothing is missing.
+        leakage: What the leakage filter did to the notes.
     """
 
     notes: tuple[Note, ...]
@@ -50,6 +53,7 @@ class Transcription:
     model: str
     token_digest: str
     audio_warning: str | None = None
+    leakage: LeakageReport = field(default=LeakageReport())
 
     @property
     def warnings(self) -> list[str]:

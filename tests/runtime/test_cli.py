@@ -30,6 +30,7 @@ from mt3_runtime.errors import (
     OptionError,
     OutputError,
 )
+from mt3_runtime.leakage import LeakageReport
 from mt3_runtime.notes import Note
 from mt3_runtime.progress import Meter
 
@@ -43,6 +44,7 @@ class FakeResult:
     segments: tuple[object, ...] = ()
     model: str = "fake"
     warnings: list[str] = field(default_factory=list)
+    leakage: LeakageReport = field(default=LeakageReport("auto", 1))
 
     def summary(self) -> str:
         return f"{self.duration:.1f} s of audio, {len(self.notes)} notes"
@@ -434,6 +436,29 @@ def test_options_reach_the_model(model, songs, capsys):
     chosen |= {"grammar": True, "upstream_quirks": True}
     assert model.calls == [("a.wav", chosen)]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("", True),
+        ("--auto-filter on", True),
+        ("--auto-filter classic", "classic"),
+        ("--auto-filter off", False),
+        ("--no-auto-filter", False),
+    ],
+)
+def test_filters_by_name(model, songs, option, value):
+    assert main(["transcribe", str(songs / "a.wav"), *option.split()]) == ExitCode.OK
+    assert model.loads[0]["auto_filter"] == value
+
+
+def test_the_report_of_the_filter(model, songs, capsys):
+    assert main(["transcribe", str(songs / "a.wav"), "-q", "--report"]) == ExitCode.OK
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    report = "leakage filter (auto): 1 notes, none changed"
+    assert captured.err == f"mt3: {songs / 'a.wav'}: {report}\n"
 
 
 def test_a_folder_goes_into_a_folder_in_every_format(model, songs, tmp_path, capsys):

@@ -144,6 +144,7 @@ def test_json():
             }
             for index, start, count, truncated in [(0, 0.0, 31, False), (1, 2.04, 8, True)]
         ],
+        "leakage": None,
     }
 
 
@@ -157,6 +158,7 @@ def test_json_of_bare_notes():
         "token_digest": None,
         "notes": [],
         "segments": [],
+        "leakage": None,
     }
 
 

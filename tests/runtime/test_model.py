@@ -54,12 +54,12 @@ def test_preprocess_is_cut_and_extract(tiny_model: Model, audio: Audio) -> None:
 
 def test_the_three_thirds_make_the_whole(tiny_model: Model, audio: Audio) -> None:
     tokens = tiny_model.forward(tiny_model.preprocess(audio))
-    whole = tiny_model.transcribe_notes(audio)
+    whole = tiny_model.transcribe_notes(audio, auto_filter=False)
     assert tiny_model.assemble(tokens) == whole.notes
     assert token_digest(tokens) == whole.token_digest
     assert [report.index for report in whole.segments] == [0, 1, 2, 3, 4]
     assert whole.duration == pytest.approx(9.0)
-    by_parts, at_once = tiny_model.decode(tokens), tiny_model.transcribe(audio)
+    by_parts, at_once = tiny_model.decode(tokens), whole.to_midi()
     assert [list(t) for t in by_parts.tracks] == [list(t) for t in at_once.tracks]
 
 
@@ -352,3 +352,70 @@ print(len(midi.tracks))
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) > 1
+
+
+# --- the leakage filter --------------------------------------------------------------------------
+
+
+def test_the_filter_is_on_by_default_and_reports(tiny_model: Model, audio: Audio) -> None:
+    raw = tiny_model.transcribe_notes(audio, auto_filter=False)
+    assert (raw.leakage.filter, raw.leakage.kept) == ("none", len(raw.notes))
+    result = tiny_model.transcribe_notes(audio)
+    assert result.leakage.filter == "auto"
+    assert result.leakage.notes == len(raw.notes)
+    assert len(result.notes) == len(raw.notes) - result.leakage.removed
+    assert result.token_digest == raw.token_digest
+    assert tiny_model.transcribe_notes(audio, auto_filter=True) == result
+    (one,) = tiny_model.transcribe_many([audio])
+    assert one == result
+
+
+def test_the_call_wins_over_the_model(tiny_bundle: Path, audio: Audio) -> None:
+    """mt3-infer caches models without regard to this option: there the first call wins."""
+    for kind in (True, False, "classic"):
+        model = load_model(tiny_bundle, auto_filter=kind)
+        for other in (None, True, False, "classic"):
+            filtered = model.transcribe_notes(audio, auto_filter=other).leakage.filter
+            wanted = kind if other is None else other
+            assert filtered == {True: "auto", False: "none", "classic": "classic"}[wanted]
+    ends = {
+        kind: [len(t) for t in transcribe(audio, tiny_bundle, auto_filter=kind).tracks]
+        for kind in (False, "classic", False)
+    }
+    clear_cache()
+    assert ends[False] == [
+        len(t) for t in model.transcribe_notes(audio, auto_filter=False).to_midi().tracks
+    ]
+
+
+def test_streams_are_filtered_as_well(tiny_model: Model, audio: Audio) -> None:
+    raw = list(tiny_model.stream(audio, auto_filter=False))
+    assert sorted(raw) == sorted(tiny_model.transcribe_notes(audio, auto_filter=False).notes)
+    for kind in (True, "classic"):
+        notes = list(tiny_model.stream(audio, auto_filter=kind))
+        assert len(notes) <= len(raw)
+        assert notes == list(tiny_model.stream(audio, auto_filter=kind))
+
+
+@pytest.mark.parametrize("value", ["auto", 1, "off"])
+def test_filters_nobody_knows_are_refused(tiny_bundle: Path, tiny_model: Model, value) -> None:
+    silence = np.zeros(16000, np.float32)
+    for call in (
+        lambda: load_model(tiny_bundle, auto_filter=value),
+        lambda: tiny_model.transcribe_notes(silence, auto_filter=value),
+        lambda: tiny_model.transcribe_many([silence], auto_filter=value),
+        lambda: tiny_model.stream(silence, auto_filter=value),
+    ):
+        with pytest.raises(OptionError, match="expected True, False or"):
+            call()
+
+
+def test_models_without_drums_are_not_filtered(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_bundle, tmp_path / "piano"))
+    document = json.loads((path / "bundle.json").read_bytes())
+    ranges = document["vocabulary"]["ranges"]
+    document["vocabulary"]["ranges"] = [r for r in ranges if r["kind"] != "drum"]
+    (path / "bundle.json").write_text(json.dumps(document))
+    noise = np.random.default_rng(0).standard_normal(40000).astype(np.float32)
+    result = load_model(path).transcribe_notes(0.1 * noise)
+    assert result.leakage.filter == "none"

@@ -23,6 +23,7 @@ from mt3_runtime.commands.jobs import Job, find_inputs, parse_formats, plan
 from mt3_runtime.errors import AudioError, AudioWarning, OptionError, OutputError
 from mt3_runtime.formats import FORMATS, render
 from mt3_runtime.instruments import choose
+from mt3_runtime.leakage import AUTO_FILTERS
 from mt3_runtime.output import STDOUT, is_folder, make_folder, real_path, write_output
 from mt3_runtime.progress import Meter
 from mt3_runtime.search import SearchName
@@ -74,11 +75,14 @@ class TranscribeCommand:
         add("--exclude", metavar="LIST", help="these may not occur")
         add("--grammar", action="store_true", help="the model may only say what means something")
         add(
-            "--no-auto-filter",
-            dest="auto_filter",
-            action="store_false",
-            help="leave instrument leakage as the model has it (so far, nothing repairs it)",
+            "--auto-filter",
+            choices=AUTO_FILTERS,
+            default="on",
+            help="repair drum hits on melodic instruments: on (default), classic: mt3-infer's "
+            "rules, or off",
         )
+        add("--no-auto-filter", dest="auto_filter", action="store_const", const="off", help="off")
+        add("--report", action="store_true", help="say which notes the filter changed, and why")
         add(
             "--upstream-quirks",
             action="store_true",
@@ -102,7 +106,7 @@ class TranscribeCommand:
             model_path,
             device=args.device,
             threads=args.threads,
-            auto_filter=args.auto_filter,
+            auto_filter=AUTO_FILTERS[args.auto_filter],
             decoding=args.decoding,
             profile=args.profile,
         ) as model:
@@ -204,6 +208,8 @@ def _transcribe(model: Model, jobs: list[Job], args: argparse.Namespace) -> int:
             seconds += outcome.duration
             if not args.quiet:  # files share the machine: the speed is that of all so far
                 _tell(outcome, job, speed=seconds / (time.perf_counter() - begin))
+            for line in outcome.leakage.lines() if args.report else ():
+                talk(f"{job.source}: {line}")
     return failed
 
 

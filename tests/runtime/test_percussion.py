@@ -1,0 +1,188 @@
+"""The rules of the default filter, one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mt3_runtime import percussion
+from mt3_runtime.hearing import CLOSED_HAT, KICK, Impression
+from mt3_runtime.leakage import Stretch
+from mt3_runtime.notes import Note
+from mt3_runtime.percussion import (
+    DUPLICATE,
+    RINGING,
+    SILENT,
+    UNHEARD,
+    UNWANTED,
+    Drums,
+    Heard,
+    Scene,
+    Verdict,
+    join,
+)
+
+
+def heard(onset: float, pitch: int, *, clear: bool, length: float = 0.1) -> Heard:
+    impression = Impression(1.5 if clear else 0.4, 20.0, KICK)
+    return Heard(Note(onset, onset + length, pitch, 100, 33), impression)
+
+
+def verdicts(notes, drums=(), *, tonal: float = 0.02, whole: float = 1.0) -> list[str]:
+    """The reasons for notes that have everything in their context."""
+    scene = Scene(sorted(notes), sorted(drums))
+    return [
+        scene.judge(note, 0.0, 10.0, tonal_share=tonal, whole=whole).reason for note, _ in notes
+    ]
+
+
+UNCLEAR = [heard(k * 0.5, 60 + k, clear=False) for k in range(6)]
+MELODY = [heard(k * 0.5, 60 + k, clear=True) for k in range(4)]
+
+
+def test_unheard_notes_without_a_melody_are_none():
+    assert verdicts(UNCLEAR) == [UNHEARD] * 6
+
+
+def test_where_there_is_melody_everything_stays():
+    assert verdicts([*UNCLEAR, *MELODY]) == [""] * 10
+    assert set(verdicts([*UNCLEAR, *MELODY[:3]])) == {"", UNHEARD}
+
+
+def test_one_pitch_is_no_melody_however_often_it_is_clear():
+    again = [heard(k * 0.5, 60, clear=True) for k in range(9)]
+    assert UNHEARD in verdicts([*UNCLEAR, *again])
+
+
+def test_of_many_notes_some_are_clear_by_chance():
+    crowd = [heard(k * 0.05, 40 + k % 50, clear=False) for k in range(100)]
+    assert UNHEARD in verdicts([*crowd, *(heard(k, 95 + k, clear=True) for k in range(6))])
+    assert set(verdicts([*crowd, *(heard(k, 95 + k, clear=True) for k in range(7))])) == {""}
+
+
+@pytest.mark.parametrize(
+    ("tonal", "drums", "acts"),
+    [
+        (0.11, 0, True),
+        (0.13, 0, False),
+        (0.13, 1, False),  # one of seven notes is less than 15 %
+        (0.13, 2, True),
+        (0.24, 2, True),
+        (0.26, 99, False),
+    ],
+)
+def test_tonal_sound_stays(tonal, drums, acts):
+    found = verdicts(UNCLEAR, [0.1 * k for k in range(drums)], tonal=tonal)
+    assert found == [UNHEARD if acts else ""] * 6
+
+
+def test_a_clear_pitch_stays_and_takes_its_unclear_notes_along():
+    notes = [heard(k, 50, clear=k < 1) for k in range(3)]
+    assert verdicts(notes) == [""] * 3
+    assert verdicts([*notes, heard(4, 50, clear=False)]) == [UNHEARD] * 4
+
+
+def test_a_ringing_drum_is_a_drum_unless_it_is_low():
+    assert verdicts([heard(k, 70, clear=True) for k in range(3)]) == [RINGING] * 3
+    assert verdicts([heard(k, 70 + k % 2, clear=True) for k in range(3)]) == [RINGING] * 3
+    assert verdicts([heard(k, 70, clear=True) for k in range(2)]) == [""] * 2
+    assert verdicts([heard(k, 40, clear=True) for k in range(3)]) == [""] * 3
+    three = [heard(k, 70 + 3 * (k % 3), clear=True) for k in range(9)]
+    assert verdicts(three) == [""] * 9
+
+
+def test_at_the_beginning_less_is_a_melody():
+    assert verdicts([*UNCLEAR, *MELODY[:2]], whole=0.4) == [""] * 8
+
+
+def test_only_the_context_counts():
+    far = [heard(20.0 + k, 60 + k, clear=True) for k in range(5)]
+    near = heard(5.0, 60, clear=False)
+    scene = Scene([near, *far], [5.0, 21.0])
+    assert scene.judge(near.note, 0.0, 10.0, tonal_share=0.0) == Verdict(
+        UNHEARD, Stretch(5.0, 5.0, 0, 0.5, 0.0)
+    )
+    assert scene.judge(near.note, 0.0, 30.0, tonal_share=0.0) == Verdict()
+
+
+def test_programs_play_no_part():
+    notes = [*UNCLEAR, *(heard(k, 70, clear=True) for k in range(3))]
+    other = [h._replace(note=replace(h.note, program=8)) for h in notes]
+    assert verdicts(notes) == verdicts(other)
+
+
+def drums(onsets=(), keys=range(128)) -> Drums:
+    return Drums(onsets, keys=keys, duration=0.01)
+
+
+def test_a_hit_takes_the_place_of_a_note():
+    found = heard(1.0, 70, clear=False, length=0.6)
+    change = drums([0.5, 1.2]).replace(found, UNHEARD)
+    assert change.note == found.note
+    assert change.reason == UNHEARD
+    assert change.became == Note(1.0, 1.01, KICK, 100, 0, is_drum=True)
+
+
+def test_no_hit_is_doubled_or_made_up():
+    found = heard(1.0, 70, clear=False)
+    for onset in (0.951, 1.0, 1.049):
+        assert drums([onset]).replace(found, UNHEARD) == (found.note, None, UNHEARD + DUPLICATE)
+    quiet = found._replace(impression=Impression(0.0, 4.9, KICK))
+    assert drums([0.9]).replace(quiet, RINGING) == (found.note, None, RINGING + SILENT)
+    assert drums([], keys=(38, 42)).replace(found, UNHEARD).reason == UNHEARD + UNWANTED
+    assert drums([], keys=(KICK,)).replace(found, UNHEARD).became is not None
+
+
+def test_hits_that_were_put_in_count_as_well():
+    hits = drums()
+    assert hits.replace(heard(1.0, 70, clear=False), UNHEARD).became is not None
+    assert hits.replace(heard(1.04, 71, clear=False), UNHEARD).became is None
+    assert hits.replace(heard(1.06, 72, clear=False), UNHEARD).became is not None
+
+
+def test_stretches_whose_contexts_touch_are_one():
+    ends = [(0.0, 0.0), (3.0, 3.0), (13.0, 13.0), (23.1, 23.1)]
+    stretches = [Stretch(*pair, k, 0.1 * k, 0.01) for k, pair in enumerate(ends)]
+    assert join(stretches) == (Stretch(0.0, 13.0, 2, 0.2, 0.01), stretches[3])
+    assert join([]) == ()
+
+
+def test_the_context_is_as_long_while_running():
+    assert percussion.LOOK_BACK_SECONDS == 2 * percussion.CONTEXT_SECONDS
+
+
+NOTES = st.lists(
+    st.builds(
+        lambda onset, pitch, clear, length: heard(onset, pitch, clear=clear, length=length),
+        st.floats(0, 10),
+        st.integers(21, 108),
+        st.booleans(),
+        st.floats(0.01, 1),
+    ),
+    max_size=30,
+)
+
+
+@given(NOTES, st.floats(0, 1), st.integers(1, 3))
+def test_clear_pitches_never_hurt(notes, tonal, added):
+    """More melody around a note never makes a drum of one that stayed before."""
+    before = verdicts(notes, tonal=tonal)
+    more = [heard(9.9, pitch, clear=True) for pitch in range(111, 111 + added)]
+    for old, new in zip(before, verdicts([*notes, *more], tonal=tonal), strict=False):
+        assert old or not new
+
+
+@given(NOTES, st.floats(0, 0.5), st.floats(0, 0.5))
+def test_tonal_sound_never_hurts(notes, tonal, more):
+    pairs = zip(verdicts(notes, tonal=tonal), verdicts(notes, tonal=tonal + more), strict=True)
+    assert all(old or not new for old, new in pairs)
+
+
+def test_a_hat_is_a_hat():
+    found = heard(1.0, 70, clear=False)._replace(impression=Impression(0.0, 9.0, CLOSED_HAT))
+    became = drums().replace(found, UNHEARD).became
+    assert became is not None
+    assert became.pitch == CLOSED_HAT

@@ -1,0 +1,284 @@
+"""Keys, the folder of engines, and the command that shows them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from mt3_engines.engines_command import EnginesCommand
+from mt3_engines.keys import EngineKey, Place, capability_of
+from mt3_engines.store import EngineStore, default_folder, graph_digests, read_info
+from mt3_engines.versions import Version, parse_version, updates_in_place
+from mt3_runtime.bundle import Bundle
+from mt3_runtime.cli import ExitCode
+from mt3_runtime.errors import BundleError, DeviceError, MT3Error, OptionError, OutputError
+
+HERE = Place("10.16.1.11", "9.0", "NVIDIA H200")
+KEY = EngineKey(
+    export_id="e" * 32,
+    role="decoder",
+    graph="a" * 64,
+    recipe=1,
+    precision="fp16",
+    slots=(1, 8, 32),
+    capacity=128,
+    tensorrt=HERE.tensorrt,
+    capability=HERE.capability,
+    gpu=HERE.gpu,
+)
+
+
+@pytest.fixture
+def store(tmp_path) -> EngineStore:
+    return EngineStore(tmp_path / "engines")
+
+
+def run(store, *arguments) -> int:
+    parser, command = argparse.ArgumentParser(), EnginesCommand()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([*arguments, "--engines", str(store.folder)]))
+
+
+# Versions and keys -------------------------------------------------------------------------------
+
+
+def test_versions():
+    assert parse_version("10.16.1.11") == Version(10, 16) > parse_version("10.3.0")
+    assert str(parse_version("11.4.0.106")) == "11.4"
+    assert updates_in_place(parse_version("10.15.1"))
+    assert not updates_in_place(parse_version("10.14.1"))
+    for text in ("10.2.0", "8.6.1", "12.0", "nonsense", ""):
+        with pytest.raises(DeviceError, match="not supported"):
+            parse_version(text)
+
+
+def test_every_field_changes_the_digest():
+    other = {
+        "export_id": "f" * 32,
+        "role": "encoder",
+        "graph": "b" * 64,
+        "recipe": 2,
+        "precision": "fp32",
+        "slots": (1, 8),
+        "capacity": 256,
+        "tensorrt": "11.4.0",
+        "capability": "8.9",
+        "gpu": "NVIDIA L4",
+        "version_compatible": True,
+        "hardware": "same",
+        "stripped": True,
+    }
+    assert set(other) == {field.name for field in fields(EngineKey)}
+    keys = [KEY, *(replace(KEY, **{name: value}) for name, value in other.items())]
+    assert len({key.digest for key in keys}) == len({key.stem for key in keys}) == len(keys)
+
+
+def test_what_is_done_and_where_are_told_apart():
+    elsewhere = replace(KEY, tensorrt="11.4.0", capability="8.9", gpu="L4", stripped=True)
+    assert KEY.same_work(elsewhere)
+    assert not KEY.same_work(replace(KEY, capacity=256))
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "runs"),
+    [
+        ({}, HERE, True),
+        ({}, replace(HERE, tensorrt="10.16.2"), False),
+        ({"version_compatible": True}, replace(HERE, tensorrt="10.17.0"), True),
+        ({"version_compatible": True}, replace(HERE, tensorrt="10.15.0"), False),
+        ({"version_compatible": True}, replace(HERE, tensorrt="11.4.0"), False),
+        ({}, replace(HERE, gpu="NVIDIA H100"), False),
+        ({"hardware": "same"}, replace(HERE, gpu="NVIDIA H100"), True),
+        ({"hardware": "same"}, replace(HERE, capability="8.9"), False),
+        ({"hardware": "ampere_plus"}, replace(HERE, capability="12.0", gpu="RTX"), True),
+        ({"hardware": "ampere_plus"}, replace(HERE, capability="7.5"), False),
+    ],
+)
+def test_where_an_engine_runs(changes, place, runs):
+    assert (not replace(KEY, **changes).obstacles(place)) is runs
+
+
+def test_capabilities_are_read_strictly():
+    assert capability_of("12.0") == (12, 0) > capability_of("9.0")
+    with pytest.raises(DeviceError):
+        capability_of("nine")
+
+
+# The folder --------------------------------------------------------------------------------------
+
+
+def test_what_was_put_is_found_and_whole(store):
+    info = store.put(KEY, b"engine", model="tiny", seconds=12.34)
+    assert store.find(KEY, HERE, command="mt3 build tiny") == info
+    assert store.load(info) == b"engine"
+    assert read_info(info.path.with_suffix(".json")) == info
+    assert {path.suffix for path in store.folder.iterdir()} == {".engine", ".json"}
+    assert not store.strays()
+
+
+def test_an_engine_built_here_is_preferred(store):
+    store.put(replace(KEY, gpu="A GPU", hardware="same"), b"x", model="tiny", seconds=1)
+    here = store.put(KEY, b"y", model="tiny", seconds=1)
+    assert store.find(KEY, HERE, command="") == here
+
+
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [
+        (None, "There is no decoder engine .fp16, 128 columns."),
+        (replace(KEY, tensorrt="10.3.0"), "it was built with TensorRT 10.3.0, here is 10.16.1.11"),
+        (replace(KEY, gpu="NVIDIA L4", capability="8.9"), "built for NVIDIA L4"),
+        (replace(KEY, graph="b" * 64), "the bundle's graph has changed since"),
+        (replace(KEY, recipe=0), "built by another version of mt3-runtime"),
+        (replace(KEY, capacity=256), "There is no decoder engine"),
+        (replace(KEY, export_id="0" * 32, graph="b" * 64), "There is no decoder engine"),
+    ],
+)
+def test_a_stale_engine_is_refused_by_name_with_the_command(store, there, message):
+    if there is not None:
+        store.put(there, b"engine", model="tiny", seconds=1)
+    with pytest.raises(DeviceError, match=message) as refusal:
+        store.find(KEY, HERE, command="mt3 build tiny --precision fp16")
+    assert str(refusal.value).endswith("Build it with: mt3 build tiny --precision fp16")
+    if there is not None and "There is no" not in message:
+        assert there.stem in str(refusal.value)
+
+
+def test_a_changed_engine_is_not_loaded(store):
+    info = store.put(KEY, b"engine", model="tiny", seconds=1)
+    info.path.write_bytes(b"Engine")
+    with pytest.raises(BundleError, match="digest differs"):
+        store.load(info)
+    info.path.unlink()
+    with pytest.raises(BundleError, match="cannot be read"):
+        store.load(info)
+    assert store.strays() == [info.path.with_suffix(".json")]
+    with pytest.raises(DeviceError):
+        store.find(KEY, HERE, command="")
+
+
+def test_a_failed_write_leaves_no_description(store, monkeypatch):
+    store.put(KEY, b"old", model="tiny", seconds=1)
+
+    def full(path, data):
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr("mt3_engines.store.write_atomic", full)
+    with pytest.raises(OutputError):
+        store.put(KEY, b"new", model="tiny", seconds=1)
+    assert not list(store.infos())
+    assert [path.suffix for path in store.strays()] == [".engine"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda document: document.update(version=2),
+        lambda document: document.update(format="other"),
+        lambda document: document.update(size="6"),
+        lambda document: document.pop("sha256"),
+        lambda document: document["key"].update(role="encoders"),
+        lambda document: document["key"].update(slots=[8, 1]),
+        lambda document: document["key"].update(slots=["1"]),
+        lambda document: document["key"].update(tensorrt="8.0"),
+        lambda document: document["key"].update(capability="x"),
+        lambda document: document["key"].update(unknown=1),
+    ],
+)
+def test_damaged_descriptions_are_refused(store, damage):
+    path = store.put(KEY, b"engine", model="tiny", seconds=1).path.with_suffix(".json")
+    document = json.loads(path.read_bytes())
+    damage(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(BundleError):
+        read_info(path)
+    assert not list(store.infos())
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b" " * (1 << 17), b"\xff"])
+def test_what_is_no_description_is_refused(store, data):
+    store.folder.mkdir()
+    path = store.folder / "x.json"
+    path.write_bytes(data)
+    with pytest.raises(BundleError):
+        read_info(path)
+
+
+def test_where_engines_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("MT3_CACHE", str(tmp_path))
+    monkeypatch.setenv("MT3_ENGINES", str(tmp_path / "mine"))
+    assert default_folder() == tmp_path / "mine"
+    monkeypatch.delenv("MT3_ENGINES")
+    assert default_folder().name == "engines"
+    assert EngineStore().folder == default_folder()
+
+
+def test_a_file_in_the_folders_place_is_no_engine(tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert not list(EngineStore(tmp_path / "file").infos())
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+def test_listing(store, capsys):
+    assert run(store, "list") == ExitCode.OK
+    assert "mt3 build" in capsys.readouterr().err
+    store.put(KEY, b"engine", model="tiny", seconds=1)
+    assert run(store, "list") == ExitCode.OK
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split()[0] == "NAME"
+    assert row.split()[0] == KEY.stem
+    assert "1,8,32" in row
+
+
+def test_inspecting(store, capsys):
+    info = store.put(KEY, b"engine", model="tiny", seconds=1)
+    for name in (KEY.stem, str(info.path)):
+        assert run(store, "inspect", name) == ExitCode.OK
+        found = json.loads(capsys.readouterr().out)
+        assert found["key"]["slots"] == [1, 8, 32]
+        assert found["path"] == str(info.path)
+    with pytest.raises(MT3Error):
+        run(store, "inspect", "nonsense")
+
+
+def test_verifying(store, capsys):
+    info = store.put(KEY, b"engine", model="tiny", seconds=1)
+    assert run(store, "verify") == ExitCode.OK
+    assert info.sha256 in capsys.readouterr().out
+    info.path.write_bytes(b"changed")
+    (store.folder / "left.engine").write_bytes(b"")
+    assert run(store, "verify") == ExitCode.FAILED
+    error = capsys.readouterr().err
+    assert "digest differs" in error
+    assert "left.engine: no whole pair" in error
+
+
+def test_pruning_keeps_what_is_of_use(store, tiny_bundle, capsys):
+    bundle = Bundle(tiny_bundle)
+    digests = graph_digests(bundle, "portable")
+    current = replace(
+        KEY, export_id=bundle.manifest.export_id, graph=digests["decoder"], capacity=64
+    )
+    name = bundle.manifest.name
+    kept = store.put(current, b"1", model=name, seconds=1)
+    other = store.put(KEY, b"2", model="another", seconds=1)
+    old = store.put(replace(KEY, capacity=256), b"3", model=name, seconds=1)
+    damaged = store.put(replace(KEY, capacity=512), b"4", model="another", seconds=1)
+    damaged.path.write_bytes(b"5")
+    foreign = store.put(replace(KEY, recipe=99), b"6", model="another", seconds=1)
+    doomed = {info.path.name for info in (old, damaged, foreign)}
+    before = sorted(store.folder.iterdir())
+    run(store, "prune", str(tiny_bundle), "--dry-run")
+    assert sorted(store.folder.iterdir()) == before
+    assert doomed == {line.split()[0] for line in capsys.readouterr().out.splitlines()[::2]}
+    run(store, "prune", str(tiny_bundle))
+    assert {info.path for info in store.infos()} == {kept.path, other.path}
+    with pytest.raises(OptionError):
+        run(store, "prune", str(tiny_bundle), "--all")
+    run(store, "prune", "--all")
+    assert not list(store.folder.iterdir())

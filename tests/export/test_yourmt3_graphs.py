@@ -15,6 +15,7 @@ from mt3_export.lint import lint
 from mt3_export.perceiver_encoder import fold_batch_norm
 from mt3_export.profiles import PROFILES
 from mt3_export.weights import Weights
+from mt3_runtime.errors import CheckpointError
 from tests import reference_t5, reference_yourmt3
 from tests.seeded import TINY_MOE, TINY_MULTI, TINY_SINGLE, TINY_YMT3, seeded_normal, seeded_weights
 from tests.stepper import Stepper, session
@@ -172,6 +173,12 @@ def test_rows_behind_the_segment_are_cut_from_the_position_table() -> None:
     padded = Weights(longer.shape, {**weights.tensors, name: table}, weights.positions)
     found = [encode(w, "cpu", features(w)) for w in (weights, padded)]
     assert np.array_equal(*found)
+
+
+def test_a_table_of_positions_must_reach_the_end_of_a_segment() -> None:
+    weights = seeded_weights(TINY_SINGLE)
+    with pytest.raises(CheckpointError, match="positions of 20 frames, but segments have 21"):
+        build_encoder(weights, TINY_SINGLE.position_rows + 1, profile="cpu")
 
 
 def test_a_profile_may_only_change_the_spelling() -> None:

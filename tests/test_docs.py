@@ -23,6 +23,7 @@ from mt3_export.variants import VARIANTS
 from mt3_runtime import audio, bundle, catalogue, cli, errors, formats, manifest, midi
 from mt3_runtime.bundle import DecodingSpec, GraphFile, Manifest, ModelSpec
 from mt3_runtime.cli import ExitCode
+from mt3_runtime.confidence import Weights
 from mt3_runtime.features import FILTERS, FLOOR_RULES, FRAMINGS, SCALINGS, FeatureConfig
 from mt3_runtime.leakage import Change, LeakageReport, Stretch
 from mt3_runtime.model import Model
@@ -429,6 +430,7 @@ def test_the_example_manifest_is_one():
         ("features", [FeatureConfig]),
         ("segments", [SegmentConfig]),
         ("vocabulary", [Vocabulary, EventRange]),
+        ("confidence", [Weights]),
         ("notes", [NoteRules, Channel]),
         ("decoding", [DecodingSpec]),
         ("model", [ModelSpec]),

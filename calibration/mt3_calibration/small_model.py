@@ -40,7 +40,10 @@ DEFAULT = Variant(
     features=FeatureConfig(),
     segments=SegmentConfig(),
     vocabulary=Vocabulary.mt3(),
-    notes=NoteRules.mt3(),
+    # Its training labels have the first program of each class only.
+    notes=replace(
+        NoteRules.mt3(), program_groups=tuple(tuple(range(c, c + 8)) for c in range(0, 128, 8))
+    ),
     # No training example is longer than a few hundred tokens; the limit is that of the family.
     decoding=DecodingSpec(PAD, EOS, max_tokens=1024, beam_alpha=0.6),
 )

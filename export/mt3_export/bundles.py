@@ -34,6 +34,7 @@ from mt3_runtime.bundle import (
 )
 from mt3_runtime.errors import CheckpointError, OptionError, OutputError
 from mt3_runtime.output import exists, is_folder
+from mt3_runtime.stems import OTHER, stem_named
 
 if TYPE_CHECKING:
     import onnx
@@ -54,6 +55,7 @@ def export_bundle(
     profiles: Sequence[str] = ("cpu",),
     storage: Storage = "fp32",
     name: str | None = None,
+    stem: str = OTHER,
     route: RouteName = "direct",
 ) -> Manifest:
     """Builds all graphs of a model and writes them as a bundle.
@@ -69,10 +71,12 @@ def export_bundle(
         profiles: Graph profiles to include.
         storage: Precision of the stored matrices.
         name: The model's name; the variant's by default.
+        stem: What the model is for, one of `mt3_runtime.stems.STEMS`; by default anything.
         route: How the graphs are made; see `mt3_export.routes`.
 
     Raises:
-        OptionError: No profile, an unknown one, or one twice; or the route cannot write these.
+        OptionError: No profile, an unknown one, or one twice; an unknown stem; or the route cannot
+            write these.
         MissingDependencyError: What the route needs is not installed.
         CheckpointError: The weights do not fit the variant's tables.
         OutputError: ``out`` is in the way or cannot be written; nothing is left behind.
@@ -81,6 +85,7 @@ def export_bundle(
         raise OptionError(f"profiles must be one or more different names, got {list(profiles)}.")
     for profile in profiles:
         blocks_for(profile)
+    stem_named(stem)
     if route != "direct":
         _check_route(route, weights, profiles, storage)
     _check_fit(weights, variant)
@@ -98,6 +103,7 @@ def export_bundle(
             name=name or variant.name,
             family=variant.family,
             variant=variant.name,
+            stem=stem,
             licence=variant.licence,
             source=source,
             exporter=exporter,
@@ -106,6 +112,7 @@ def export_bundle(
             segments=variant.segments,
             vocabulary=variant.vocabulary,
             notes=variant.notes,
+            confidence=variant.confidence,
             decoding=variant.decoding,
             model=_model_spec(weights, variant),
             graphs=tuple(graphs),

@@ -9,6 +9,7 @@ from mt3_runtime.catalogue import cache_dir, get_model_info, pulled_checkpoint
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import CheckpointError, OptionError
 from mt3_runtime.output import exists
+from mt3_runtime.stems import OTHER, STEMS
 
 if TYPE_CHECKING:
     import argparse
@@ -55,6 +56,12 @@ class ExportCommand:
             "parsers) (default: cpu)",
         )
         parser.add_argument(
+            "--stem",
+            choices=[stem.name for stem in STEMS],
+            default=OTHER,
+            help="what the model is for: it is preferred for this stem (default: anything)",
+        )
+        parser.add_argument(
             "--via",
             choices=ROUTE_NAMES,
             default="direct",
@@ -94,6 +101,7 @@ class ExportCommand:
             profiles=profiles,
             storage=args.weights,
             name=name,
+            stem=args.stem,
             route=args.via,
         )
         for graph in manifest.graphs:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mt3_export.mr_mt3 import CONTEXTS
 from mt3_runtime.bundle import DecodingSpec
+from mt3_runtime.confidence import Calibration
 from mt3_runtime.errors import CheckpointError
 from mt3_runtime.features import FeatureConfig
 from mt3_runtime.noterules import TORCH_PORT_QUIRKS, YOURMT3_CHANNELS, Channel, NoteRules
@@ -34,6 +35,7 @@ class Variant:
         vocabulary: Meaning of the token ids.
         notes: How events become notes.
         decoding: Start and end tokens, token limit.
+        confidence: How reliable its notes are, if that was measured.
         memory: M, rows of memory that the encoder makes of the previous segment's tokens.
     """
 
@@ -45,6 +47,7 @@ class Variant:
     vocabulary: Vocabulary
     notes: NoteRules
     decoding: DecodingSpec
+    confidence: Calibration | None = None
     memory: int = 0
 
 

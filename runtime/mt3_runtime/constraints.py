@@ -78,7 +78,7 @@ def constraint_for(
     initial = True
     if lineup is not None:
         allowed = sayable(vocabulary, rules, lineup)
-        initial = rules.program(rules.initial_program) in lineup.programs
+        initial = rules.initial_program in programs_for(rules, lineup)
     if grammar:
         return partial(
             Grammar,
@@ -101,7 +101,7 @@ def sayable(vocabulary: Vocabulary, rules: NoteRules, lineup: Lineup) -> BoolArr
         OptionError: No note is left.
     """
     allowed = np.ones(vocabulary.size, np.bool_)
-    programs = frozenset(p for p in range(128) if rules.program(p) in lineup.programs)
+    programs = programs_for(rules, lineup)
     kept = {EventKind.DRUM: lineup.drum_keys}
     if not rules.flat_programs:
         kept[EventKind.PROGRAM] = programs
@@ -120,6 +120,32 @@ def sayable(vocabulary: Vocabulary, rules: NoteRules, lineup: Lineup) -> BoolArr
             "Choose others, or another model."
         )
     return allowed
+
+
+def programs_for(rules: NoteRules, lineup: Lineup) -> frozenset[int]:
+    """Programs, as the model counts, by which it says those of a line-up.
+
+    Where it says one program for several (`NoteRules.program_groups`), that one is among them if
+    any of the several is wanted; `stand_ins` then tells what its notes are.
+    """
+    programs = {p for p in range(128) if rules.program(p) in lineup.programs}
+    firsts = {group[0] for group in rules.program_groups if programs & set(group)}
+    return frozenset(programs | firsts)
+
+
+def stand_ins(rules: NoteRules, lineup: Lineup) -> dict[int, int]:
+    """General MIDI programs that are not in a line-up but may occur, and what they stand for.
+
+    Each is what a model says for a whole group; of the group's programs that are wanted, notes get
+    the first.
+    """
+    found = {}
+    for group in rules.program_groups:
+        said = rules.program(group[0])
+        wanted = [rules.program(p) for p in group if rules.program(p) in lineup.programs]
+        if wanted and said not in lineup.programs:
+            found[said] = wanted[0]
+    return found
 
 
 class LineupMask:

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
+from mt3_runtime.confidence import Calibration
 from mt3_runtime.errors import BundleError
 from mt3_runtime.features import FeatureConfig
 from mt3_runtime.noterules import NoteRules
 from mt3_runtime.schema import read_fields
 from mt3_runtime.segments import SegmentConfig
+from mt3_runtime.stems import stem_named
 from mt3_runtime.vocabulary import Vocabulary
 
 FORMAT = "mt3-runtime.bundle"
@@ -124,6 +126,7 @@ class Manifest:
     name: str
     family: str
     variant: str
+    stem: str
     licence: str
     source: dict[str, str]
     exporter: str
@@ -132,6 +135,7 @@ class Manifest:
     segments: SegmentConfig
     vocabulary: Vocabulary
     notes: NoteRules
+    confidence: Calibration | None
     decoding: DecodingSpec
     model: ModelSpec
     graphs: tuple[GraphFile, ...]
@@ -270,6 +274,8 @@ _PARSERS: dict[str, Callable[[Any], object]] = {
     "segments": SegmentConfig.from_dict,
     "vocabulary": Vocabulary.from_dict,
     "notes": NoteRules.from_dict,
+    "confidence": lambda value: None if value is None else Calibration.from_dict(value),
+    "stem": lambda value: stem_named(value).name,
     "decoding": _decoding_spec,
     "model": lambda value: _bounded(read_fields(ModelSpec, value, "model")),
     "graphs": lambda value: tuple(_graph_file(item) for item in value),

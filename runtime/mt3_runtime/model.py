@@ -13,42 +13,35 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from contextlib import closing
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
 
 import numpy as np
 
-from mt3_runtime.assembly import Assembler, assembler_for
 from mt3_runtime.audio import AudioSource, AudioStream, open_audio, open_blocks
 from mt3_runtime.bundle import Bundle, Manifest
-from mt3_runtime.constraints import constraint_for
 from mt3_runtime.decoding import Decoded, Ended, Job, Jobs, Span, decode
 from mt3_runtime.errors import OptionError
 from mt3_runtime.features import FeatureExtractor
-from mt3_runtime.filtering import LeakageFilter, leakage_filter
-from mt3_runtime.instruments import Instruments, Lineup, choose
+from mt3_runtime.instruments import Instruments
 from mt3_runtime.leakage import AutoFilter, check_auto_filter
 from mt3_runtime.notes import Note
 from mt3_runtime.recording import Recording, assemble, token_digest
+from mt3_runtime.request import Request
 from mt3_runtime.search import Sequence as TokenSequence
 from mt3_runtime.search import previous_ids, search_for
 from mt3_runtime.segments import cut
 from mt3_runtime.transcription import Progress, Transcription, by_onset
-from mt3_runtime.vocabulary import EventKind
 
 if TYPE_CHECKING:
     import mido
     import numpy.typing as npt
 
     from mt3_runtime.backends.base import Backend, FloatArray
-    from mt3_runtime.search import Greedy, SearchName
+    from mt3_runtime.search import SearchName
 
-__all__ = ["MakeSearch", "Model", "ProgressCallback", "token_digest"]
+__all__ = ["Model", "ProgressCallback", "token_digest"]
 
 ProgressCallback = Callable[[Progress], None]
-
-
-MakeSearch = Callable[[int], "Greedy"]
-"""Makes the search for a lane of so many slots."""
 
 
 class Model:
@@ -100,6 +93,7 @@ class Model:
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
         grammar: bool = False,
+        min_confidence: float = 0.0,
     ) -> mido.MidiFile:
         """Transcribes a recording to MIDI; arguments and errors as in `transcribe_notes`."""
         return self.transcribe_notes(
@@ -110,6 +104,7 @@ class Model:
             instruments=instruments,
             exclude=exclude,
             grammar=grammar,
+            min_confidence=min_confidence,
         ).to_midi()
 
     def transcribe_notes(
@@ -122,6 +117,7 @@ class Model:
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
         grammar: bool = False,
+        min_confidence: float = 0.0,
         upstream_quirks: bool = False,
         progress: ProgressCallback | None = None,
     ) -> Transcription:
@@ -138,6 +134,7 @@ class Model:
             exclude: What may not.
             grammar: Whether the model may only say what means something; see
                 `mt3_runtime.grammar`.
+            min_confidence: Notes below it are left out, and counted in the result.
             upstream_quirks: Imitate known defects of the model's original implementation.
             progress: Called after every segment, on this thread.
 
@@ -146,16 +143,17 @@ class Model:
             OptionError: An argument is out of range, or an instrument is not known, or the model
                 has none of those asked for.
         """
-        search = self._search(decoding, instruments, exclude, grammar=grammar)
-        each = None if progress is None else partial(_second, progress)
-        run = self._transcribe(
-            [audio],
-            sr,
-            search,
-            self._leakage(auto_filter, instruments, exclude),
+        request = self._request(
+            auto_filter=auto_filter,
+            decoding=decoding,
+            instruments=instruments,
+            exclude=exclude,
+            grammar=grammar,
+            min_confidence=min_confidence,
             upstream_quirks=upstream_quirks,
-            progress=each,
         )
+        each = None if progress is None else partial(_second, progress)
+        run = self._transcribe([audio], sr, request, progress=each)
         with closing(run):
             return _given(next(run))
 
@@ -170,6 +168,7 @@ class Model:
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
         grammar: bool = False,
+        min_confidence: float = 0.0,
         upstream_quirks: bool = False,
         return_exceptions: Literal[False] = False,
         progress: Callable[[int, Progress], None] | None = None,
@@ -186,6 +185,7 @@ class Model:
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
         grammar: bool = False,
+        min_confidence: float = 0.0,
         upstream_quirks: bool = False,
         return_exceptions: Literal[True],
         progress: Callable[[int, Progress], None] | None = None,
@@ -201,6 +201,7 @@ class Model:
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
         grammar: bool = False,
+        min_confidence: float = 0.0,
         upstream_quirks: bool = False,
         return_exceptions: bool = False,
         progress: Callable[[int, Progress], None] | None = None,
@@ -220,6 +221,7 @@ class Model:
             instruments: As in `transcribe_notes`.
             exclude: As in `transcribe_notes`.
             grammar: As in `transcribe_notes`.
+            min_confidence: As in `transcribe_notes`.
             upstream_quirks: As in `transcribe_notes`.
             return_exceptions: If reading a recording raises, yield the exception in place of its
                 result and go on.  Without, it is raised in that place, which ends the iteration.
@@ -234,15 +236,16 @@ class Model:
         """
         if isinstance(sources, str | bytes | os.PathLike) or hasattr(sources, "read"):
             raise OptionError("sources must be several recordings; put a single one into a list.")
-        search = self._search(decoding, instruments, exclude, grammar=grammar)
-        run = self._transcribe(
-            sources,
-            sr,
-            search,
-            self._leakage(auto_filter, instruments, exclude),
+        request = self._request(
+            auto_filter=auto_filter,
+            decoding=decoding,
+            instruments=instruments,
+            exclude=exclude,
+            grammar=grammar,
+            min_confidence=min_confidence,
             upstream_quirks=upstream_quirks,
-            progress=progress,
         )
+        run = self._transcribe(sources, sr, request, progress=progress)
         return run if return_exceptions else _raising(run)
 
     def stream(
@@ -255,6 +258,7 @@ class Model:
         instruments: Instruments | None = None,
         exclude: Instruments | None = None,
         grammar: bool = False,
+        min_confidence: float = 0.0,
         live: bool | None = None,
     ) -> Iterator[Note]:
         """Yields notes as soon as the segment in which they end is decoded.
@@ -272,9 +276,17 @@ class Model:
             instruments: As in `transcribe_notes`.
             exclude: As in `transcribe_notes`.
             grammar: As in `transcribe_notes`.
+            min_confidence: As in `transcribe_notes`.
             live: Whether ``audio`` is an iterable of blocks; iterators always are.
         """
-        search = self._search(decoding, instruments, exclude, grammar=grammar)
+        request = self._request(
+            auto_filter=auto_filter,
+            decoding=decoding,
+            instruments=instruments,
+            exclude=exclude,
+            grammar=grammar,
+            min_confidence=min_confidence,
+        )
         if live is None:
             live = isinstance(audio, Iterator) and not hasattr(audio, "read")
         if live:
@@ -284,19 +296,16 @@ class Model:
         else:
             source = cast("AudioSource", audio)
             opened = open_audio(source, sr=sr, target_rate=self.sample_rate)
-        leakage = self._leakage(auto_filter, instruments, exclude)()
-        return self._stream(opened, search, leakage, live=live)
+        return self._stream(opened, request, live=live)
 
-    def _stream(
-        self, opened: AudioStream, search: MakeSearch, leakage: LeakageFilter, *, live: bool
-    ) -> Iterator[Note]:
-        assembler = self._assembler(upstream_quirks=False)
+    def _stream(self, opened: AudioStream, request: Request, *, live: bool) -> Iterator[Note]:
+        assembler, leakage = request.assembler(), request.leakage()
         jobs = self._jobs(leakage.listen(opened))
-        with opened, closing(self._segments(jobs, search, live=live)) as run:
+        with opened, closing(self._segments(jobs, request, live=live)) as run:
             for decoded in run:
                 notes, _ = assemble(assembler, decoded.span, decoded.sequences)
-                yield from leakage.live(notes, decoded.span.next_start)
-        yield from leakage.live(assembler.finish(), None)
+                yield from request.sure(leakage.live(notes, decoded.span.next_start))
+        yield from request.sure(leakage.live(assembler.finish(), None))
 
     def preprocess(self, audio: AudioSource, sr: float | None = None) -> FloatArray:
         """Turns audio into the network's input.
@@ -332,7 +341,9 @@ class Model:
         Raises:
             OptionError: The features have another shape, or as in `transcribe_notes`.
         """
-        search = self._search(decoding, instruments, exclude, grammar=grammar)
+        request = self._request(
+            decoding=decoding, instruments=instruments, exclude=exclude, grammar=grammar
+        )
         features = np.asarray(features, np.float32)
         expected = (self.info.features.frames, self.info.features.bins)
         if features.ndim != 3 or features.shape[1:] != expected:
@@ -345,7 +356,7 @@ class Model:
             Job(self._span(i, last=i == last), partial(_as_is, row))
             for i, row in enumerate(features)
         )
-        with closing(self._segments(jobs, search)) as run:
+        with closing(self._segments(jobs, request)) as run:
             return [sequence for decoded in run for sequence in decoded.sequences]
 
     def decode(
@@ -372,7 +383,7 @@ class Model:
                 f"This model has {channels} sequences per segment; {len(tokens)} are no whole "
                 "number of segments."
             )
-        assembler = self._assembler(upstream_quirks=upstream_quirks)
+        assembler = self._request(upstream_quirks=upstream_quirks).assembler()
         notes: list[Note] = []
         for index in range(count):
             span = self._span(index, last=index + 1 == count)
@@ -408,9 +419,6 @@ class Model:
     ) -> None:
         self.close()
 
-    def _assembler(self, *, upstream_quirks: bool) -> Assembler:
-        return assembler_for(self.info.vocabulary, self.info.notes, upstream_quirks=upstream_quirks)
-
     def _jobs(self, blocks: Iterable[FloatArray]) -> Jobs:
         for segment in cut(blocks, self.info.segments):
             features = partial(self._extract, segment.samples)
@@ -420,58 +428,36 @@ class Model:
         start = self.info.segments.start
         return Span(index, start(index), None if last else start(index + 1))
 
-    def _search(
+    def _request(
         self,
-        decoding: SearchName | None,
-        instruments: Instruments | None,
-        exclude: Instruments | None,
         *,
-        grammar: bool,
-    ) -> MakeSearch:
-        """Checks what a call asks for; the result makes the search of one lane."""
-        search = search_for(self.decoding if decoding is None else decoding)
-        constrain = constraint_for(
-            self.info.vocabulary,
-            self.info.notes,
-            choose(instruments, exclude),
-            grammar=grammar,
-            seconds=self.info.segments.samples / self.info.segments.sample_rate,
-        )
-        return partial(search, spec=self.info.decoding, constrain=constrain)
-
-    def _leakage(
-        self,
-        auto_filter: AutoFilter | None,
-        instruments: Instruments | None,
-        exclude: Instruments | None,
-    ) -> Callable[[], LeakageFilter]:
-        """Checks what a call asks for; the result makes the filter of one recording."""
-        kind = self.auto_filter if auto_filter is None else auto_filter
-        check_auto_filter(kind)
-        if not self.info.vocabulary.id_range(EventKind.DRUM):
-            kind = False  # a model without drums cannot confuse anything with them
-        return partial(
-            leakage_filter,
-            kind,
-            rate=self.sample_rate,
-            drum_keys=(choose(instruments, exclude) or Lineup()).drum_keys,
-            drum_duration=self.info.notes.drum_duration,
+        auto_filter: AutoFilter | None = None,
+        decoding: SearchName | None = None,
+        **asked: Any,
+    ) -> Request:
+        """Checks what a call asks for; arguments and errors of `Request.of`."""
+        return Request.of(
+            self.info,
+            auto_filter=self.auto_filter if auto_filter is None else auto_filter,
+            decoding=self.decoding if decoding is None else decoding,
+            **asked,
         )
 
     def _decode(
-        self, recordings: Iterable[Jobs], search: MakeSearch, *, live: bool = False, lone: bool
+        self, recordings: Iterable[Jobs], request: Request, *, live: bool = False, lone: bool
     ) -> Generator[Decoded | Ended, None, None]:
         if self._backend is None:
             raise OptionError("This model has no device, or was closed; load it again.")
         spec = self.info.decoding
         remember = partial(previous_ids, spec=spec) if spec.memory_tokens else None
+        search = request.search
         return decode(self._backend, recordings, search, remember=remember, live=live, lone=lone)
 
     def _segments(
-        self, jobs: Jobs, search: MakeSearch, *, live: bool = False
+        self, jobs: Jobs, request: Request, *, live: bool = False
     ) -> Generator[Decoded, None, None]:
         """Decodes one recording; raises what reading it raises."""
-        with closing(self._decode([jobs], search, live=live, lone=True)) as run:
+        with closing(self._decode([jobs], request, live=live, lone=True)) as run:
             for item in run:
                 if isinstance(item, Decoded):
                     yield item
@@ -482,10 +468,8 @@ class Model:
         self,
         sources: Iterable[AudioSource],
         sr: float | None,
-        search: MakeSearch,
-        make_filter: Callable[[], LeakageFilter],
+        request: Request,
         *,
-        upstream_quirks: bool,
         progress: Callable[[int, Progress], None] | None,
     ) -> Generator[Transcription | Exception, None, None]:
         """See `transcribe_many`."""
@@ -494,14 +478,13 @@ class Model:
 
         def recordings() -> Iterator[Jobs]:
             for number, source in enumerate(sources):
-                assembler = self._assembler(upstream_quirks=upstream_quirks)
-                recording = Recording(assembler, make_filter())
+                recording = Recording(request)
                 under_way[number] = recording
                 opened = partial(open_audio, source, sr=sr, target_rate=self.sample_rate)
                 yield recording.jobs(opened, self._jobs)
 
         lone, following = isinstance(sources, Sized) and len(sources) == 1, 0
-        with closing(self._decode(recordings(), search, lone=lone)) as run:
+        with closing(self._decode(recordings(), request, lone=lone)) as run:
             for item in run:
                 if isinstance(item, Decoded):
                     now = under_way[item.recording].add(item)

@@ -81,6 +81,8 @@ class NoteRules:
             ``initial_program`` (models trained without instruments).
         general_midi: Pairs of a program that means something else to the model than to General
             MIDI, and the General MIDI program that its notes get.
+        program_groups: Programs, as the model counts, that it does not tell apart: it was taught to
+            say the first of each group for all of them.  Programs in no group stand for themselves.
         channels: What each sequence of a segment is about; empty where there is only one.
         quirks: Known defects of the model's original implementation, by name; they are imitated
             only when ``upstream_quirks`` is asked for, and what they discard is counted.
@@ -95,6 +97,7 @@ class NoteRules:
     initial_velocity: int = 100
     flat_programs: bool = False
     general_midi: tuple[tuple[int, int], ...] = ()
+    program_groups: tuple[tuple[int, ...], ...] = ()
     channels: tuple[Channel, ...] = ()
     quirks: tuple[str, ...] = ()
 
@@ -122,6 +125,12 @@ class NoteRules:
         programs = [program for pair in self.general_midi for program in pair]
         if any(not 0 <= program <= 127 for program in programs):
             raise BundleError(f"notes: general_midi has {programs}; expected programs in 0..127")
+        grouped = [program for group in self.program_groups for program in group]
+        if len(set(grouped) & set(range(128))) < len(grouped) or not all(self.program_groups):
+            raise BundleError(
+                "notes: program_groups must be lists of one or more programs in 0..127, none of "
+                f"them twice; got {[list(group) for group in self.program_groups]}"
+            )
 
     def velocity(self, velocity_bin: int) -> int:
         """MIDI velocity of a bin: 0 for bin 0 (note-off), else the integer part of 127 bin/bins."""
@@ -136,6 +145,7 @@ class NoteRules:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         return data | {
             "general_midi": [list(pair) for pair in self.general_midi],
+            "program_groups": [list(group) for group in self.program_groups],
             "channels": [
                 asdict(channel) | {"programs": list(channel.programs)} for channel in self.channels
             ],
@@ -155,6 +165,8 @@ class NoteRules:
         values["general_midi"] = tuple(_items(pair, int, "general_midi") for pair in pairs)
         if any(len(pair) != 2 for pair in pairs):
             raise BundleError(f"notes: general_midi is {pairs!r}, expected pairs of programs")
+        groups = _items(values["program_groups"], list, "program_groups")
+        values["program_groups"] = tuple(_items(g, int, "program_groups") for g in groups)
         channels = _items(values["channels"], dict, "channels")
         values["channels"] = tuple(_channel(channel) for channel in channels)
         return read_fields(cls, values, "notes")
@@ -166,8 +178,13 @@ class NoteRules:
 
     @classmethod
     def ismir2021(cls) -> NoteRules:
-        """Magenta's ``ismir2021``: piano, no ties, 127 velocities."""
-        return cls(ties=False, velocity_bins=127, flat_programs=True)
+        """Magenta's ``ismir2021``: piano of any kind, no ties, 127 velocities."""
+        return cls(
+            ties=False,
+            velocity_bins=127,
+            flat_programs=True,
+            program_groups=(tuple(range(8)),),
+        )
 
     @classmethod
     def yourmt3(cls, *, channels: Sequence[Channel] = ()) -> NoteRules:
@@ -179,6 +196,7 @@ class NoteRules:
         return cls(
             assembly="yourmt3",
             general_midi=((100, 53), (101, 52)),
+            program_groups=YOURMT3_GROUPS,
             channels=tuple(channels),
             quirks=YOURMT3_QUIRKS,
         )
@@ -196,6 +214,28 @@ def _channel(data: dict[str, Any]) -> Channel:
     programs = _items(values["programs"], int, "programs of a channel")
     return read_fields(Channel, {**values, "programs": programs}, "notes.channels")
 
+
+YOURMT3_GROUPS = (
+    (0, 1, 3, 6, 7),  # acoustic pianos, harpsichord, clavinet
+    (2, 4, 5),  # electric pianos
+    tuple(range(8, 16)),
+    tuple(range(16, 24)),
+    (24, 25),  # acoustic guitars
+    (26, 27, 28),  # clean electric guitars
+    (29, 30, 31),  # distorted ones
+    (32, 35),  # acoustic and fretless bass
+    (33, 34, 36, 37, 38, 39),  # other basses
+    (48, 44, 45, 49),  # string sections
+    (50, 51),
+    (52, 53, 54),  # choirs
+    (56, 59),  # trumpets
+    (61, 62, 63),  # brass sections
+    (64, 65),  # soprano and alto sax
+    (73, 72, 74, 75, 76, 77, 78, 79),  # flutes
+    tuple(range(80, 88)),
+    tuple(range(88, 96)),
+)
+"""Programs that YourMT3's training labels made one (its vocabulary ``mt3_full_plus``)."""
 
 YOURMT3_CHANNELS = (
     Channel("Piano", tuple(range(8)), drums=False),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mt3_runtime.audio import AudioStream
     from mt3_runtime.backends.base import FloatArray
     from mt3_runtime.decoding import Decoded, Jobs, Span
-    from mt3_runtime.filtering import LeakageFilter
     from mt3_runtime.notes import Note, SegmentReport
+    from mt3_runtime.request import Request
     from mt3_runtime.search import Sequence
 
 
@@ -30,13 +30,13 @@ class Recording:
     """Collects the segments of one recording.
 
     Args:
-        assembler: Makes notes of tokens.
-        leakage: Decides which notes remain.
+        request: What is asked for.
     """
 
-    def __init__(self, assembler: Assembler, leakage: LeakageFilter) -> None:
-        self._assembler = assembler
-        self._leakage = leakage
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._assembler = request.assembler()
+        self._leakage = request.leakage()
         self._reports: list[SegmentReport] = []
         self._digest = hashlib.sha256()
         self._stream: AudioStream | None = None
@@ -70,12 +70,14 @@ class Recording:
         """Ends the recording; ``model`` is the name of the model."""
         self._leakage.add(self._assembler.finish(), None)
         notes, report = self._leakage.finish()
+        sure = self._request.sure(notes)
         return Transcription(
-            notes=by_onset(notes),
+            notes=by_onset(sure),
             segments=tuple(self._reports),
             duration=self._seconds,
             model=model,
             token_digest=self._digest.hexdigest(),
+            removed_notes=len(notes) - len(sure),
             audio_warning=self._stream.warning if self._stream else None,
             leakage=report,
         )

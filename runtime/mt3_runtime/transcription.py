@@ -43,6 +43,7 @@ class Transcription:
         model: Name of the model.
         token_digest: SHA-256 over all segments' tokens: two runs with equal digests decoded the
             same; see `mt3_runtime.model.token_digest`.
+        removed_notes: Notes left out because of ``min_confidence``.
         audio_warning: What of the audio could not be read; None if nothing is missing.
         leakage: What the leakage filter did to the notes.
     """
@@ -52,6 +53,7 @@ class Transcription:
     duration: float
     model: str
     token_digest: str
+    removed_notes: int = 0
     audio_warning: str | None = None
     leakage: LeakageReport = field(default=LeakageReport())
 
@@ -74,10 +76,17 @@ class Transcription:
     def summary(self) -> str:
         """One line for a log."""
         programs = {(note.program, note.is_drum) for note in self.notes}
+        removed = f" (less {self.removed_notes} unsure ones)" if self.removed_notes else ""
         return (
-            f"{self.duration:.1f} s of audio, notes: {len(self.notes)}, "
+            f"{self.duration:.1f} s of audio, notes: {len(self.notes)}{removed}, "
             f"instruments: {len(programs)}"
         )
+
+    def stems(self) -> dict[str, tuple[Note, ...]]:
+        """The notes by stem (`mt3_runtime.stems.STEMS`); stems without notes are left out."""
+        from mt3_runtime.stems import split  # noqa: PLC0415  not needed without the call
+
+        return split(self.notes)
 
     def to_midi(self, *, tempo: float = 120.0) -> mido.MidiFile:
         """The notes as a MIDI file; see `mt3_runtime.midi.to_midi`."""

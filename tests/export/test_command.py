@@ -37,13 +37,15 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_export_to_a_folder(checkpoint: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "model"
     arguments = ["export", str(checkpoint), "--variant", "magenta_mt3", "-o", str(out)]
-    assert main([*arguments, "--profiles", "cpu, compat", "--weights", "fp16"]) == 0
+    more = ["--profiles", "cpu, compat", "--weights", "fp16", "--stem", "bass"]
+    assert main([*arguments, *more]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{out}\n"
     assert "not stated for the weights" in printed.err
     bundle = Bundle(out)
     assert bundle.profiles == ["cpu", "compat"]
     assert bundle.manifest.precision == "fp16"
+    assert bundle.manifest.stem == "bass"
     assert bundle.manifest.source["layout"] == "t5x"
     assert len(bundle.manifest.source["digest"]) == 64
 
@@ -52,6 +54,7 @@ def test_without_output_it_goes_where_names_are_looked_up(checkpoint: Path) -> N
     assert main(["export", str(checkpoint)]) == 0
     with load_model("magenta_mt3") as model:
         assert model.info.name == "magenta_mt3"
+        assert model.info.stem == "other"
 
 
 def test_the_torch_layout_exports_too(tiny_weights: Weights, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_runtime.constraints import constraint_for, sayable
+from mt3_runtime.constraints import constraint_for, programs_for, sayable, stand_ins
 from mt3_runtime.errors import OptionError
 from mt3_runtime.instruments import Lineup, choose
 from mt3_runtime.noterules import NoteRules
@@ -122,7 +123,38 @@ def test_programs_are_those_of_general_midi():
     vocabulary, rules = Vocabulary.yourmt3(), NoteRules.yourmt3()
     mask = sayable(vocabulary, rules, choose("voice oohs"))
     said = [p for p, token in enumerate(vocabulary.id_range(EventKind.PROGRAM)) if mask[token]]
-    assert said == [53, 100]
+    assert said == [52, 53, 100]
+
+
+GROUPED = replace(RULES, program_groups=((32, 33, 34), (40, 41), (0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "stand_in"),
+    [
+        (34, {32, 34}, {32: 34}),
+        ([33, 34], {32, 33, 34}, {32: 33}),
+        ("bass", set(range(32, 40)), {}),
+        ([41, 50], {40, 41, 50}, {40: 41}),
+        (1, {0, 1}, {0: 1}),
+        ("drums", set(), {}),
+    ],
+)
+def test_programs_that_a_model_does_not_tell_apart(asked, said, stand_in):
+    """It says the first of each group, which stands for what was asked for."""
+    lineup = choose(asked)
+    mask = sayable(MT3, GROUPED, lineup)
+    assert set(np.flatnonzero(mask[list(MT3.id_range(EventKind.PROGRAM))])) == said
+    assert stand_ins(GROUPED, lineup) == stand_in
+    pitched = mask[list(MT3.id_range(EventKind.PITCH))]
+    assert pitched.all() if said else not pitched.any()
+
+
+def test_stand_ins_are_of_general_midi():
+    """Voice Oohs (53) may be said as YourMT3's choir (52) or as its singing voice (100)."""
+    rules = NoteRules.yourmt3()
+    assert programs_for(rules, choose(53)) == {52, 53, 100}
+    assert stand_ins(rules, choose(53)) == {52: 53}
 
 
 def test_no_lineup_is_no_constraint():

@@ -242,6 +242,48 @@ def test_grammar_in_all_calls(tiny_model: Model, audio: Audio) -> None:
     assert masked.token_digest == found.token_digest
 
 
+def test_unsure_notes_are_left_out_and_counted(tiny_bundle: Path, audio: Audio, tmp_path) -> None:
+    """By the bundle's own calibration, in all calls that make notes."""
+    path = tmp_path / "calibrated"
+    shutil.copytree(tiny_bundle, path)
+    document = json.loads((path / "bundle.json").read_text())
+    half = {"bias": 0.0, "onset": 0.0, "pitch": 0.5, "program": 0.0, "offset": 0.0}
+    document["confidence"] = {"pitched": half, "drums": half}
+    (path / "bundle.json").write_text(json.dumps(document))
+    with load_model(path) as model:
+        whole = model.transcribe_notes(audio)
+        for note in whole.notes:
+            odds = note.probabilities.pitch / (1 - note.probabilities.pitch)
+            assert note.confidence == pytest.approx(odds**0.5 / (1 + odds**0.5), abs=1e-6)
+        middle = sorted(note.confidence for note in whole.notes)[len(whole.notes) // 2]
+        found = model.transcribe_notes(audio, min_confidence=middle - 1e-4)
+        assert 0 < found.removed_notes == len(whole.notes) - len(found.notes)
+        assert f"less {found.removed_notes} unsure ones" in found.summary()
+        assert whole.removed_notes == 0
+        assert "unsure" not in whole.summary()
+        assert len(list(model.stream(audio, min_confidence=middle - 1e-4))) == len(found.notes)
+        thirds = model.assemble(model.forward(model.preprocess(audio)))
+        assert [n.confidence for n in thirds] == pytest.approx([n.confidence for n in whole.notes])
+        (many,) = model.transcribe_many([audio], min_confidence=middle - 1e-4)
+        assert many.removed_notes == found.removed_notes
+        with pytest.raises(OptionError, match="min_confidence is 2"):
+            model.transcribe(audio, min_confidence=2)
+
+
+def test_notes_get_the_program_that_was_asked_for(tiny_bundle: Path, audio, tmp_path) -> None:
+    """Where the model says one program for several; this network knows drums and program 0."""
+    path = tmp_path / "grouped"
+    shutil.copytree(tiny_bundle, path)
+    document = json.loads((path / "bundle.json").read_text())
+    document["notes"] |= {"program_groups": [[0, 1, 2, 3]], "ties": False}
+    (path / "bundle.json").write_text(json.dumps(document))
+    with load_model(path) as model:
+        own = {note.program for note in model.transcribe_notes(audio, exclude="drums").notes}
+        assert 0 in own
+        found = model.transcribe_notes(audio, instruments=[2, 3])
+        assert {note.program for note in found.notes} == {2}
+
+
 def test_all_instruments_are_as_none(tiny_bundle: Path, audio: Audio) -> None:
     for profile in ("cpu", "compat"):
         with load_model(tiny_bundle, profile=profile) as model:

@@ -75,6 +75,13 @@ class TranscribeCommand:
         add("--exclude", metavar="LIST", help="these may not occur")
         add("--grammar", action="store_true", help="the model may only say what means something")
         add(
+            "--min-confidence",
+            type=_share,
+            default=0.0,
+            metavar="P",
+            help="leave out notes that are right with a lower probability, 0 to 1",
+        )
+        add(
             "--auto-filter",
             choices=AUTO_FILTERS,
             default="on",
@@ -183,6 +190,7 @@ def _transcribe(model: Model, jobs: list[Job], args: argparse.Namespace) -> int:
             instruments=args.instruments,
             exclude=args.exclude,
             grammar=args.grammar,
+            min_confidence=args.min_confidence,
             upstream_quirks=args.upstream_quirks,
             return_exceptions=True,
             progress=bars.update,
@@ -252,6 +260,16 @@ def _count(text: str) -> int:
             f"{text!r} is not a number of threads, 1 or more (at most {_MAX_THREADS})"
         )
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
 
 
 def _about(source: Path, message: str) -> str:

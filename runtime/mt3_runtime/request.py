@@ -1,0 +1,116 @@
+"""What a call of a model asks for: checked at the door, and turned into what does it.
+
+Contract: `Request.of` takes the arguments as a user gives them and raises for every one that makes
+no sense, before any audio is read.  A request makes the search of a lane, and the assembler and the
+leakage filter of a recording; it has no state, so one serves any number of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mt3_runtime.assembly import assembler_for
+from mt3_runtime.constraints import constraint_for, stand_ins
+from mt3_runtime.errors import OptionError
+from mt3_runtime.filtering import LeakageFilter, leakage_filter
+from mt3_runtime.finishing import Finisher
+from mt3_runtime.instruments import Instruments, Lineup, choose
+from mt3_runtime.leakage import AutoFilter, check_auto_filter
+from mt3_runtime.search import Greedy, SearchName, search_for
+from mt3_runtime.vocabulary import EventKind
+
+if TYPE_CHECKING:
+    from mt3_runtime.manifest import Manifest
+    from mt3_runtime.notes import Note
+
+MakeSearch = Callable[[int], Greedy]
+"""Makes the search for a lane of so many slots."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """See the module docstring.
+
+    Attributes:
+        info: Of the model that is asked.
+        search: Makes the search for a lane.
+        lineup: The instruments that may occur.
+        auto_filter: Which leakage filter.
+        min_confidence: Notes below it are left out.
+        upstream_quirks: Whether known defects of the original are imitated.
+    """
+
+    info: Manifest
+    search: MakeSearch
+    lineup: Lineup
+    auto_filter: AutoFilter
+    min_confidence: float
+    upstream_quirks: bool
+    _programs: Mapping[int, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_programs", stand_ins(self.info.notes, self.lineup))
+
+    @classmethod
+    def of(
+        cls,
+        info: Manifest,
+        *,
+        auto_filter: AutoFilter,
+        decoding: SearchName,
+        instruments: Instruments | None = None,
+        exclude: Instruments | None = None,
+        grammar: bool = False,
+        min_confidence: float = 0.0,
+        upstream_quirks: bool = False,
+    ) -> Request:
+        """Checks the arguments of `Model.transcribe_notes`.
+
+        Raises:
+            OptionError: As there.
+        """
+        check_auto_filter(auto_filter)
+        number = isinstance(min_confidence, int | float)
+        if not number or not 0.0 <= min_confidence <= 1.0:
+            raise OptionError(
+                f"min_confidence is {min_confidence!r}; expected a number from 0 to 1."
+            )
+        lineup = choose(instruments, exclude)
+        constrain = constraint_for(
+            info.vocabulary,
+            info.notes,
+            lineup,
+            grammar=grammar,
+            seconds=info.segments.samples / info.segments.sample_rate,
+        )
+        return cls(
+            info,
+            partial(search_for(decoding), spec=info.decoding, constrain=constrain),
+            Lineup() if lineup is None else lineup,
+            # A model without drums cannot confuse anything with them.
+            auto_filter if info.vocabulary.id_range(EventKind.DRUM) else False,
+            min_confidence,
+            upstream_quirks,
+        )
+
+    def assembler(self) -> Finisher:
+        """Makes the assembler of a recording."""
+        info, quirks = self.info, self.upstream_quirks
+        inner = assembler_for(info.vocabulary, info.notes, upstream_quirks=quirks)
+        return Finisher(inner, info.confidence, self._programs)
+
+    def leakage(self) -> LeakageFilter:
+        """Makes the leakage filter of a recording."""
+        return leakage_filter(
+            self.auto_filter,
+            rate=self.info.segments.sample_rate,
+            drum_keys=self.lineup.drum_keys,
+            drum_duration=self.info.notes.drum_duration,
+        )
+
+    def sure(self, notes: Iterable[Note]) -> list[Note]:
+        """The notes that are not left out."""
+        return [note for note in notes if note.confidence >= self.min_confidence]

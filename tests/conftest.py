@@ -20,6 +20,13 @@ from tests.seeded import seeded_normal, seeded_weights
 SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[2] / "shared"))
 
 
+def pytest_configure() -> None:
+    """Lets processes that tests start in other folders import what this one imports."""
+    if folders := os.environ.get("PYTHONPATH"):
+        absolute = [str(Path(folder).resolve()) for folder in folders.split(os.pathsep)]
+        os.environ["PYTHONPATH"] = os.pathsep.join(absolute)
+
+
 @pytest.fixture(scope="session")
 def tiny_weights() -> Weights:
     """The small network most tests run.

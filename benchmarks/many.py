@@ -16,7 +16,7 @@ import numpy as np
 from materials import bundle, parser, report, song
 
 from mt3_runtime.audio import load_audio
-from mt3_runtime.backends.ort_cpu import usable_cores
+from mt3_runtime.backends.ort_common import usable_cores
 from mt3_runtime.commands.bench import columns
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model

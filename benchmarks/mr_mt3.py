@@ -29,7 +29,7 @@ from materials import parser, report
 from mt3_export.bundles import export_bundle
 from mt3_export.variants import variant_named
 from mt3_export.weights import MemoryShape, PositionTable, Weights
-from mt3_runtime.backends.ort_cpu import usable_cores
+from mt3_runtime.backends.ort_common import usable_cores
 from mt3_runtime.commands.bench import columns
 
 sys.path.insert(0, str(ROOT))

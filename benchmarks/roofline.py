@@ -32,7 +32,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from mt3_runtime.backends.ort_cpu import usable_cores
+from mt3_runtime.backends.ort_common import usable_cores
 from mt3_runtime.bundle import Bundle
 
 FLOAT = 4  # bytes

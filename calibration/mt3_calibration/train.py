@@ -28,7 +28,7 @@ from mt3_calibration.progress_plot import save_picture
 from mt3_calibration.schedule import Schedule
 from mt3_calibration.small_model import score_greedy
 from mt3_calibration.tables import LOG, LOG_COLUMNS, SCORE_COLUMNS, SCORES, Table
-from mt3_runtime.backends.ort_cpu import usable_cores
+from mt3_runtime.backends.ort_common import usable_cores
 from mt3_runtime.errors import DeviceError, MissingDependencyError
 
 #: Steps between two rows of the log.

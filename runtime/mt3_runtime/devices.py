@@ -1,7 +1,7 @@
 """From a device's name to a backend: honoured or refused, never replaced.
 
 ``auto`` takes the best backend that works and says which; any other name means that device and
-nothing else.  Backends other than the built-in CPU one register themselves through the entry point
+nothing else.  Backends other than those of ONNX Runtime register themselves through the entry point
 group ``mt3_runtime.backends``, under the device's name.
 """
 
@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
-from mt3_runtime.backends.ort_cpu import OrtCpuBackend, import_onnxruntime
+from mt3_runtime import wheels
+from mt3_runtime.backends.ort_common import import_onnxruntime
+from mt3_runtime.backends.ort_cpu import OrtCpuBackend
+from mt3_runtime.backends.ort_cuda import CUDA, OrtCudaBackend
 from mt3_runtime.errors import DeviceError, OptionError
 
 if TYPE_CHECKING:
@@ -67,31 +70,50 @@ def open_backend(
     wanted = Device.parse(device)
     if profile is not None and profile not in KNOWN_PROFILES:
         raise OptionError(f"profile must be one of {', '.join(KNOWN_PROFILES)}, got {profile!r}.")
-    if wanted.kind in ("auto", "cpu"):
-        backend = OrtCpuBackend(bundle, threads=threads, profile=profile)
-        if wanted.kind == "auto":
-            log.info("device auto: using %s", backend.description)
+    if wanted.kind == "auto":
+        backend = _best(bundle, threads, profile)
+        log.info("device auto: using %s", backend.description)
         return backend
-    _check_provider(wanted)
+    if wanted.kind == "cpu":
+        return OrtCpuBackend(bundle, threads=threads, profile=profile)
+    if wanted.kind == "cuda":
+        _check_provider()
+        _check_profile(bundle, wanted, profile)
+        return OrtCudaBackend(bundle, index=wanted.index, threads=threads, profile=profile)
     _check_profile(bundle, wanted, profile)
     return _registered(wanted)(bundle, wanted, threads, profile)
 
 
-def _check_provider(device: Device) -> None:
-    """Refuses a GPU that ONNX Runtime knows nothing of; TensorRT itself is checked by its room."""
-    if device.kind != "cuda":
-        return
+def _best(bundle: Bundle, threads: int | None, profile: str | None) -> Backend:
+    """The GPU where ONNX Runtime has one, the bundle graphs for it, and both work; else the CPU."""
+    graphs = set(PROFILES["cuda"] if profile is None else (profile,)) & set(PROFILES["cuda"])
+    if CUDA in import_onnxruntime().get_available_providers() and graphs & set(bundle.profiles):
+        try:
+            return OrtCudaBackend(bundle, threads=threads, profile=profile)
+        except DeviceError as error:
+            log.info("device auto: not using cuda:0, because: %s", error)
+    return OrtCpuBackend(bundle, threads=threads, profile=profile)
+
+
+def _check_provider() -> None:
+    """Refuses a GPU that ONNX Runtime knows nothing of."""
     available = import_onnxruntime().get_available_providers()
-    if "CUDAExecutionProvider" not in available:
+    if CUDA not in available:
+        clash = wheels.clash()
         raise DeviceError(
-            "device cuda was asked for, but the installed ONNX Runtime has no CUDA provider "
-            f"(it has {', '.join(available)}). On a machine with an NVIDIA GPU: pip uninstall "
-            'onnxruntime, then pip install "mt3-runtime[gpu]". Otherwise use device cpu.'
+            "device cuda was asked for, but the installed ONNX Runtime has no CUDA provider (it "
+            f"has {', '.join(available)}){f': {clash}' if clash else ''}. On a machine with an "
+            f"NVIDIA GPU: {wheels.remedy('gpu')}. Otherwise use device cpu."
         )
 
 
 def _check_profile(bundle: Bundle, device: Device, profile: str | None) -> None:
     usable = PROFILES[device.kind] if profile is None else (profile,)
+    if profile is not None and profile not in PROFILES[device.kind]:
+        raise OptionError(
+            f"profile {profile} does not run on device {device.kind}; it runs "
+            f"{' and '.join(PROFILES[device.kind])}."
+        )
     if not set(usable) & set(bundle.profiles):
         bundle.graph("decoder", usable[0])  # raises, and names the export command
 
@@ -101,5 +123,5 @@ def _registered(device: Device) -> Callable[..., Backend]:
         return cast("Callable[..., Backend]", entry.load())
     raise DeviceError(
         f"device {device.kind} was asked for, but no installed package provides a backend for it. "
-        "This version runs on device cpu."
+        'Install it with: pip install "mt3-runtime[trt]". Otherwise use device cuda or cpu.'
     )

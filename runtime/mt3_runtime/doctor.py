@@ -14,22 +14,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from mt3_runtime import catalogue
+from mt3_runtime import catalogue, nvidia, wheels
 from mt3_runtime.errors import DeviceError, OptionError
-
-#: Distributions that all install the module `onnxruntime`; two of them overwrite each other.
-ORT_WHEELS = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-directml",
-    "onnxruntime-openvino",
-    "onnxruntime-rocm",
-    "onnxruntime-qnn",
-)
+from mt3_runtime.onnxwrite import sum_model
 
 _CPU = "CPUExecutionProvider"
 
@@ -37,6 +27,16 @@ _CPU = "CPUExecutionProvider"
 PROVIDERS = (_CPU, "CUDAExecutionProvider", "TensorrtExecutionProvider")
 
 _CPU_EXTRA = "pip install 'mt3-runtime[cpu]'"
+
+_GPU_WHEEL = "onnxruntime-gpu"
+_CUDA_WHEELS = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_TENSORRT_WHEELS = "pip install 'mt3-runtime[trt]'"
+
+#: CUDA of the wheels from 1.27 on, where the wheel does not say it.
+_CUDA_DEFAULT = 13
+
+#: The TensorRT that ONNX Runtime's provider is linked to.
+_TENSORRT = 10
 
 
 class Level(StrEnum):
@@ -70,6 +70,7 @@ def examine() -> list[Finding]:
         _system(),
         *_packages(),
         *_wheels(),
+        *_gpu(),
         *_providers(),
         _sound_files(),
         _cache(),
@@ -91,7 +92,9 @@ def _system() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    yield Finding("mt3-runtime", Level.OK, _version("mt3-runtime") or "run from the source tree")
+    yield Finding(
+        "mt3-runtime", Level.OK, wheels.version("mt3-runtime") or "run from the source tree"
+    )
     for name in ("numpy", "mido"):
         yield _package(name, Level.PROBLEM, "pip install --force-reinstall mt3-runtime")
     yield _package("soundfile", Level.PROBLEM, _CPU_EXTRA, "reads audio files")
@@ -105,23 +108,76 @@ def _package(name: str, missing: Level, remedy: str, purpose: str = "") -> Findi
     except (ImportError, OSError) as error:  # OSError: its C library is missing
         text = f"cannot be imported ({error})" + (f"; it {purpose}" if purpose else "")
         return Finding(name, missing, text, remedy)
-    return Finding(name, Level.OK, _version(name) or "of unknown version")
+    return Finding(name, Level.OK, wheels.version(name) or "of unknown version")
 
 
 def _wheels() -> Iterator[Finding]:
-    wheels = {name: found for name in ORT_WHEELS if (found := _version(name))}
-    listed = ", ".join(f"{name} {found}" for name, found in wheels.items())
-    if len(wheels) > 1:
-        # Removing only one leaves a hollow package: they share their files.
-        extra = "gpu" if "onnxruntime-gpu" in wheels else "cpu"
-        yield Finding(
-            "onnxruntime",
-            Level.PROBLEM,
-            f"{listed} are installed together and overwrite each other",
-            f"pip uninstall -y {' '.join(wheels)} && pip install 'mt3-runtime[{extra}]'",
-        )
-    elif wheels:
+    found = wheels.installed()
+    if clash := wheels.clash():
+        extra = "gpu" if _GPU_WHEEL in found else "cpu"
+        yield Finding("onnxruntime", Level.PROBLEM, clash, wheels.remedy(extra))
+    elif found:
+        (listed,) = (f"{name} {number}" for name, number in found.items())
         yield Finding("onnxruntime", Level.OK, listed)
+
+
+def _gpu() -> Iterator[Finding]:
+    """NVIDIA's software, where there is a GPU or a wheel that is meant for one."""
+    driver, wheel = nvidia.driver(), _GPU_WHEEL in wheels.installed()
+    if driver is None and not wheel:
+        return
+    yield _driver(driver)
+    if not wheel:
+        text = "the installed ONNX Runtime cannot use it"
+        yield Finding("CUDA", Level.NOTE, text, wheels.remedy("gpu"))
+        return
+    runtime, major = _cuda_of_wheel()
+    if runtime is not None:
+        nvidia.preload(runtime)
+    if driver is not None and driver.cuda[0] < major:
+        text = f"ONNX Runtime is built for CUDA {major}, the driver serves {_dotted(driver.cuda)}"
+        yield Finding("CUDA", Level.PROBLEM, text, "update the NVIDIA driver (CUDA 13 needs 580)")
+        return
+    lacking, version = nvidia.missing(major), nvidia.runtime_version(major)
+    if lacking:
+        yield Finding("CUDA", Level.PROBLEM, f"not found: {', '.join(lacking)}", _CUDA_WHEELS)
+    else:
+        yield Finding("CUDA", Level.OK, f"{version} (ONNX Runtime is built for {major})")
+    yield _library("cuDNN", nvidia.cudnn_version(), _CUDA_WHEELS)
+    yield _library("TensorRT", nvidia.tensorrt_version(_TENSORRT), _TENSORRT_WHEELS)
+
+
+def _driver(driver: nvidia.Driver | None) -> Finding:
+    if driver is None:
+        advice = "install NVIDIA's driver; in a container: docker run --gpus all"
+        return Finding("NVIDIA driver", Level.NOTE, "none (no libcuda.so.1)", advice)
+    served = f"serves CUDA {_dotted(driver.cuda)}"
+    if not driver.gpus:
+        why = driver.trouble or "it has no GPU"
+        advice = "check nvidia-smi; in a container: docker run --gpus all"
+        return Finding("NVIDIA driver", Level.NOTE, f"{served}, but {why}", advice)
+    listed = ", ".join(f"cuda:{index} {gpu}" for index, gpu in enumerate(driver.gpus))
+    return Finding("NVIDIA driver", Level.OK, f"{served}; {listed}")
+
+
+def _library(name: str, version: str | None, remedy: str) -> Finding:
+    if version is None:
+        return Finding(name, Level.NOTE, "not found", remedy)
+    return Finding(name, Level.OK, version)
+
+
+def _cuda_of_wheel() -> tuple[ModuleType | None, int]:
+    """The imported wheel, and the major version of CUDA that it is built for."""
+    try:
+        runtime = importlib.import_module("onnxruntime")
+        about = importlib.import_module("onnxruntime.capi.build_and_package_info")
+        return runtime, int(about.cuda_version.partition(".")[0])
+    except (ImportError, OSError, AttributeError, ValueError):
+        return None, _CUDA_DEFAULT
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def _providers() -> Iterator[Finding]:
@@ -129,8 +185,8 @@ def _providers() -> Iterator[Finding]:
         runtime = importlib.import_module("onnxruntime")
         listed = runtime.get_available_providers()
     except (ImportError, OSError, AttributeError) as error:  # AttributeError: a hollow package
-        wheels = [name for name in ORT_WHEELS if _version(name)]
-        remedy = f"pip install --force-reinstall {wheels[0]}" if wheels else _CPU_EXTRA
+        found = list(wheels.installed())
+        remedy = f"pip install --force-reinstall {found[0]}" if found else _CPU_EXTRA
         yield Finding(_CPU, Level.PROBLEM, f"onnxruntime cannot be imported ({error})", remedy)
         return
     for name in PROVIDERS:
@@ -147,7 +203,11 @@ def _provider(runtime: ModuleType, name: str) -> Finding:
         if name == _CPU:
             remedy = "pip install --force-reinstall onnxruntime"
             return Finding(name, Level.PROBLEM, f"fails: {reason}", remedy)
-        advice = "check the GPU driver (nvidia-smi), then: pip install 'mt3-runtime[gpu]'"
+        advice = (
+            _TENSORRT_WHEELS
+            if name.startswith("Tensorrt")
+            else "check the GPU driver (nvidia-smi), then: pip install 'mt3-runtime[gpu]'"
+        )
         return Finding(name, Level.NOTE, f"listed, but does not work here: {reason}", advice)
     return Finding(name, Level.OK, "works")
 
@@ -164,36 +224,13 @@ def _run_graph(runtime: ModuleType, provider: str) -> None:
     options.log_severity_level = 4  # fatal only: the reason reaches us as an exception
     if provider != _CPU:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session: Any = runtime.InferenceSession(sum_graph(), options, providers=[provider])
+    session: Any = runtime.InferenceSession(sum_model(), options, providers=[provider])
     used = session.get_providers()
     if provider not in used:
         raise DeviceError(f"the graph was given to {', '.join(used)}")
     (doubled,) = session.run(None, {"x": np.asarray([21.0], np.float32)})
     if doubled.tolist() != [42.0]:
         raise DeviceError(f"21 + 21 came out as {doubled.tolist()}")
-
-
-def sum_graph() -> bytes:
-    """The smallest useful ONNX model, ``y = x + x`` on one float, serialised by hand.
-
-    Field numbers are those of onnx.proto3.  IR version 8 and opset 17 are old enough for every
-    ONNX Runtime and TensorRT this project can meet.
-    """
-    dimension = _field(1, b"\x08\x01")  # dim { dim_value: 1 }
-    tensor = b"\x08\x01" + _field(2, dimension)  # elem_type: FLOAT, shape
-
-    def value(name: bytes) -> bytes:
-        return _field(1, name) + _field(2, _field(1, tensor))  # name, type { tensor_type }
-
-    node = _field(1, b"x") + _field(1, b"x") + _field(2, b"y") + _field(4, b"Add")
-    graph = _field(1, node) + _field(2, b"sum") + _field(11, value(b"x")) + _field(12, value(b"y"))
-    opset = b"\x10\x11"  # version: 17
-    return b"\x08\x08" + _field(7, graph) + _field(8, opset)
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited protobuf field (lengths below 128 take one byte)."""
-    return bytes([number << 3 | 2, len(content)]) + content
 
 
 def _sound_files() -> Finding:
@@ -234,10 +271,3 @@ def _models() -> Finding:
         return Finding("models", Level.OK, ", ".join(installed))
     advice = "mt3 models pull magenta_mt3 && mt3 export magenta_mt3"
     return Finding("models", Level.NOTE, "none installed", advice)
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None

@@ -6,10 +6,9 @@ from importlib import metadata
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pytest
 
-from mt3_runtime import doctor
+from mt3_runtime import doctor, nvidia, wheels
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.doctor import Level
 
@@ -38,12 +37,6 @@ def test_every_finding_that_is_not_all_right_has_a_remedy(cache):
         assert bool(item.remedy) == (item.level is not Level.OK)
 
 
-def test_the_handmade_graph_is_a_valid_model():
-    model = onnx.load_from_string(doctor.sum_graph())
-    onnx.checker.check_model(model, full_check=True)
-    assert [node.op_type for node in model.graph.node] == ["Add"]
-
-
 def test_a_missing_base_package_breaks_the_cpu_path(cache, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mido", None)
     assert main(["doctor"]) == ExitCode.UNUSABLE
@@ -63,7 +56,7 @@ def test_missing_comforts_do_not_break_the_cpu_path(cache, monkeypatch, capsys):
 
 def test_without_onnx_runtime_the_extra_is_named(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr(doctor, "ORT_WHEELS", ())
+    monkeypatch.setattr(wheels, "ORT_WHEELS", ())
     found = finding("CPUExecutionProvider")
     assert found.level is Level.PROBLEM
     assert found.remedy == "pip install 'mt3-runtime[cpu]'"
@@ -103,6 +96,9 @@ class FakeRuntime:
 
     def __init__(self, used: str = "", result: float = 42.0, error: str = "") -> None:
         self.used, self.result, self.error = used, result, error
+
+    def set_default_logger_severity(self, level: int) -> None:
+        pass
 
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"]
@@ -165,3 +161,121 @@ def test_installed_models_are_listed(cache):
     (cache / "bundles" / "mine").mkdir(parents=True)
     (cache / "bundles" / "mine" / "bundle.json").write_text("{}")
     assert finding("models").detail == "mine"
+
+
+# NVIDIA's software -------------------------------------------------------------------------------
+
+
+class FakeLibraries:
+    """Answers for shared libraries: a driver with one GPU, CUDA, cuDNN and TensorRT."""
+
+    def __init__(self, *absent: str, cuda: int = 13000, status: int = 0, gpus: int = 1) -> None:
+        self.absent, self.cuda, self.status, self.gpus = absent, cuda, status, gpus
+
+    def open(self, name: str):
+        return None if name in self.absent else self
+
+    def cuDriverGetVersion(self, found) -> None:  # noqa: N802
+        found._obj.value = self.cuda
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802
+        return self.status
+
+    def cuDeviceGetCount(self, found) -> None:  # noqa: N802
+        found._obj.value = self.gpus
+
+    def cuDeviceGetName(self, name, length: int, index: int) -> None:  # noqa: N802
+        name.value = b"Orin"
+
+    def cuDeviceTotalMem_v2(self, found, index: int) -> None:  # noqa: N802
+        found._obj.value = 8 << 30
+
+    def cuDeviceGetAttribute(self, found, attribute: int, index: int) -> None:  # noqa: N802
+        found._obj.value = {75: 8, 76: 7}[attribute]
+
+    def cudaRuntimeGetVersion(self, found) -> None:  # noqa: N802
+        found._obj.value = 13010
+
+    def getInferLibVersion(self) -> int:  # noqa: N802
+        return 101601
+
+    @property
+    def cudnnGetVersion(self):  # noqa: N802
+        return Answer(91002)
+
+
+class Answer:
+    """A function of C, whose type of result can be set."""
+
+    def __init__(self, answer: int) -> None:
+        self.answer, self.restype = answer, None
+
+    def __call__(self) -> int:
+        return self.answer
+
+
+@pytest.fixture
+def gpu(cache, monkeypatch):
+    """Fakes the libraries and the wheels: ``gpu(*absent, wheels=..., **driver)``."""
+
+    def fake(*absent: str, installed: tuple[str, ...] = ("onnxruntime-gpu",), **options):
+        monkeypatch.setattr(nvidia, "_open", FakeLibraries(*absent, **options).open)
+        found = dict.fromkeys(installed, "1.31.1")
+        monkeypatch.setattr(wheels, "installed", lambda: found)
+        monkeypatch.setattr(nvidia, "preload", lambda runtime: None)
+        return {item.subject: item for item in doctor._gpu()}
+
+    return fake
+
+
+def test_a_machine_with_all_of_it(gpu):
+    found = gpu()
+    assert {name: (item.level, item.detail) for name, item in found.items()} == {
+        "NVIDIA driver": (Level.OK, "serves CUDA 13.0; cuda:0 Orin (compute 8.7, 8 GiB)"),
+        "CUDA": (Level.OK, "13.1 (ONNX Runtime is built for 13)"),
+        "cuDNN": (Level.OK, "9.10.2"),
+        "TensorRT": (Level.OK, "10.16.1"),
+    }
+
+
+def test_neither_gpu_nor_wheel_is_nothing_to_speak_of(gpu):
+    assert gpu("libcuda.so.1", installed=("onnxruntime",)) == {}
+
+
+def test_a_gpu_that_the_wheel_cannot_use(gpu):
+    found = gpu(installed=("onnxruntime",))
+    assert list(found) == ["NVIDIA driver", "CUDA"]
+    assert found["CUDA"].remedy == (
+        "pip uninstall -y onnxruntime && pip install 'mt3-runtime[gpu]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("absent", "options", "subject", "detail"),
+    [
+        (["libcuda.so.1"], {}, "NVIDIA driver", "none (no libcuda.so.1)"),
+        ([], {"status": 100}, "NVIDIA driver", "cuInit failed with status 100"),
+        ([], {"gpus": 0}, "NVIDIA driver", "serves CUDA 13.0, but it has no GPU"),
+        ([], {"cuda": 12040}, "CUDA", "the driver serves 12.4"),
+        (["libcublas.so.13", "libcufft.so.12"], {}, "CUDA",
+         "not found: libcublas.so.13, libcufft.so.12"),
+        (["libcudnn.so.9"], {}, "cuDNN", "not found"),
+        (["libnvinfer.so.10"], {}, "TensorRT", "not found"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_comes_with_its_remedy(gpu, absent, options, subject, detail):
+    item = gpu(*absent, **options)[subject]
+    assert detail in item.detail
+    assert item.level is not Level.OK
+    assert item.remedy
+
+
+def test_libraries_are_looked_for_by_the_loader():
+    assert nvidia._open("libc.so.6") is not None
+    assert nvidia._open("libnothing.so.99") is None
+    assert nvidia.missing(77) == [
+        "libcudart.so.77", "libcublas.so.77", "libcublasLt.so.77",
+        *(["libcurand.so.10"] if nvidia._open("libcurand.so.10") is None else []),
+    ]  # fmt: skip
+    assert nvidia.runtime_version(77) is None
+    assert nvidia.tensorrt_version(77) is None

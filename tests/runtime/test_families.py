@@ -11,6 +11,9 @@ import pytest
 
 from mt3_export.weights import Weights
 from mt3_runtime.backends import ort_cpu
+from mt3_runtime.backends.ort_cuda import OrtCudaBackend
+from mt3_runtime.backends.ort_memory import Place
+from mt3_runtime.bundle import Bundle
 from mt3_runtime.errors import OptionError
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model, token_digest
@@ -160,3 +163,16 @@ def test_recordings_do_not_depend_on_each_other(
             for number, result in zip(order, results, strict=True):
                 digests[number].add(result.token_digest)
     assert [len(found) for found in digests.values()] == [1] * len(takes)
+
+
+@pytest.mark.parametrize("family", ["choir", "diary"])
+def test_the_cuda_backend_knows_channels_and_memory(
+    family: str, request: pytest.FixtureRequest, features: Audio
+) -> None:
+    """On the CPU provider, with buffers and copies as on a GPU."""
+    bundle = Bundle(request.getfixturevalue(family))
+    here = OrtCudaBackend(bundle, place=Place("CPUExecutionProvider", "cpu"), threads=2)
+    here.warmup()
+    with load_model(bundle.path, profile="portable") as model:
+        expected = token_digest(model.forward(features))
+    assert token_digest(Model(bundle, here).forward(features)) == expected

@@ -9,14 +9,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import pytest
 
 import mt3_runtime
+from mt3_runtime import devices, wheels
 from mt3_runtime.backends import ort_cpu
+from mt3_runtime.backends.ort_cuda import OrtCudaBackend
+from mt3_runtime.backends.ort_memory import Place
 from mt3_runtime.errors import (
     BundleNotFoundError,
     DeviceError,
@@ -363,6 +369,55 @@ def test_strange_devices_are_refused(tiny_bundle: Path, name: str) -> None:
 def test_cuda_without_cuda_is_refused_with_the_remedy(tiny_bundle: Path) -> None:
     with pytest.raises(DeviceError, match=r"mt3-runtime\[gpu\]"):
         load_model(tiny_bundle, device="cuda:0")
+
+
+def test_a_clash_of_wheels_is_named(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.30.0"}
+    monkeypatch.setattr(wheels, "installed", lambda: both)
+    with pytest.raises(DeviceError) as caught:
+        load_model(tiny_bundle, device="cuda")
+    assert "onnxruntime 1.31.1, onnxruntime-gpu 1.30.0 are installed together" in str(caught.value)
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu && " in str(caught.value)
+
+
+class WithCuda:
+    """ONNX Runtime as a GPU wheel presents itself, in front of the real one."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(onnxruntime, name)
+
+    def get_available_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_auto_takes_a_gpu_that_works_and_tells_why_not(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "import_onnxruntime", WithCuda)
+    caplog.set_level("INFO")
+    here = Place("CPUExecutionProvider", "cpu")
+    on_gpu = partial(OrtCudaBackend, place=here)
+    monkeypatch.setattr(devices, "OrtCudaBackend", on_gpu)
+    assert "lanes" in load_model(tiny_bundle).device
+    assert "lanes" in load_model(tiny_bundle, device="cuda").device
+    assert "lanes" not in load_model(tiny_bundle, profile="compat").device
+    with pytest.raises(OptionError, match="profile cpu does not run on device cuda"):
+        load_model(tiny_bundle, device="cuda", profile="cpu")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise DeviceError("no driver")
+
+    monkeypatch.setattr(devices, "OrtCudaBackend", refuse)
+    assert load_model(tiny_bundle).device.startswith("cpu (")
+    assert "not using cuda:0, because: no driver" in caplog.text
+    with pytest.raises(DeviceError, match="no driver"):
+        load_model(tiny_bundle, device="cuda")
+
+
+def test_a_hollow_onnxruntime_is_named(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    with pytest.raises(MissingDependencyError, match="hollow"):
+        load_model(tiny_bundle)
 
 
 def test_a_device_without_backend_is_refused(tiny_bundle: Path) -> None:

@@ -12,11 +12,9 @@ in place, and the encoder writes straight into the slots it fills.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import mmap
 import os
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,11 +22,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.errors import BundleError, MissingDependencyError, OptionError
+from mt3_runtime.backends.ort_common import (
+    HostSlots,
+    check_ports,
+    check_threads,
+    import_onnxruntime,
+    return_freed_memory,
+    usable_cores,
+)
+from mt3_runtime.errors import BundleError
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, IdArray, Lane
-    from mt3_runtime.bundle import Bundle, GraphFile, Manifest, ModelSpec
+    from mt3_runtime.bundle import Bundle, GraphFile, ModelSpec
 
 #: Tokens a fresh cache has room for; it doubles when a row outgrows it.  Real segments have a
 #: median of 41 to 64 tokens and 1024 at most, so most caches never grow beyond 128.
@@ -37,9 +43,6 @@ INITIAL_CAPACITY = 64
 #: Rows per worker while segments wait.  Weights are read once per step, so more rows make a token
 #: cheaper: with 16 instead of 8 a song takes a tenth less time.  A slot in use costs about 8 MB.
 SLOTS = 16
-
-#: More threads than any machine has cores; each costs a lane.
-MAX_THREADS = 1024
 
 
 class OrtCpuBackend:
@@ -60,8 +63,7 @@ class OrtCpuBackend:
             MissingDependencyError: ONNX Runtime is not installed.
             OptionError: ``threads`` is no number from 1 to 1024.
         """
-        if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
-            raise OptionError(f"threads must be a number from 1 to {MAX_THREADS}, got {threads!r}.")
+        check_threads(threads)
         if profile is None:
             profile = "cpu" if "cpu" in bundle.profiles else next(iter(bundle.profiles), "cpu")
         self.spec = bundle.manifest.model
@@ -88,7 +90,7 @@ class OrtCpuBackend:
                 with ThreadPoolExecutor(len(files)) as pool:
                     loading = [pool.submit(_load, runtime, bundle, f, threads) for f in files]
                 self._sessions[threads] = Sessions(*(future.result() for future in loading))
-                _return_freed_memory()
+                return_freed_memory()
             return self._sessions[threads]
 
     def lane(self, slots: int, *, alone: bool = False) -> Lane:
@@ -108,20 +110,14 @@ class Sessions(NamedTuple):
     decoder: Any
 
 
-class _OrtLane:
-    """What both kinds of cache share: the slots' host arrays, encoding, and the cross cache."""
+class _OrtLane(HostSlots):
+    """What both kinds of cache share: encoding, and the cross cache."""
 
     def __init__(self, backend: OrtCpuBackend, sessions: Sessions, slots: int) -> None:
-        spec, self._sessions, self.slots = backend.spec, sessions, slots
-        self.spec, self._start_id = spec, backend.start_id
-        self.channels = spec.channels
-        self.token_ids = np.zeros((slots, 1), np.int64)
-        self.positions = np.zeros(slots, np.int32)
-        self.allowed = np.ones((slots, spec.vocab_size), np.bool_)
-        self.top_ids = np.zeros((slots, 2), np.int64)
-        self.top_log_probs = np.zeros((slots, 2), np.float32)
+        super().__init__(backend.spec, slots, backend.start_id)
+        self._sessions = sessions
         self._cross = _cross_buffers(
-            spec, slots, transposed=backend.decoder_file.cross_key_transposed
+            self.spec, slots, transposed=backend.decoder_file.cross_key_transposed
         )
         self._encoding = sessions.encoder.io_binding()
 
@@ -135,12 +131,11 @@ class _OrtLane:
         for name, buffer in self._cross.items():
             _bind(self._encoding.bind_output, name, buffer[filled])
         self._sessions.encoder.run_with_iobinding(self._encoding)
-        self.token_ids[filled] = self._start_id
-        self.positions[filled] = 0
+        self.restart(filled)
 
     def move(self, source: int, target: int) -> None:
-        shared: list[npt.NDArray[Any]] = [self.token_ids, self.positions, self.allowed]
-        for buffer in [*shared, *self._cross.values()]:
+        super().move(source, target)
+        for buffer in self._cross.values():
             buffer[target] = buffer[source]
 
 
@@ -258,37 +253,6 @@ class ConcatLane(_OrtLane):
         }
 
 
-def usable_cores() -> int:
-    """Cores this process may run on (fewer than the machine's inside many containers)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _return_freed_memory() -> None:
-    """Gives what loading has freed back to the system: 60 MB that glibc would keep for later."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-        if trim is not None:
-            trim(0)
-
-
-def import_onnxruntime() -> Any:
-    """Imports ONNX Runtime.
-
-    Raises:
-        MissingDependencyError: No wheel of it is installed, or it cannot be loaded.
-    """
-    try:
-        import onnxruntime  # noqa: PLC0415  a user's choice of wheel, so not at import time
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"ONNX Runtime cannot be imported ({error}). "
-            'Install one wheel of it: pip install "mt3-runtime[cpu]"'
-        ) from error
-    return onnxruntime
-
-
 def _load(runtime: Any, bundle: Bundle, graph: GraphFile, threads: int) -> Any:
     """Verifies one graph and makes a session of it that uses so many threads."""
     source = bundle.verified(graph)
@@ -304,43 +268,8 @@ def _load(runtime: Any, bundle: Bundle, graph: GraphFile, threads: int) -> Any:
         raise BundleError(
             f"ONNX Runtime {runtime.__version__} cannot load {graph.file} of {bundle.path}: {error}"
         ) from error
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    found = tuple(tuple(port.name for port in ports) for ports in (inputs, outputs))
-    expected = _expected_shapes(bundle.manifest, graph)
-    if found != (graph.inputs, graph.outputs) or expected.keys() != set(sum(found, ())):
-        raise BundleError(
-            f"{graph.file} of {bundle.path} has other inputs or outputs than the manifest says. "
-            "Export the model again."
-        )
-    for port in (*inputs, *outputs):
-        # Buffers are bound by address, so a wrong size would be written past its end.
-        if port.shape[1:] != expected[port.name]:
-            raise BundleError(
-                f"{port.name} of {graph.file} in {bundle.path} has the shape {port.shape}; the "
-                f"manifest says {['rows', *expected[port.name]]}. Export the model again."
-            )
+    check_ports(bundle, graph, session)
     return session
-
-
-def _expected_shapes(manifest: Manifest, graph: GraphFile) -> dict[str, list[Any]]:
-    """Shape behind the row axis of every input and output of a graph, by name."""
-    spec = manifest.model
-    value = [spec.heads, spec.cross_rows, spec.head_dim]
-    key = [spec.heads, spec.head_dim, spec.cross_rows] if graph.cross_key_transposed else value
-    by_layer: dict[str, list[Any]] = {"cross_key": key, "cross_value": value}
-    shapes: dict[str, list[Any]] = {"features": [manifest.features.frames, manifest.features.bins]}
-    if spec.memory:
-        shapes["previous_ids"] = [manifest.decoding.memory_tokens]
-    if graph.role == "decoder":
-        lengths = ("past", "present") if graph.cache == "concat" else ("capacity", "capacity")
-        for side, length in zip(("past", "present"), lengths, strict=True):
-            for part in ("key", "value"):
-                by_layer[f"{side}_{part}"] = [spec.heads, length, spec.head_dim]
-        shapes = {"token_ids": [1], "positions": [], "allowed": [spec.vocab_size]}
-        shapes |= {"next_ids": [1], "top_ids": [2], "top_log_probs": [2]}
-    for layer in range(spec.layers):
-        shapes |= {f"{name}_{layer}": shape for name, shape in by_layer.items()}
-    return shapes
 
 
 def _cross_buffers(spec: ModelSpec, slots: int, *, transposed: bool) -> dict[str, FloatArray]:

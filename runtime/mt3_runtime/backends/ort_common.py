@@ -1,0 +1,135 @@
+"""What the ONNX Runtime backends share: finding it, checking what was loaded, the slots' host side.
+
+Buffers are bound by address, so a graph whose tensors are larger than the manifest says would write
+past their ends: `check_ports` compares every one of them before anything runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mt3_runtime import wheels
+from mt3_runtime.errors import BundleError, MissingDependencyError, OptionError
+
+if TYPE_CHECKING:
+    from mt3_runtime.bundle import Bundle, GraphFile, Manifest, ModelSpec
+
+#: More threads than any machine has cores; each costs a lane.
+MAX_THREADS = 1024
+
+
+def check_threads(threads: int | None) -> None:
+    """Raises `OptionError` unless ``threads`` is None or a number from 1 to 1024."""
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise OptionError(f"threads must be a number from 1 to {MAX_THREADS}, got {threads!r}.")
+
+
+class HostSlots:
+    """The part of a `Lane` that is on the host: what its slots read and what they chose.
+
+    The attributes are those of `mt3_runtime.backends.base.Lane`.
+    """
+
+    def __init__(self, spec: ModelSpec, slots: int, start_id: int) -> None:
+        self.spec, self.slots, self.channels = spec, slots, spec.channels
+        self._start_id = start_id
+        self.token_ids = np.zeros((slots, 1), np.int64)
+        self.positions = np.zeros(slots, np.int32)
+        self.allowed = np.ones((slots, spec.vocab_size), np.bool_)
+        self.top_ids = np.zeros((slots, 2), np.int64)
+        self.top_log_probs = np.zeros((slots, 2), np.float32)
+
+    def restart(self, filled: slice) -> None:
+        """Sends slots back to the start token."""
+        self.token_ids[filled] = self._start_id
+        self.positions[filled] = 0
+
+    def move(self, source: int, target: int) -> None:
+        """Copies what a running slot reads over that of a finished one."""
+        for state in (self.token_ids, self.positions, self.allowed):
+            state[target] = state[source]
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (fewer than the machine's inside many containers)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def return_freed_memory() -> None:
+    """Gives what loading has freed back to the system: 60 MB that glibc would keep for later."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+        if trim is not None:
+            trim(0)
+
+
+def import_onnxruntime() -> Any:
+    """Imports ONNX Runtime.
+
+    Raises:
+        MissingDependencyError: No wheel of it is installed, or it cannot be loaded.
+    """
+    try:
+        import onnxruntime  # noqa: PLC0415  a user's choice of wheel, so not at import time
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"ONNX Runtime cannot be imported ({error}). "
+            'Install one wheel of it: pip install "mt3-runtime[cpu]"'
+        ) from error
+    if not hasattr(onnxruntime, "get_available_providers"):
+        raise MissingDependencyError(
+            "ONNX Runtime is hollow: a second wheel of it was removed and took shared files along. "
+            f"Repair it with: {wheels.remedy('cpu')} (or [gpu])."
+        )
+    return onnxruntime
+
+
+def check_ports(bundle: Bundle, graph: GraphFile, session: Any) -> None:
+    """Compares a session's inputs and outputs with the manifest.
+
+    Raises:
+        BundleError: They have other names or shapes.
+    """
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    found = tuple(tuple(port.name for port in ports) for ports in (inputs, outputs))
+    expected = expected_shapes(bundle.manifest, graph)
+    if found != (graph.inputs, graph.outputs) or expected.keys() != set(sum(found, ())):
+        raise BundleError(
+            f"{graph.file} of {bundle.path} has other inputs or outputs than the manifest says. "
+            "Export the model again."
+        )
+    for port in (*inputs, *outputs):
+        # Buffers are bound by address, so a wrong size would be written past its end.
+        if port.shape[1:] != expected[port.name]:
+            raise BundleError(
+                f"{port.name} of {graph.file} in {bundle.path} has the shape {port.shape}; the "
+                f"manifest says {['rows', *expected[port.name]]}. Export the model again."
+            )
+
+
+def expected_shapes(manifest: Manifest, graph: GraphFile) -> dict[str, list[Any]]:
+    """Shape behind the row axis of every input and output of a graph, by name."""
+    spec = manifest.model
+    value = [spec.heads, spec.cross_rows, spec.head_dim]
+    key = [spec.heads, spec.head_dim, spec.cross_rows] if graph.cross_key_transposed else value
+    by_layer: dict[str, list[Any]] = {"cross_key": key, "cross_value": value}
+    shapes: dict[str, list[Any]] = {"features": [manifest.features.frames, manifest.features.bins]}
+    if spec.memory:
+        shapes["previous_ids"] = [manifest.decoding.memory_tokens]
+    if graph.role == "decoder":
+        lengths = ("past", "present") if graph.cache == "concat" else ("capacity", "capacity")
+        for side, length in zip(("past", "present"), lengths, strict=True):
+            for part in ("key", "value"):
+                by_layer[f"{side}_{part}"] = [spec.heads, length, spec.head_dim]
+        shapes = {"token_ids": [1], "positions": [], "allowed": [spec.vocab_size]}
+        shapes |= {"next_ids": [1], "top_ids": [2], "top_log_probs": [2]}
+    for layer in range(spec.layers):
+        shapes |= {f"{name}_{layer}": shape for name, shape in by_layer.items()}
+    return shapes

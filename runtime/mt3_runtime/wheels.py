@@ -1,0 +1,48 @@
+"""Which wheels of ONNX Runtime are installed: there are several, and all own one import name.
+
+Two together overwrite each other's files: the one installed last wins, and removing one leaves a
+package that can be imported but is hollow.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+#: Distributions that all install the module `onnxruntime`.
+ORT_WHEELS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-openvino",
+    "onnxruntime-rocm",
+    "onnxruntime-qnn",
+)
+
+
+def version(distribution: str) -> str | None:
+    """The version of an installed distribution; None if it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def installed() -> dict[str, str]:
+    """The installed wheels of ONNX Runtime and their versions."""
+    return {name: found for name in ORT_WHEELS if (found := version(name))}
+
+
+def clash() -> str:
+    """Says that several wheels are installed; empty if they are not."""
+    found = installed()
+    if len(found) < 2:
+        return ""
+    listed = ", ".join(f"{name} {number}" for name, number in found.items())
+    return f"{listed} are installed together and overwrite each other"
+
+
+def remedy(extra: str) -> str:
+    """The command that leaves one wheel, that of an extra of `mt3-runtime`."""
+    found = installed()
+    remove = f"pip uninstall -y {' '.join(found)} && " if found else ""
+    return f"{remove}pip install 'mt3-runtime[{extra}]'"

@@ -4,9 +4,9 @@ A profile is a set of building blocks with equal arithmetic and different operat
 
 ``cpu``       ONNX Runtime's fused operators; the cache is updated in place by GroupQueryAttention,
               whose cost follows the true length of each row.
-``portable``  Standard opset 24 (TensorScatter, Attention, RMSNormalization): CUDA, TensorRT from
-              10.15 on.
-``compat``    Opset 17 primitives and a concatenated cache: TensorRT 10.3 to 10.14, onnxruntime-web.
+``portable``  Standard opset 24 (TensorScatter, Attention, RMSNormalization): CUDA, and
+              what TensorRT engines are made of.
+``compat``    Opset 17 primitives and a concatenated cache: onnxruntime-web, old parsers.
 
 The graphs themselves (`mt3_export.encoder`, `mt3_export.decoder`) are written once against the
 `Blocks` interface.  All tensors are fp32 unless said otherwise; letters in shapes: N rows, T

@@ -1,0 +1,154 @@
+"""fp16 where it pays off, and only there.
+
+Matrix products and convolutions read fp16 (their sums are fp32 inside, on every GPU that matters),
+caches and what the encoder hands over are fp16: those are the bytes a step moves.  Everything
+between stays fp32: residual sums, norms, softmax, gates.  So does every product that decides
+something: the output head, whose near-ties choose tokens, and the routers that choose experts.
+
+In a strongly typed network the casts are the precision; TensorRT fuses them into the products.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mt3_engines.graph import Rewriter
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+#: Operators that compute in fp16, and which of their inputs are values to cast.
+_COMPUTE = {"MatMul": (0, 1), "Conv": (0, 1, 2), "TensorScatter": (0, 1)}
+#: Operators that only move values: done in fp16 where the value is there as fp16 already.
+_MOVE = {"Transpose", "Reshape", "Slice", "Split", "Unsqueeze", "Squeeze"}
+#: Parameters whose products stay fp32.
+_EXACT = ("logits_dense", ".router.")
+#: Inputs and outputs of the graph that become fp16.
+_CARRIED = ("past_", "present_", "cross_")
+#: Largest finite fp16; a larger weight would become infinite.
+_LARGEST = 65504.0
+
+
+def to_half(model: ModelProto) -> None:
+    """Changes a graph in place.
+
+    Raises:
+        ValueError: A weight does not fit into fp16.
+    """
+    _Halver(model).run()
+    _drop_unused(model)
+
+
+class _Halver(Rewriter):
+    def __init__(self, model: ModelProto) -> None:
+        from onnx import TensorProto  # noqa: PLC0415
+
+        super().__init__(model)
+        self._half, self._float = TensorProto.FLOAT16, TensorProto.FLOAT
+        graph = model.graph
+        self._weights = {t.name: t for t in graph.initializer if t.data_type == self._float}
+        #: Names under which a value is there as fp16.
+        self._halves: dict[str, str] = {
+            t.name: t.name for t in graph.initializer if t.data_type == self._half
+        }
+        for value in [*graph.input, *graph.output]:
+            if value.name.startswith(_CARRIED):
+                value.type.tensor_type.elem_type = self._half
+        inputs = {v.name for v in graph.input if v.name.startswith(_CARRIED)}
+        self._results = {v.name for v in graph.output if v.name.startswith(_CARRIED)}
+        self._halves |= {name: name for name in inputs}
+        #: Values there are as fp16 alone, and their casts for those who want fp32.
+        self._only_half = inputs | self._results
+        self._casts: dict[str, str] = {}
+
+    def rewrite(self, node: NodeProto) -> None:
+        kind = node.op_type
+        if kind == "Cast" and self.attribute(node, "to", 0) == self._float:
+            if node.input[0] in self._halves:
+                self._halves[node.output[0]] = self._halves[node.input[0]]
+            self.keep(node)
+        elif kind in _COMPUTE and not self._exact(node):
+            self._compute(node, {node.input[i] for i in _COMPUTE[kind] if i < len(node.input)})
+        elif kind == "Where" and {node.input[2], node.output[0]} & {*self._halves, *self._results}:
+            self._compute(node, set(node.input[1:]))
+        elif kind in _MOVE and node.input[0] in self._halves:
+            self._compute(node, {node.input[0]})
+        else:
+            self._leave(node)
+
+    def _exact(self, node: NodeProto) -> bool:
+        return any(part in name for name in node.input for part in _EXACT)
+
+    def _compute(self, node: NodeProto, values: set[str]) -> None:
+        """Writes the node with fp16 inputs; its results as fp16 and, for others, as fp32."""
+        for index, name in enumerate(node.input):
+            if name in values:
+                node.input[index] = self._as_half(name)
+        results = list(node.output)
+        for index, result in enumerate(results):
+            self._halves[result] = result if result in self._results else self.fresh("half")
+            node.output[index] = self._halves[result]
+        self.keep(node)
+        for result in results:
+            if result not in self._results:
+                self.op("Cast", self._halves[result], out=result, to=self._float)
+
+    def _leave(self, node: NodeProto) -> None:
+        """Writes the node in fp32, whatever is around it."""
+        for index, name in enumerate(node.input):
+            if name in self._only_half:
+                if name not in self._casts:
+                    self._casts[name] = self.op("Cast", name, to=self._float)
+                node.input[index] = self._casts[name]
+        self.keep(node)
+        for index, result in enumerate(node.output):
+            if result in self._results:
+                node.output[index] = self.fresh("float")
+                self._halves[result] = self.op(
+                    "Cast", node.output[index], out=result, to=self._half
+                )
+
+    def _as_half(self, name: str) -> str:
+        if name not in self._halves:
+            stored = name in self._weights
+            half = self._store(name) if stored else self.op("Cast", name, to=self._half)
+            self._halves[name] = half
+        return self._halves[name]
+
+    def _store(self, name: str) -> str:
+        """A weight as fp16, under its own name if nobody else reads it as fp32."""
+        from onnx import numpy_helper  # noqa: PLC0415
+
+        values = numpy_helper.to_array(self._weights[name])
+        if np.abs(values).max(initial=0.0) > _LARGEST:
+            raise ValueError(f"{name} holds values beyond fp16; build it with --precision fp32")
+        halved = self.fresh(name)
+        tensor = numpy_helper.from_array(values.astype(np.float16), halved)
+        self.model.graph.initializer.append(tensor)
+        return halved
+
+
+def _drop_unused(model: ModelProto) -> None:
+    """Removes nodes and parameters nobody reads, and gives fp16 weights their own names back."""
+    graph = model.graph
+    needed = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    taken, names = {tensor.name for tensor in tensors}, {}
+    for tensor in tensors:
+        own = tensor.name.removeprefix("_halver/").rpartition("_")[0]
+        if tensor.name.startswith("_halver/") and own not in taken:
+            names[tensor.name] = tensor.name = own
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)

@@ -1,0 +1,235 @@
+"""ONNX Runtime's CUDA provider itself, over a CUDA that computes nothing (fake_cuda.c).
+
+Which nodes it takes, what it copies and when it records are then its own answers, on any machine
+with a C compiler.  The wheel is large and excludes the CPU one, so it lives in an environment of
+its own: gpu-wheel-requirements.txt, its Python in MT3_GPU_WHEEL_PYTHON.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import mt3_runtime
+
+HERE = Path(__file__).parent
+PYTHON = os.environ.get("MT3_GPU_WHEEL_PYTHON", "")
+
+pytestmark = pytest.mark.skipif(
+    not PYTHON or not shutil.which("gcc") or not shutil.which("nm"),
+    reason="needs gcc, nm and an environment with onnxruntime-gpu (MT3_GPU_WHEEL_PYTHON)",
+)
+
+#: What a handle-making function must leave behind its pointer.
+HANDLES = ("cublasCreate_v2", "cublasLtCreate")
+TEXTS = ("cublasGetStatusName", "cublasGetStatusString")
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tested package alone: what else is installed here must not be found."""
+    folder = tmp_path_factory.mktemp("packages")
+    shutil.copytree(Path(mt3_runtime.__file__).parent, folder / "mt3_runtime")
+    metadata = folder / "mt3_runtime-0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: mt3-runtime\nVersion: 0\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the libraries that the provider is linked to."""
+    folder = tmp_path_factory.mktemp("cuda")
+    site = Path(subprocess.check_output(
+        [PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    ).strip())  # fmt: skip
+    provider = site / "onnxruntime" / "capi" / "libonnxruntime_providers_cuda.so"
+    wanted: dict[str, list[str]] = {}
+    symbols = subprocess.check_output(["nm", "-D", "--undefined-only", provider], text=True)
+    for name, library in re.findall(r" U (\w+)(?:@(libcu\S+))?", symbols):
+        if library or re.match(r"cu[A-Z]", name):
+            wanted.setdefault(library or "libcuda.so.1", []).append(name)
+    own = (HERE / "fake_cuda.c").read_text()
+    for library, names in wanted.items():
+        whole = [HERE / "fake_cuda.c"] if library.startswith("libcudart") else []
+        missing = [name for name in names if not (whole and f"{name}(" in own)]
+        build(folder, library, missing, *whole, f"-I{site / 'nvidia' / 'cu13' / 'include'}")
+    for empty in ("libcurand.so.10", "libcuda.so.1"):
+        if empty not in wanted:
+            build(folder, empty, ["nothing_here"])
+    return folder
+
+
+def stub(name: str) -> str:
+    if name in HANDLES:
+        return f"int {name}(void **h) {{ *h = calloc(1, 64); return 0; }}\n"
+    if name in TEXTS:
+        return f'const char *{name}(int s) {{ return "fake"; }}\n'
+    return f"int {name}() {{ return 0; }}\n"
+
+
+def build(folder: Path, library: str, names: list[str], *more: object) -> None:
+    source, versions = folder / f"{library}.c", folder / f"{library}.map"
+    source.write_text("#include <stdlib.h>\n" + "".join(map(stub, names)))
+    versions.write_text(f"{library} {{ global: *; }};\n")
+    subprocess.run(
+        ["gcc", "-w", "-std=gnu11", "-shared", "-fPIC", source, *map(str, more),
+         f"-Wl,-soname,{library}", f"-Wl,--version-script={versions}", "-o", folder / library],
+        check=True,
+    )  # fmt: skip
+
+
+PRELUDE = """
+import sys
+import numpy as np
+import onnxruntime
+from mt3_runtime.backends.ort_cuda import OrtCudaBackend
+from mt3_runtime.bundle import Bundle
+from mt3_runtime.errors import DeviceError
+
+onnxruntime.preload_dlls = lambda: None  # it would load the real CUDA runtime of the wheels
+
+def say(what):
+    print("then:", what, file=sys.stderr, flush=True)
+
+bundle = Bundle(sys.argv[1])
+"""
+
+LANE = """
+backend = OrtCudaBackend(bundle, cuda_graph=sys.argv[2] == "graphs")
+print(backend.description)
+silence = np.zeros(backend.shapes["encoder"]["features"], np.float32)
+lane = backend.lane(4)
+"""
+
+
+@pytest.fixture
+def run(packages: Path, libraries: Path, tiny_bundle: Path):
+    """Runs a script; returns its output, and what CUDA was asked for after each `say`."""
+    return partial(_run, packages, libraries, tiny_bundle)
+
+
+def _run(
+    packages: Path, libraries: Path, bundle: Path, script: str, *arguments: str
+) -> tuple[str, dict[str, list[str]]]:
+    paths = {"PYTHONPATH": str(packages), "LD_LIBRARY_PATH": str(libraries)}
+    found = subprocess.run(
+        [PYTHON, "-c", PRELUDE + script, bundle, *arguments],
+        env=os.environ | paths, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr[-3000:]
+    events: dict[str, list[str]] = {}
+    now = events.setdefault("loading", [])
+    for line in found.stderr.splitlines():
+        if line.startswith("then: "):
+            now = events.setdefault(line[6:], [])
+        elif line.startswith("cuda: "):
+            now.append(line[6:])
+    return found.stdout, events
+
+
+@pytest.mark.parametrize("way", ["graphs", "plain"])
+def test_a_step_crosses_the_bus_twice(run, way) -> None:
+    script = (
+        LANE
+        + """
+say("load"); lane.load(0, silence)
+lane.load(1, silence)
+lane.step(2)
+say("step"); lane.step(2)
+say("end")
+"""
+    )
+    out, events = run(script, way)
+    assert out.startswith("cuda:0 (ONNX Runtime 1.")
+    assert ("CUDA graphs" in out) == (way == "graphs")
+    assert any(event.startswith("copy to device") for event in events["load"])
+    to, *between, back = events["step"]
+    assert between == (["replay"] if way == "graphs" else [])
+    assert to.startswith("copy to device ")
+    assert back.startswith("copy to host ")
+    assert int(to.split()[-1]) <= 1024  # tokens and positions
+    assert int(back.split()[-1]) <= 1024  # two ids and their log-probabilities
+
+
+def test_graphs_are_recorded_once_per_rows_and_capacity(run) -> None:
+    script = (
+        LANE
+        + """
+for slot in range(4):
+    lane.load(slot, silence)
+for rows in (4, 3, 4, 2, 1):
+    say(f"rows {rows}"); lane.step(rows)
+say("move"); lane.move(2, 0)
+say("mask"); lane.allowed[0, 5:] = False
+lane.step(2)
+lane.positions[:] = 128
+say("grow"); lane.step(2)
+say("grown"); lane.step(2)
+say("next song")
+memory = lane._memory
+del lane
+lane = backend.lane(4)
+assert lane._memory is memory
+lane.load(0, silence)
+say("warm"); backend.warmup()
+say("end")
+"""
+    )
+    _, events = run(script, "graphs")
+    recorded = {name: found.count("record") for name, found in events.items()}
+    assert recorded["rows 4"] == 1  # three rows run as four
+    assert recorded["rows 3"] == 0
+    assert (recorded["rows 2"], recorded["rows 1"]) == (1, 1)
+    assert (recorded["grow"], recorded["grown"]) == (1, 0)
+    assert recorded["warm"] == 7
+    moved = events["move"]
+    assert moved
+    assert all(event.startswith("copy on device") for event in moved)
+    masks = [event for event in events["mask"] if event.startswith("copy to device")]
+    assert len(masks) == 2
+
+
+def test_what_has_no_kernel_is_refused_by_name(run) -> None:
+    script = """
+try:
+    OrtCudaBackend(bundle, profile="cpu")
+except DeviceError as error:
+    print(error)
+"""
+    out, _ = run(script)
+    assert "(GroupQueryAttention) on CPUExecutionProvider" in out
+    assert "decoder.cpu.onnx would not run on CUDAExecutionProvider as a whole" in out
+
+
+def test_options_reach_the_provider(run) -> None:
+    script = """
+for options in ({"gpu_mem_limit": str(2**30)}, {"no_such_option": "1"}):
+    try:
+        print("fine", OrtCudaBackend(bundle, options=options).description)
+    except DeviceError as error:
+        print("refused", error)
+"""
+    out, _ = run(script)
+    fine, refused = out.splitlines()
+    assert fine.startswith("fine cuda:0")
+    assert refused.startswith("refused")
+    assert "no_such_option" in refused
+
+
+def test_without_cuda_the_device_is_refused(packages, tmp_path, tiny_bundle) -> None:
+    script = """
+try:
+    OrtCudaBackend(bundle)
+except DeviceError as error:
+    print(error)
+"""
+    out, _ = _run(packages, tmp_path, tiny_bundle, script)
+    assert out.startswith("device cuda:0 was asked for, but does not work here")
+    assert "mt3 doctor" in out

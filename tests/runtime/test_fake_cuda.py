@@ -14,9 +14,14 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+import onnx
 import pytest
 
 import mt3_runtime
+from mt3_export.decoder import build_decoder
+from mt3_export.encoder import build_encoder
+from mt3_runtime.backends.ort_cuda import SHAPE_OPERATORS
+from tests.seeded import TINY_MOE, TINY_MULTI, TINY_SINGLE, TINY_YMT3, seeded_weights
 
 HERE = Path(__file__).parent
 PYTHON = os.environ.get("MT3_GPU_WHEEL_PYTHON", "")
@@ -206,6 +211,35 @@ except DeviceError as error:
     out, _ = run(script)
     assert "(GroupQueryAttention) on CPUExecutionProvider" in out
     assert "decoder.cpu.onnx would not run on CUDAExecutionProvider as a whole" in out
+
+
+@pytest.mark.parametrize("shape", [TINY_YMT3, TINY_SINGLE, TINY_MULTI, TINY_MOE])
+def test_all_families_have_kernels(run, tmp_path, shape) -> None:
+    """Convolutions, latents, rotary embeddings, experts, channels.
+
+    The encoder with latents counts its rows on the host.
+    """
+    weights = seeded_weights(shape)
+    for name, model in (
+        ("encoder", build_encoder(weights, 12, profile="portable")),
+        ("decoder", build_decoder(weights, 12, max_tokens=64, profile="portable")),
+    ):
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    script = """
+for path in sys.argv[2:]:
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    providers = ["CUDAExecutionProvider"]
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
+    for part in session.get_provider_graph_assignment_info():
+        print(part.ep_name, *(f"{node.name}:{node.op_type}" for node in part.get_nodes()))
+"""
+    out, _ = run(script, str(tmp_path / "encoder.onnx"), str(tmp_path / "decoder.onnx"))
+    assert "CUDAExecutionProvider" in out
+    nodes = [node.partition(":")[2] for line in out.splitlines() if not line.startswith("CUDA")
+             for node in line.split()[1:]]  # fmt: skip
+    assert set(nodes) <= set(SHAPE_OPERATORS)
+    assert len(nodes) <= 1
 
 
 def test_options_reach_the_provider(run) -> None:

@@ -222,7 +222,7 @@ class FakeSessions:
             raise RuntimeError("cannot\n  capture")
         part = SimpleNamespace(
             ep_name="CPUExecutionProvider",
-            get_nodes=lambda: [SimpleNamespace(name=n, op_type=n.upper()) for n in self.strays],
+            get_nodes=lambda: [SimpleNamespace(name=n, op_type=n) for n in self.strays],
         )
         real = onnxruntime.InferenceSession(source, providers=[CPU])
         return SimpleNamespace(
@@ -252,9 +252,14 @@ def test_a_silent_fallback_is_refused(monkeypatch, tiny_bundle, capsys) -> None:
 def test_a_node_elsewhere_is_refused_by_name(monkeypatch, tiny_bundle, refuses) -> None:
     runtime = FakeSessions(strays=("add", "mul", "sub", "div"), refuses=refuses)
     message = refusal(monkeypatch, tiny_bundle, runtime)
-    assert "add (ADD) on CPUExecutionProvider" in message
-    assert "sub (SUB) on CPUExecutionProvider and 1 more" in message
+    assert "add (add) on CPUExecutionProvider" in message
+    assert "sub (sub) on CPUExecutionProvider and 1 more" in message
     assert "encoder.portable.onnx" in message
+
+
+def test_only_an_encoder_may_count_rows_on_the_host(monkeypatch, tiny_bundle) -> None:
+    message = refusal(monkeypatch, tiny_bundle, FakeSessions(strays=("Concat",)))
+    assert "decoder.portable.onnx would not run" in message
 
 
 @pytest.mark.parametrize("refuses", ["graphs", "always"])

@@ -46,6 +46,7 @@ class Cuda:
         self.name = name.decode() if isinstance(name, bytes) else str(name)
         self.capability = f"{properties.major}.{properties.minor}"
         self._kinds = runtime.cudaMemcpyKind
+        self._clearing = self.stream()
 
     def use(self) -> None:
         """Makes this the calling thread's GPU."""
@@ -56,7 +57,9 @@ class Cuda:
     def allocate(self, size: int) -> int:
         """Device memory, zeroed: unwritten parts of a cache must hold finite numbers."""
         address = int(self._call("cudaMalloc", size))
-        self._call("cudaMemset", address, 0, size)
+        # Not on the default stream: the others do not wait for it.
+        self._call("cudaMemsetAsync", address, 0, size, self._clearing)
+        self.synchronize(self._clearing)
         return address
 
     def free(self, address: int) -> None:

@@ -32,7 +32,7 @@ BACKEND_GROUP = "mt3_runtime.backends"
 KNOWN_PROFILES = ("cpu", "portable", "compat")
 
 #: Graph profiles a device can run, best first.
-PROFILES = {"cuda": ("portable",), "tensorrt": ("portable", "compat")}
+PROFILES = {"cuda": ("portable",), "tensorrt": ("portable",)}
 
 _NAME = re.compile(r"(auto|cpu|cuda|tensorrt)(?::(\d{1,3}))?")
 

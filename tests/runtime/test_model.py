@@ -420,7 +420,10 @@ def test_a_hollow_onnxruntime_is_named(tiny_bundle: Path, monkeypatch: pytest.Mo
         load_model(tiny_bundle)
 
 
-def test_a_device_without_backend_is_refused(tiny_bundle: Path) -> None:
+def test_a_device_without_backend_is_refused(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mt3_runtime.devices.entry_points", lambda **_: ())
     with pytest.raises(DeviceError, match="no installed package provides"):
         load_model(tiny_bundle, device="tensorrt")
 

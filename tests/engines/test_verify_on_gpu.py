@@ -1,0 +1,87 @@
+"""The one command for a machine with TensorRT, on the fake one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from mt3_engines import verify_on_gpu as module
+from mt3_engines.shapes import make_plan
+from mt3_engines.verify_on_gpu import Agreement, Run, compare, main, report
+from mt3_runtime.bundle import Bundle
+from mt3_runtime.cli import ExitCode
+from tests.engines.fake_gpu import FakeCuda, FakeTensorRt
+from tests.engines.test_build import Loaders
+
+
+def run(*sequences, shift=0.0) -> Run:
+    made = [
+        SimpleNamespace(tokens=np.array(s, np.int32), log_probs=np.full(len(s), -1.0 + shift))
+        for s in sequences
+    ]
+    return Run(made, [0.5, 0.25, 1.0])
+
+
+def test_comparing():
+    expected = run([5, 6, 1], [7, 1])
+    assert compare(run([5, 6, 1], [7, 1], shift=0.25), expected) == Agreement(2, 2, 0.25)
+    assert compare(run([5, 9, 1], [7, 1], shift=0.5), expected) == Agreement(1, 2, 0.5)
+    assert compare(run([9, 6, 1], [7, 8, 1]), expected) == Agreement(0, 2, 0.0)
+    assert compare(run([5, 6], [7, 1]), expected) == Agreement(1, 2, 0.0)
+    assert run([1, 2], [3]).digest != run([1], [2, 3]).digest
+
+
+def test_the_report_says_whether_the_promise_is_kept():
+    same, other = run([5, 1]), run([6, 1])
+    text, fine = report(["line"], [], {"a.wav": {"cpu": same, "fp32": same, "fp16": other}})
+    assert fine
+    assert "| a.wav | fp16 | 0.500 | 2 | 4 |" in text
+    assert "1 of 1 segments" in text
+    _, fine = report([], [], {"a.wav": {"cpu": same, "fp32": other}})
+    assert not fine
+
+
+class Builder(Loaders):
+    """Makes the graph itself the engine."""
+
+    def EngineBytesFromNetwork(self, network, config, save_timing_cache):  # noqa: N802
+        return lambda: self.networks[-1][0]
+
+
+@pytest.fixture
+def machine(tiny_bundle, monkeypatch) -> FakeCuda:
+    plan = make_plan(Bundle(tiny_bundle).manifest, (1, 4))
+    cuda, loaders = FakeCuda(), Builder()
+    tensorrt = FakeTensorRt(cuda, "10.16.1.11", plan.slots)
+    tensorrt.BuilderFlag = SimpleNamespace()
+    monkeypatch.setattr(module, "CAPACITIES", (64,))
+    monkeypatch.setattr(module, "import_tensorrt", lambda: tensorrt)
+    monkeypatch.setattr(module, "import_polygraphy", lambda: loaders)
+    monkeypatch.setattr(module, "open_cuda", lambda index: cuda)
+    return cuda
+
+
+def test_build_parity_and_speed_in_one_command(tiny_bundle, machine, tmp_path, audio):
+    soundfile.write(tmp_path / "song.wav", audio[:70000], 16000)
+    arguments = [
+        *(str(tiny_bundle), str(tmp_path / "song.wav"), "-o", str(tmp_path / "report.md")),
+        *("--engines", str(tmp_path / "engines"), "--slots", "1,4", "--repeats", "1"),
+    ]
+    assert main(arguments) in (ExitCode.OK, ExitCode.FAILED)  # tiny networks are full of ties
+    text = (tmp_path / "report.md").read_text()
+    for part in ("| song.wav | cpu |", "| song.wav | fp32 |", "| song.wav | fp16 |", "FAKE GPU"):
+        assert part in text
+    engines = sorted((tmp_path / "engines").glob("*.engine"))
+    assert len(engines) == 6
+    times = [path.stat().st_mtime_ns for path in engines]
+    main(arguments)  # takes those that are there
+    assert [path.stat().st_mtime_ns for path in engines] == times
+
+
+def test_what_is_missing_is_said(tiny_bundle, tmp_path, capsys):
+    song = str(tmp_path / "song.wav")
+    assert main([str(tiny_bundle), song, "-o", str(tmp_path / "x.md")]) == ExitCode.UNUSABLE
+    assert "mt3-runtime[trt]" in capsys.readouterr().err

@@ -276,3 +276,46 @@ def test_polygraphy_reads_and_folds_the_graphs(tmp_path, version):
             capture_output=True,
         )
         assert faults(onnx.load(folded), version) == []
+
+
+# Half precision around operators that stay exact ------------------------------------------------
+
+
+def carried(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+    """A graph from ``past_key_0`` to ``present_key_0`` and ``sum``, both fp32 [1, 1, 2, 2]."""
+    float32 = TensorProto.FLOAT
+    values = [
+        helper.make_tensor_value_info(name, float32, [1, 1, 2, 2])
+        for name in ("past_key_0", "present_key_0", "sum")
+    ]
+    graph = helper.make_graph(list(nodes), "carried", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 20)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def test_exact_operators_between_half_inputs_and_outputs():
+    """They read what is carried as fp16 through a cast, and hand it over through another."""
+    model = carried(
+        helper.make_node("Neg", ["past_key_0"], ["negative"]),
+        helper.make_node("Add", ["past_key_0", "negative"], ["zero"]),
+        helper.make_node("Neg", ["zero"], ["sum"]),
+        helper.make_node("Sub", ["zero", "past_key_0"], ["present_key_0"]),
+    )
+    made = prepare(model, NEW, precision="fp16")
+    onnx.checker.check_model(made, full_check=True)
+    assert [node.op_type for node in made.graph.node].count("Cast") == 2
+    past = np.array([[[[1, 2], [3, 4]]]], np.float16)
+    present, total = session(made).run(["present_key_0", "sum"], {"past_key_0": past})
+    assert present.dtype == np.float16
+    np.testing.assert_array_equal(present, -past)
+    assert total.dtype == np.float32
+
+
+def test_attention_without_a_scale_is_not_ours():
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 2, 2])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 1, 2, 2])
+    body = helper.make_node("Attention", ["x", "x", "x"], ["out"])
+    graph = helper.make_graph([body], "unscaled", [value], [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
+    with pytest.raises(ValueError, match="without a scale"):
+        prepare(model, NEW)

@@ -103,7 +103,7 @@ def _check_provider() -> None:
         raise DeviceError(
             "device cuda was asked for, but the installed ONNX Runtime has no CUDA provider (it "
             f"has {', '.join(available)}){f': {clash}' if clash else ''}. On a machine with an "
-            f"NVIDIA GPU: {wheels.remedy('gpu')}. Otherwise use device cpu."
+            f"NVIDIA GPU: {wheels.gpu_remedy()}. Otherwise use device cpu."
         )
 
 

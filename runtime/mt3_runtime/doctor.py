@@ -21,10 +21,10 @@ from mt3_runtime import catalogue, nvidia, wheels
 from mt3_runtime.errors import DeviceError, OptionError
 from mt3_runtime.onnxwrite import sum_model
 
-_CPU = "CPUExecutionProvider"
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 #: The providers this project uses; ONNX Runtime lists others, such as a cloud service.
-PROVIDERS = (_CPU, "CUDAExecutionProvider", "TensorrtExecutionProvider")
+PROVIDERS = (_CPU, _CUDA, "TensorrtExecutionProvider")
 
 _CPU_EXTRA = "pip install 'mt3-runtime[cpu]'"
 
@@ -78,11 +78,11 @@ def examine() -> list[Finding]:
     ]
 
 
-def cpu_works(findings: list[Finding]) -> bool:
-    """Whether audio can be transcribed on the CPU, a model given."""
-    needed = {"numpy", "mido", _CPU}
+def works(findings: list[Finding], device: str = "cpu") -> bool:
+    """Whether audio can be transcribed on a device (``cpu``, ``cuda``), a model given."""
+    provider = {"cpu": _CPU, "cuda": _CUDA}[device]
     good = {finding.subject for finding in findings if finding.level is Level.OK}
-    return needed <= good
+    return {"numpy", "mido", provider} <= good
 
 
 def _system() -> Finding:
@@ -129,7 +129,8 @@ def _gpu() -> Iterator[Finding]:
     yield _driver(driver)
     if not wheel:
         text = "the installed ONNX Runtime cannot use it"
-        yield Finding("CUDA", Level.NOTE, text, wheels.remedy("gpu"))
+        yield Finding("CUDA", Level.NOTE, text, wheels.gpu_remedy())
+        yield _library("TensorRT", nvidia.tensorrt_version(_TENSORRT), _TENSORRT_WHEELS)
         return
     runtime, major = _cuda_of_wheel()
     if runtime is not None:

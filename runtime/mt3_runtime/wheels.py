@@ -6,6 +6,7 @@ package that can be imported but is hollow.
 
 from __future__ import annotations
 
+import platform
 from importlib import metadata
 
 #: Distributions that all install the module `onnxruntime`.
@@ -46,3 +47,10 @@ def remedy(extra: str) -> str:
     found = installed()
     remove = f"pip uninstall -y {' '.join(found)} && " if found else ""
     return f"{remove}pip install 'mt3-runtime[{extra}]'"
+
+
+def gpu_remedy() -> str:
+    """What to do for a GPU: the GPU wheel, where there is one for this processor."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return "use device tensorrt (there is no GPU wheel of ONNX Runtime for 64-bit Arm)"
+    return remedy("gpu")

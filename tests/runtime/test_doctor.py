@@ -29,7 +29,7 @@ def test_this_machine_is_fit(cache, capsys):
     report = capsys.readouterr().out
     assert re.search(r"^ok +CPUExecutionProvider +works$", report, re.MULTILINE)
     assert "libsndfile" in report
-    assert "Transcription on the CPU works; problems found: 0." in report
+    assert "Transcription on device cpu works; problems found: 0." in report
 
 
 def test_every_finding_that_is_not_all_right_has_a_remedy(cache):
@@ -42,7 +42,7 @@ def test_a_missing_base_package_breaks_the_cpu_path(cache, monkeypatch, capsys):
     assert main(["doctor"]) == ExitCode.UNUSABLE
     report = capsys.readouterr().out
     assert "-> pip install --force-reinstall mt3-runtime" in report
-    assert "Transcription on the CPU does not work; problems found: 1." in report
+    assert "Transcription on device cpu does not work; problems found: 1." in report
 
 
 def test_missing_comforts_do_not_break_the_cpu_path(cache, monkeypatch, capsys):
@@ -60,7 +60,7 @@ def test_without_onnx_runtime_the_extra_is_named(cache, monkeypatch):
     found = finding("CPUExecutionProvider")
     assert found.level is Level.PROBLEM
     assert found.remedy == "pip install 'mt3-runtime[cpu]'"
-    assert not doctor.cpu_works(doctor.examine())
+    assert not doctor.works(doctor.examine())
 
 
 def test_a_hollow_onnx_runtime_is_reinstalled(cache, monkeypatch):
@@ -131,7 +131,7 @@ def test_a_provider_is_judged_by_what_it_does(cache, monkeypatch, runtime, cuda,
     assert cpu in on_cpu.detail
     assert on_gpu.level is (Level.OK if cuda == "works" else Level.NOTE)
     assert on_cpu.level is (Level.OK if cpu == "works" else Level.PROBLEM)
-    assert doctor.cpu_works(doctor.examine()) == (cpu == "works")
+    assert doctor.works(doctor.examine()) == (cpu == "works")
     assert not [item for item in doctor.examine() if "Azure" in item.subject]
 
 
@@ -161,6 +161,15 @@ def test_installed_models_are_listed(cache):
     (cache / "bundles" / "mine").mkdir(parents=True)
     (cache / "bundles" / "mine" / "bundle.json").write_text("{}")
     assert finding("models").detail == "mine"
+
+
+@pytest.mark.parametrize(("runtime", "code"), [
+    (FakeRuntime(), ExitCode.OK), (FakeRuntime(error="no driver"), ExitCode.UNUSABLE)
+])  # fmt: skip
+def test_the_exit_code_is_about_the_asked_device(cache, monkeypatch, capsys, runtime, code):
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    assert main(["doctor", "--device", "cuda"]) == code
+    assert "Transcription on device cuda " in capsys.readouterr().out
 
 
 # NVIDIA's software -------------------------------------------------------------------------------
@@ -244,10 +253,15 @@ def test_neither_gpu_nor_wheel_is_nothing_to_speak_of(gpu):
 
 def test_a_gpu_that_the_wheel_cannot_use(gpu):
     found = gpu(installed=("onnxruntime",))
-    assert list(found) == ["NVIDIA driver", "CUDA"]
+    assert list(found) == ["NVIDIA driver", "CUDA", "TensorRT"]
     assert found["CUDA"].remedy == (
         "pip uninstall -y onnxruntime && pip install 'mt3-runtime[gpu]'"
     )
+
+
+def test_a_jetson_is_sent_to_tensorrt(gpu, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert "use device tensorrt" in gpu(installed=("onnxruntime",))["CUDA"].remedy
 
 
 @pytest.mark.parametrize(

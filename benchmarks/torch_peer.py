@@ -39,8 +39,25 @@ MAX_TOKENS = 1024
 _state: dict[str, Any] = {}
 
 
-def load(checkpoint: str, bundle: str, threads: int) -> dict[str, Any]:
-    """Builds the network, and a `Model` without backend for its front and back ends."""
+def load(
+    checkpoint: str,
+    bundle: str,
+    threads: int,
+    *,
+    device: str = "cpu",
+    half: bool = False,
+    compiled: bool = False,
+) -> dict[str, Any]:
+    """Builds the network, and a `Model` without backend for its front and back ends.
+
+    Args:
+        checkpoint: Folder with config.json and mt3.pth.
+        bundle: Bundle of the same weights.
+        threads: Threads of the CPU.
+        device: ``cpu`` or ``cuda``.
+        half: Compute in fp16.
+        compiled: Run the encoder and the decoder's blocks through torch.compile.
+    """
     begin = time.perf_counter()
     logging.set_verbosity_error()
     torch.set_num_threads(threads)
@@ -48,15 +65,33 @@ def load(checkpoint: str, bundle: str, threads: int) -> dict[str, Any]:
     config = T5Config.from_dict(json.loads((folder / "config.json").read_text()))
     network = T5ForConditionalGeneration(config).eval()
     network.load_state_dict(torch.load(folder / "mt3.pth", weights_only=True))
-    half = config.d_model // 2
-    exact = torch.from_numpy((10000.0 ** (-np.arange(half) / (half - 1))).astype(np.float32))
-    for stack in (network.encoder, network.decoder):
-        stack.pos_emb.inv_freq.copy_(exact)
     for layer, block in enumerate(network.decoder.block):  # the constructor leaves this unset
         block.layer[0].SelfAttention.layer_idx = block.layer[1].EncDecAttention.layer_idx = layer
+    network.to(device, torch.float16 if half else torch.float32)
+    width = config.d_model // 2
+    exact = torch.from_numpy((10000.0 ** (-np.arange(width) / (width - 1))).astype(np.float32))
+    for stack in (network.encoder, network.decoder):
+        stack.pos_emb = _Positions(stack.pos_emb.float(), network.proj.weight.dtype)
+        stack.pos_emb.sinusoids.inv_freq.copy_(exact)
+    if compiled:
+        network.encoder = torch.compile(network.encoder)
+        blocks = network.decoder.block
+        for layer, block in enumerate(blocks):
+            blocks[layer] = torch.compile(block, dynamic=True)  # the cache grows step by step
     _state.update(network=network, model=Model(Bundle(bundle), backend=None))
     found = versions(["torch", "transformers", "mt3-infer"])
     return {"seconds": time.perf_counter() - begin, "versions": found, "threads": threads}
+
+
+class _Positions(torch.nn.Module):
+    """Sinusoids in fp32, where fp16 would move them, then as the network computes."""
+
+    def __init__(self, sinusoids: torch.nn.Module, kind: torch.dtype) -> None:
+        super().__init__()
+        self.sinusoids, self.kind = sinusoids, kind
+
+    def forward(self, *arguments: Any, **named: Any) -> torch.Tensor:
+        return self.sinusoids(*arguments, **named).to(self.kind)
 
 
 def features(path: str) -> dict[str, Any]:
@@ -70,8 +105,12 @@ def forward() -> dict[str, Any]:
     begin = time.perf_counter()
     found = _transcribe(_state["features"])
     seconds = time.perf_counter() - begin
-    return {"seconds": seconds, "digest": token_digest(found),
-            "lengths": [len(sequence.tokens) for sequence in found]}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "digest": token_digest(found),
+        "each": [token_digest([sequence]) for sequence in found],
+        "lengths": [len(sequence.tokens) for sequence in found],
+    }
 
 
 def song(audio: str, midi: str) -> dict[str, Any]:
@@ -110,10 +149,16 @@ def _transcribe(inputs: Any) -> list[Sequence]:
 def _encode(inputs: Any) -> torch.Tensor:
     network = _state["network"]
     parts = [
-        network.encoder(inputs_embeds=network.proj(torch.from_numpy(part)), return_dict=True)[0]
+        network.encoder(inputs_embeds=network.proj(_there(part)), return_dict=True)[0]
         for part in np.split(inputs, range(ENCODE_ROWS, len(inputs), ENCODE_ROWS))
     ]
     return torch.cat(parts)
+
+
+def _there(part: Any) -> torch.Tensor:
+    """An array as a tensor where the network is, as it computes."""
+    like = _state["network"].proj.weight
+    return torch.from_numpy(part).to(like.device, like.dtype)
 
 
 @torch.inference_mode()
@@ -123,13 +168,15 @@ def _run(encoded: torch.Tensor, limit: int, *, stop: bool = True) -> list[list[i
     decoder = network.decoder
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     positions = decoder.pos_emb(seq=limit)
-    no_bias = torch.zeros(1, 1, 1, 1)  # nothing is masked: every cached position precedes this one
+    no_bias = encoded.new_zeros(
+        1, 1, 1, 1
+    )  # nothing is masked: every cached position precedes this one
     tokens: list[list[int]] = [[] for _ in encoded]
     rows = tokens
-    ids = torch.full((len(encoded), 1), PAD)
+    ids = torch.full((len(encoded), 1), PAD, device=encoded.device)
     for step in range(limit):
         hidden = decoder.embed_tokens(ids) + positions[:, step : step + 1]
-        place = torch.tensor([step])
+        place = torch.tensor([step], device=encoded.device)
         for block in decoder.block:
             hidden = block(
                 hidden,
@@ -149,7 +196,7 @@ def _run(encoded: torch.Tensor, limit: int, *, stop: bool = True) -> list[list[i
             if not alive:
                 break
             rows = [rows[index] for index in alive]
-            kept = torch.tensor(alive)
+            kept = torch.tensor(alive, device=encoded.device)
             ids, encoded = ids[kept], encoded[kept]
             cache.batch_select_indices(kept)
     return tokens

@@ -1,0 +1,120 @@
+"""Our side of gpu.py: a worker process (see `common.serve`) with one model on one device.
+
+``rehearsal`` runs the CUDA backend over the CPU provider, so that the benchmark itself can be tried
+where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import Any
+
+import numpy as np
+from common import serve
+
+from mt3_runtime.backends.ort_cpu import OrtCpuBackend
+from mt3_runtime.backends.ort_cuda import CPU, OrtCudaBackend
+from mt3_runtime.backends.ort_memory import Place
+from mt3_runtime.bundle import Bundle
+from mt3_runtime.model import Model, token_digest
+
+_state: dict[str, Any] = {}
+
+
+def load(
+    bundle: str, *, device: str, cuda_graph: bool = True, rehearsal: bool = False
+) -> dict[str, Any]:
+    """Loads the bundle; ``device`` is cpu or cuda."""
+    begin, found = time.perf_counter(), Bundle(bundle)
+    if device == "cpu":
+        backend: Any = OrtCpuBackend(found)
+    else:
+        place = Place(CPU, "cpu") if rehearsal else None
+        backend = OrtCudaBackend(found, cuda_graph=cuda_graph, place=place)
+    loaded = time.perf_counter()
+    model = Model(found, backend)
+    model.warmup()
+    _state.update(model=model, backend=backend)
+    return {
+        "seconds": loaded - begin,
+        "warmup": time.perf_counter() - loaded,
+        "device": model.device,
+        "precision": found.manifest.precision,
+    }
+
+
+def features(audio: str, out: str, segments: int | None = None) -> dict[str, Any]:
+    """Makes the features that all sides start from, and keeps them in ``out`` (.npy)."""
+    found = _state["model"].preprocess(audio)[:segments]
+    np.save(out, found)
+    return {"segments": len(found)}
+
+
+def take(path: str) -> dict[str, Any]:
+    """Takes over the features that another side made."""
+    _state["features"] = np.load(path)
+    return {"segments": len(_state["features"])}
+
+
+def forward(copies: int = 1) -> dict[str, Any]:
+    """Encodes and decodes the ready features, so many times over in one call."""
+    inputs = np.concatenate([_state["features"]] * copies)
+    begin = time.perf_counter()
+    found = _state["model"].forward(inputs)
+    seconds = time.perf_counter() - begin
+    return {
+        "seconds": seconds,
+        "digest": token_digest(found[: len(found) // copies]),
+        "each": [token_digest([sequence]) for sequence in found[: len(found) // copies]],
+        "tokens": sum(len(sequence.tokens) for sequence in found),
+    }
+
+
+def song(audio: str, midi: str) -> dict[str, Any]:
+    """Audio file to MIDI file."""
+    begin = time.perf_counter()
+    result = _state["model"].transcribe_notes(audio)
+    result.save(midi)
+    return {"seconds": time.perf_counter() - begin, "digest": result.token_digest}
+
+
+def first_note(audio: str) -> dict[str, Any]:
+    """From the call to the first note of a file that is read as a stream."""
+    begin = time.perf_counter()
+    notes = _state["model"].stream(audio)
+    next(notes, None)
+    seconds = time.perf_counter() - begin
+    notes.close()
+    return {"seconds": seconds}
+
+
+def steps(rows: int, count: int) -> dict[str, Any]:
+    """Times ``count`` decoder steps of one lane with so many rows; end-of-sequence is ignored."""
+    backend, inputs = _state["backend"], _state["features"]
+    lane = backend.lane(rows)
+    for slot in range(rows):
+        lane.load(slot, inputs[slot % len(inputs)])
+    for _ in range(count):  # caches grow, steps are recorded
+        lane.step(rows)
+    lane.positions[:], lane.token_ids[:] = 0, backend.start_id
+    begin = time.perf_counter()
+    for _ in range(count):
+        lane.step(rows)
+    seconds = time.perf_counter() - begin
+    return {"seconds": seconds / count, "last_ids": lane.token_ids[:, 0].tolist()}
+
+
+def memory() -> dict[str, Any]:
+    """What the GPU's processes hold together, in MiB, as nvidia-smi says; None without it."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.check_output(command, text=True)  # noqa: S603  a fixed command
+    except (OSError, subprocess.CalledProcessError):
+        return {"used": None}
+    return {"used": int(lines.split()[0])}
+
+
+if __name__ == "__main__":
+    serve({"load": load, "features": features, "take": take, "forward": forward, "song": song,
+           "first_note": first_note, "steps": steps, "memory": memory})  # fmt: skip

@@ -1,0 +1,149 @@
+"""The Dockerfiles: rules that every one keeps, and their steps carried out without Docker."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+
+pytestmark = pytest.mark.skipif(not FILES, reason="the Dockerfiles are not part of this source")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One instruction: its name and the rest, continued lines joined."""
+
+    name: str
+    rest: str
+
+    @property
+    def words(self) -> list[str]:
+        return json.loads(self.rest)
+
+
+def steps(path: Path) -> list[Step]:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [Step(*line.split(" ", 1)) for line in joined.splitlines() if line.strip()]
+
+
+def stages(path: Path) -> tuple[list[Step], list[Step]]:
+    """The steps of the stage that builds and of the one that is shipped."""
+    found = steps(path)
+    first, second = [number for number, step in enumerate(found) if step.name == "FROM"]
+    return found[first:second], found[second:]
+
+
+def only(found: list[Step], name: str) -> Step:
+    (step,) = [step for step in found if step.name == name]
+    return step
+
+
+def command(step: Step) -> list[str]:
+    """The words of a HEALTHCHECK's command."""
+    return json.loads(step.rest.partition(" CMD ")[2])
+
+
+def test_there_is_an_image_for_every_target() -> None:
+    assert {path.name.partition(".")[0] for path in FILES} == {
+        "cpu", "cuda", "tensorrt", "jetson", "export",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_image_keeps_the_rules(path: Path) -> None:
+    base = steps(path)[0]
+    assert base.name == "ARG", "the base image is a build argument"
+    image = base.rest.removeprefix("BASE=")
+    assert re.fullmatch(r"[\w./-]+:[\w.-]+(@sha256:[0-9a-f]{64})?", image)
+    assert not image.endswith(":latest")
+    build, shipped = stages(path)
+    assert only(build, "FROM").rest == "${BASE} AS build"
+    assert only(shipped, "FROM").rest == "${BASE}"
+    assert [step.rest for step in shipped if step.name == "COPY"] == [
+        "--from=build /opt/mt3 /opt/mt3"
+    ]
+    user = int(only(shipped, "USER").rest)  # a number: orchestrators can tell that it is not root
+    assert user >= 1000
+    assert only(shipped, "VOLUME").rest == "/models"
+    assert "MT3_CACHE=/models" in only(shipped, "ENV").rest
+    assert command(only(shipped, "HEALTHCHECK"))[:2] == ["mt3", "doctor"]
+    assert only(shipped, "ENTRYPOINT").words[0] == "mt3"
+    assert not [step for step in steps(path) if step.name == "ADD"]
+    for step in steps(path):
+        assert "pip install" not in step.rest or "--no-cache-dir" in step.rest
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_extras_exist(path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r'"/src\[([\w,]+)\]"', only(stages(path)[0], "RUN").rest)
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    assert not {"cpu", "gpu"} <= set(extras.split(",")), "both wheels own the same import name"
+
+
+def test_the_context_is_what_the_wheel_is_built_of() -> None:
+    patterns = (ROOT / ".dockerignore").read_text().split()
+    kept = {pattern[1:] for pattern in patterns if pattern.startswith("!")}
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    packages = wheel["targets"]["wheel"]["packages"]
+    assert {package.partition("/")[0] for package in packages} <= kept
+    assert {"pyproject.toml", "README.md", "LICENSE"} <= kept
+
+
+def test_the_documented_images_are_there() -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    assert {path.name for path in FILES} == set(re.findall(r"\w+\.Dockerfile", text))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_linter_is_content(path: Path) -> None:
+    beside = Path(sys.executable).with_name("hadolint")
+    hadolint = str(beside) if beside.exists() else shutil.which("hadolint")
+    if hadolint is None:
+        pytest.skip("hadolint is not installed (extra dev)")
+    found = subprocess.run([hadolint, path], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert not found.stdout
+
+
+@pytest.mark.skipif(
+    not os.environ.get("MT3_TEST_INSTALL"),
+    reason="installs packages from an index (set MT3_TEST_INSTALL=1)",
+)
+@pytest.mark.parametrize("name", ["cpu", "export"])
+def test_what_is_installed_works(name: str, tmp_path: Path) -> None:
+    """Carries out the build stage, then asks what the image would be asked."""
+    build, shipped = stages(ROOT / "docker" / f"{name}.Dockerfile")
+    source = tmp_path / "src"
+    source.mkdir()
+    for pattern in (ROOT / ".dockerignore").read_text().split():
+        for entry in ROOT.iterdir():
+            if pattern.startswith("!") and fnmatch(entry.name, pattern[1:]):
+                copy = shutil.copytree if entry.is_dir() else shutil.copy
+                copy(entry, source / entry.name)
+    script = only(build, "RUN").rest
+    for there, here in (("/src", source), ("/opt/mt3", tmp_path / "opt")):
+        script = script.replace(there, str(here))
+    script = re.sub(r"\bpython -m", f"{sys.executable} -m", script)
+    clean = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    subprocess.run(["sh", "-eu", "-c", script], env=clean, check=True, timeout=500)
+    inside = clean | {"PATH": f"{tmp_path / 'opt' / 'bin'}:/usr/bin:/bin"}
+    inside["MT3_CACHE"] = str(tmp_path / "models")
+    for asked in (command(only(shipped, "HEALTHCHECK")),
+                  [*only(shipped, "ENTRYPOINT").words, *only(shipped, "CMD").words]):  # fmt: skip
+        done = subprocess.run(asked, env=inside, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout

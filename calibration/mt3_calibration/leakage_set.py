@@ -40,6 +40,14 @@ MALLETS = (8, 9, 10, 11, 12, 13, 14, 15, 108, 114)
 
 GUITARS, BASSES = (24, 25, 26, 27, 29, 30), (32, 33, 34, 35, 36, 38, 39)
 
+RINGING = (
+    parts.TOMS,
+    (60, 61, 62, 63, 64),  # bongos and congas
+    (65, 66, 67, 68, 56),  # timbales, agogos, cowbell
+    (*parts.TOMS, 56, 75, 76, 77),  # cowbell, claves, wood blocks
+)
+"""Percussion keys that have a pitch and are played together."""
+
 PIANO, VIOLIN, FLUTE, SYNTH_LEADS = (0, 1), (40,), (73,), (80, 81)
 
 
@@ -51,16 +59,19 @@ class Kind:
         players: Role (of `parts.STYLES`, or "pedal") and possible programs (the usual ones of the
             role if none) of each.
         drums: Whether a drummer plays along.
+        ringing: Whether that drummer also plays on drums with a pitch.
         layers: How many things each player does at once, at most.
     """
 
     players: tuple[tuple[str, tuple[int, ...]], ...] = ()
     drums: bool = False
+    ringing: bool = False
     layers: int = 1
 
 
 KINDS: dict[str, Kind] = {
     "drums": Kind(drums=True),
+    "ringing_drums": Kind(drums=True, ringing=True),
     "bass_drums": Kind((("bass", BASSES),), drums=True),
     "pedal_drums": Kind((("pedal", BASSES),), drums=True),
     "mallets_drums": Kind((("lead", MALLETS),), drums=True),
@@ -96,6 +107,7 @@ class LeakageSet:
     ratios: tuple[float, ...] = (1.0, 0.84, 1.19, 1.09, 0.92)
     counts: tuple[tuple[str, int], ...] = (
         ("drums", 30),
+        ("ringing_drums", 12),
         ("band", 12),
         ("bass_drums", 12),
         ("pedal_drums", 12),
@@ -169,7 +181,8 @@ def compose(kind: Kind, seed: int, *, seconds: float) -> Piece:
         notes = [note for play in styles for note in play(song, program)]
         made.append(Part(role, program, is_drum=False, notes=one_at_a_time(notes, seconds)))
     if kind.drums:
-        hits = one_at_a_time(parts.drums(song), seconds)
+        beaten = [*parts.drums(song), *(ring(song) if kind.ringing else ())]
+        hits = one_at_a_time(beaten, seconds)
         made.append(Part(parts.DRUMS, 0, is_drum=True, notes=hits))
     return Piece(seconds, tuple(part for part in made if part.notes))
 
@@ -187,6 +200,19 @@ def pedal(song: parts.Song, program: int) -> list[Note]:
         velocity = min(127, max(12, round(level + rng.gauss(0.0, 6.0))))
         notes.append(Note(onset, onset + length, key, velocity, program))
     return notes
+
+
+def ring(song: parts.Song) -> list[Note]:
+    """A pattern on drums that have a pitch."""
+    rng = song.rng
+    family = rng.choice(RINGING)
+    keys = rng.sample(family, rng.randint(2, len(family)))
+    level = rng.uniform(70.0, 115.0)
+    hits = []
+    for beat, _ in song.rhythm(rng.uniform(0.3, 0.8)):
+        onset, velocity = song.played(beat), min(127, max(15, round(level + rng.gauss(0.0, 8.0))))
+        hits.append(Note(onset, onset + 0.05, rng.choice(keys), velocity, is_drum=True))
+    return hits
 
 
 def write_leakage_set(

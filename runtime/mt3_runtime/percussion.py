@@ -12,9 +12,9 @@ recording is still running, the ten seconds before.
    of so many notes), there is melody, and everything stays.
 2. If the sound is tonal, everything stays: less than 12 % of the amplitudes must belong to tones,
    or less than 25 % where at least 15 % of the notes are drums.
-3. A pitch that is clear in 30 % of its notes stays, and nothing else.
-4. If no more than two pitches are clear, one that comes three times or more is a drum that rings
-   (cowbells, congas and toms do); but not a low one, as there are basses that never move.
+3. Otherwise only pitches stay that are clear in 30 % of their notes,
+4. and of these not those that come three times or more: they are drums that ring, as cowbells,
+   congas and toms do.  Low ones are exempt, as there are basses that never move.
 
 The numbers come from synthetic stems and bands alone, see docs/leakage.md; results hardly change
 if any of them is moved by a fifth.
@@ -50,8 +50,8 @@ the notes that tells the two apart."""
 CLEAR_SHARE = 0.3
 """Of the notes of one pitch; as many must be clear for all of them to be."""
 
-RINGING_PITCHES, REPEATED = 2, 3
-"""At most so many clear pitches, and at least so many notes within a semitone: a ringing drum."""
+REPEATED = 3
+"""So many notes within a semitone of one another, where there is no melody, are a ringing drum."""
 
 HIT_DECIBELS = 5.0
 """By so much the level must rise for a hit; where it does not, nothing is put in a note's place."""
@@ -130,7 +130,7 @@ class Scene:
         reason = ""
         if clear[same].mean() < CLEAR_SHARE:
             reason = UNHEARD
-        elif heard <= RINGING_PITCHES and note.pitch >= LOW_PITCH:
+        elif note.pitch >= LOW_PITCH:
             near = int(np.sum(np.abs(pitches - note.pitch) <= 1))
             reason = RINGING if near >= REPEATED else ""
         stretch = Stretch(note.onset, note.onset, heard, drum_share, tonal_share)

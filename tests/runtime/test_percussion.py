@@ -91,7 +91,8 @@ def test_a_ringing_drum_is_a_drum_unless_it_is_low():
     assert verdicts([heard(k, 70, clear=True) for k in range(2)]) == [""] * 2
     assert verdicts([heard(k, 40, clear=True) for k in range(3)]) == [""] * 3
     three = [heard(k, 70 + 3 * (k % 3), clear=True) for k in range(9)]
-    assert verdicts(three) == [""] * 9
+    assert verdicts(three) == [RINGING] * 9
+    assert verdicts([*three, heard(9, 90, clear=True)]) == [""] * 10
 
 
 def test_at_the_beginning_less_is_a_melody():

@@ -17,7 +17,7 @@ import argparse
 import random
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ import numpy as np
 from mt3_calibration import parts
 from mt3_calibration.augment import PREROLL, AugmentConfig, Augmenter, draw
 from mt3_calibration.bank import Bank, BankSpec, assemble, build_bank
+from mt3_calibration.membranes import membrane_bank
 from mt3_calibration.mixer import Palette, perform, render
 from mt3_calibration.music import Part, Piece, one_at_a_time
 from mt3_calibration.rendering import DRUM_KIT, SAMPLE_RATE, Request, Sound, needed, play_soundfont
@@ -60,18 +61,23 @@ class Kind:
             role if none) of each.
         drums: Whether a drummer plays along.
         ringing: Whether that drummer also plays on drums with a pitch.
+        skins: Whether these, and the snare, are modelled ones; see `mt3_calibration.membranes`.
         layers: How many things each player does at once, at most.
     """
 
     players: tuple[tuple[str, tuple[int, ...]], ...] = ()
     drums: bool = False
     ringing: bool = False
+    skins: bool = False
     layers: int = 1
 
 
 KINDS: dict[str, Kind] = {
     "drums": Kind(drums=True),
     "ringing_drums": Kind(drums=True, ringing=True),
+    "skins": Kind(drums=True, ringing=True, skins=True),
+    "bass_skins": Kind((("bass", BASSES),), drums=True, ringing=True, skins=True),
+    "mallets_skins": Kind((("lead", MALLETS),), drums=True, ringing=True, skins=True),
     "bass_drums": Kind((("bass", BASSES),), drums=True),
     "pedal_drums": Kind((("pedal", BASSES),), drums=True),
     "mallets_drums": Kind((("lead", MALLETS),), drums=True),
@@ -108,6 +114,7 @@ class LeakageSet:
     counts: tuple[tuple[str, int], ...] = (
         ("drums", 30),
         ("ringing_drums", 12),
+        ("skins", 18),
         ("band", 12),
         ("bass_drums", 12),
         ("pedal_drums", 12),
@@ -234,7 +241,10 @@ def write_leakage_set(
         OutputError: A file cannot be written.
     """
     chosen = banks_for(spec) if banks is None else list(banks)
-    palette = Palette(chosen)
+    drummers = enumerate(bank for bank in chosen if DRUM_KIT in bank.instruments)
+    skins = [membrane_bank(f"{bank.name} skins", bank, seed) for seed, bank in drummers]
+    others = [bank for bank in chosen if set(bank.instruments) != {DRUM_KIT}]
+    palettes = {False: Palette(chosen), True: Palette([*map(_without_drums, others), *skins])}
     samples = round(seconds * SAMPLE_RATE)
     augmenter = Augmenter(samples)
     counts = dict.fromkeys(KINDS, spec.count) | dict(spec.counts)
@@ -244,6 +254,7 @@ def write_leakage_set(
         for number in range(counts[kind]):
             rng = np.random.default_rng((*spec.name.encode(), *kind.encode(), number))
             piece = compose(line_up, int(rng.integers(1 << 62)), seconds=seconds - 0.5)
+            palette = palettes[line_up.skins]
             voices, notes = perform(piece, palette, rng, start=-PREROLL, samples=PREROLL + samples)
             audio = render(voices, palette, samples=PREROLL + samples)
             path = folder / f"{kind}-{number:03d}.wav"
@@ -252,6 +263,10 @@ def write_leakage_set(
             written.append(path)
     write_atomic(folder / "CREDITS.txt", credits_of([b for b in chosen if b.meta]).encode())
     return written
+
+
+def _without_drums(bank: Bank) -> Bank:
+    return replace(bank, index=bank.index[bank.index[:, 0] != DRUM_KIT])
 
 
 def set_named(name: str) -> LeakageSet:

@@ -120,10 +120,10 @@ class Scene:
         context = slice(bisect.bisect_left(self._onsets, start), bisect.bisect(self._onsets, end))
         pitches, clear = self._pitches[context], self._clear[context]
         heard = len(np.unique(pitches[clear]))
-        if heard > whole * MELODY_PITCHES + CHANCE * len(pitches):
-            return MELODY
         drums = bisect.bisect(self._drums, end) - bisect.bisect_left(self._drums, start)
         drum_share = drums / (drums + len(pitches))
+        if heard > whole * MELODY_PITCHES + CHANCE * len(pitches):
+            return MELODY
         if tonal_share >= (TONAL_WITH_DRUMS if drum_share >= WITH_DRUMS else TONAL):
             return MELODY
         same = pitches == note.pitch

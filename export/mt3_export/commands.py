@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mt3_runtime.catalogue import ModelInfo
 
 PROFILE_NAMES = ("cpu", "portable", "compat")
+FRONT_END_NAMES = ("trained", "mt3-infer")
 ROUTE_NAMES = ("direct", "jax2tf", "torch")
 
 
@@ -62,6 +63,13 @@ class ExportCommand:
             help="what the model is for: it is preferred for this stem (default: anything)",
         )
         parser.add_argument(
+            "--features",
+            choices=FRONT_END_NAMES,
+            default="trained",
+            help="trained: those of the training (default); mt3-infer: those that program computes "
+            "instead, to see what they cost",
+        )
+        parser.add_argument(
             "--via",
             choices=ROUTE_NAMES,
             default="direct",
@@ -73,7 +81,7 @@ class ExportCommand:
         """Does the work; the bundle's path goes to stdout."""
         from mt3_export.bundles import check_target, export_bundle  # noqa: PLC0415  onnx takes 0.3 s to import
         from mt3_export.checkpoints import read_checkpoint  # noqa: PLC0415
-        from mt3_export.variants import variant_named  # noqa: PLC0415
+        from mt3_export.variants import variant_named, with_front_end  # noqa: PLC0415
 
         usual = "cpu" if args.via == "direct" else "compat"
         profiles = _profiles(usual if args.profiles is None else args.profiles)
@@ -85,8 +93,8 @@ class ExportCommand:
             check_target(Path(args.output))  # before minutes of work, not after
         expected = args.variant or (None if model is None else model.exporter)
         contents = read_checkpoint(checkpoint, expected)
-        variant = variant_named(contents.variant)
-        name = variant.name if model is None else model.name
+        variant = with_front_end(variant_named(contents.variant), args.features)
+        name = variant.name if model is None or args.features != "trained" else model.name
         stored = cache_dir() / "bundles" / name
         out = stored if args.output is None else Path(args.output)
         talk(

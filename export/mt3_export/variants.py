@@ -7,12 +7,12 @@ the runtime.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mt3_export.mr_mt3 import CONTEXTS
 from mt3_runtime.bundle import DecodingSpec
 from mt3_runtime.confidence import Calibration
-from mt3_runtime.errors import CheckpointError
+from mt3_runtime.errors import CheckpointError, OptionError
 from mt3_runtime.features import FeatureConfig
 from mt3_runtime.noterules import TORCH_PORT_QUIRKS, YOURMT3_CHANNELS, Channel, NoteRules
 from mt3_runtime.segments import SegmentConfig
@@ -142,6 +142,36 @@ VARIANTS = {
         *_yourmt3_variants(),
     )
 }
+
+
+FRONT_ENDS = ("trained", "mt3-infer")
+"""Features that a bundle may have: those of the training, or those of another program."""
+
+
+def with_front_end(variant: Variant, front_end: str) -> Variant:
+    """A variant with other features than its weights were trained with, to see what that does.
+
+    Args:
+        variant: Of Magenta's MT3.
+        front_end: One of `FRONT_ENDS`; see `FeatureConfig.mt3_infer`.
+
+    Raises:
+        OptionError: The front end is unknown, or was never used with such a variant.
+    """
+    if front_end == "trained":
+        return variant
+    if front_end != "mt3-infer" or variant.features != FeatureConfig():
+        raise OptionError(
+            f"Features of {front_end!r} were never used with {variant.name}; they are for "
+            "magenta_mt3 and mt3_pytorch, and those of the training are for all."
+        )
+    return replace(
+        variant,
+        name=f"{variant.name}_as_mt3_infer",
+        features=FeatureConfig.mt3_infer(),
+        segments=replace(variant.segments, padding="full"),
+        confidence=None,
+    )
 
 
 def variant_named(name: str) -> Variant:

@@ -156,11 +156,14 @@ class FeatureConfig:
 
     @property
     def lengths(self) -> range:
-        """Lengths of a segment, in samples, from which ``frames`` rows can be made."""
+        """Lengths of a segment, in samples, from which ``frames`` rows can be made.
+
+        The longest one with centred frames has one row more, which is left out.
+        """
         if self.framing == "leading":
             return range(1, self.frames * self.hop + 1)
         shortest = max((self.frames - 1) * self.hop, self.fft_size // 2 + 1)
-        return range(shortest, self.frames * self.hop)
+        return range(shortest, self.frames * self.hop + 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON manifest."""
@@ -204,6 +207,22 @@ class FeatureConfig:
             floor_rule="add",
             scaling="segment",
             scale_offset=0.008,
+        )
+
+    @classmethod
+    def mt3_infer(cls) -> FeatureConfig:
+        """What mt3-infer 0.2.0's ``mt3_pytorch`` adapter feeds Magenta's weights with.
+
+        No model was trained with it; it is here to measure what that costs.  The adapter's 257th
+        row, always zero, is left out, and behind the end of a recording there is silence, not zero.
+        """
+        return cls(
+            framing="centred",
+            power=2,
+            filters="triangles_in_hz",
+            high_hz=8000.0,
+            floor=1e-6,
+            floor_rule="add",
         )
 
 
@@ -261,7 +280,8 @@ class FeatureExtractor:
             count = -(-len(samples) // hop)
             padded = np.zeros((count - 1) * hop + size, np.float32)
             padded[: len(samples)] = samples[: len(padded)]
-        return np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+        frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+        return frames[: self.config.frames]
 
     def _log_spectrum(self, frames: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
         """Fill ``out`` [k, bins] from ``frames`` [k, fft_size]."""

@@ -10,13 +10,18 @@ from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mt3_export.commands import FRONT_END_NAMES
+from mt3_export.variants import FRONT_ENDS, variant_named, with_front_end
 from mt3_export.weights import Weights
 from mt3_runtime import catalogue
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.catalogue import ModelFile
 from mt3_runtime.cli import main
+from mt3_runtime.errors import OptionError
+from mt3_runtime.features import FeatureConfig
 from mt3_runtime.loading import load_model
 from tests.export.writers import write_kunato, write_t5x
 
@@ -165,3 +170,35 @@ def test_a_place_in_the_way_is_found_before_the_work(
     assert main(["export", str(checkpoint), "-o", output]) == code
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_features_of_mt3_infer_are_marked_as_such(checkpoint: Path, tmp_path: Path) -> None:
+    for name, features in (("right", "trained"), ("wrong", "mt3-infer")):
+        arguments = ["export", str(checkpoint), "--features", features, "-o", str(tmp_path / name)]
+        assert main(arguments) == 0
+    right, wrong = (Bundle(tmp_path / name).manifest for name in ("right", "wrong"))
+    assert (right.name, wrong.name) == ("magenta_mt3", "magenta_mt3_as_mt3_infer")
+    assert right.export_id != wrong.export_id
+    assert wrong.features == FeatureConfig.mt3_infer()
+    assert (wrong.features.framing, wrong.features.power, wrong.features.high_hz) == (
+        "centred", 2, 8000.0,
+    )  # fmt: skip
+    with load_model(tmp_path / "wrong") as model:
+        assert model.preprocess(np.zeros(16000, np.float32)).shape == (1, 256, 512)
+
+
+def test_without_output_other_features_do_not_replace_the_model(checkpoint: Path) -> None:
+    assert main(["export", str(checkpoint), "--features", "mt3-infer"]) == 0
+    with load_model("magenta_mt3_as_mt3_infer") as model:
+        assert model.info.features.power == 2
+
+
+def test_other_features_are_for_magentas_mt3_only() -> None:
+    assert FRONT_END_NAMES == FRONT_ENDS
+    for name in ("magenta_mt3", "mt3_pytorch"):
+        variant = variant_named(name)
+        assert with_front_end(variant, "trained") is variant
+        assert with_front_end(variant, "mt3-infer").name == f"{name}_as_mt3_infer"
+    for name, front_end in (("magenta_ismir2021", "mt3-infer"), ("magenta_mt3", "librosa")):
+        with pytest.raises(OptionError, match="magenta_mt3 and mt3_pytorch"):
+            with_front_end(variant_named(name), front_end)

@@ -206,7 +206,7 @@ def test_other_inputs_than_promised_are_refused(copy: Path) -> None:
         (lambda d: d["decoding"].update(min_tokens=1025), "min_tokens exceeds max_tokens"),
         (lambda d: d["segments"].update(sample_rate=22050), "16000 in features and 22050"),
         (lambda d: d["segments"].update(samples=65536), "are made of 1 to 32768"),
-        (lambda d: d["features"].update(framing="centred"), "made of 32640 to 32767"),
+        (lambda d: d["features"].update(framing="centred", frames=255), "made of 32512 to 32640"),
         (
             lambda d: (
                 d["features"].update(framing="centred"),

@@ -299,12 +299,12 @@ def test_segments_of_another_kind(samples, message):
 
 
 def test_segments_that_centred_frames_cannot_be_made_of():
-    with pytest.raises(OptionError, match="32768 samples; expected 32640 to 32767"):
-        EXTRACTORS["yourmt3_mel"](noise(32768))
-    with pytest.raises(OptionError, match="expected 32700 to 32999"):
+    with pytest.raises(OptionError, match="32769 samples; expected 32640 to 32768"):
+        EXTRACTORS["yourmt3_mel"](noise(32769))
+    with pytest.raises(OptionError, match="expected 32700 to 33000"):
         EXTRACTORS["yourmt3_linear"](noise(32699))
     few = dataclasses.replace(FeatureConfig.yourmt3_linear(), frames=3)
-    assert few.lengths == range(1025, 900)  # nothing to mirror
+    assert few.lengths == range(1025, 901)  # nothing to mirror
 
 
 def test_config_survives_json():

@@ -2,12 +2,12 @@
 
 Contract: `membrane_bank` turns a seed and a kit into that kit with other drums: those with a skin
 (`SKINS`) are replaced by modelled ones, everything else stays.  The drums of soundfonts are few and
-tuned alike; recorded ones ring on pitches of their own, and that is what a transcription model takes
-for notes.
+tuned alike; recorded ones ring on pitches of their own, and that is what a transcription model
+takes for notes.
 
 A drum is a sum of decaying sines (the modes of a skin over air lie between those of an ideal
-membrane and the series 2 : 3 : 4 : 5 that timpani players tune to), whose pitch falls a little while
-it is loud, and a burst of noise for the stick.
+membrane and the series 2 : 3 : 4 : 5 that timpani players tune to), whose pitch falls a little
+while it is loud, and a burst of noise for the stick.
 """
 
 from __future__ import annotations

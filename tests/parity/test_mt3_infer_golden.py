@@ -1,4 +1,4 @@
-"""mt3-infer's features and leakage rules against its own code (see recipes/mt3_infer_goldens.py)."""
+"""mt3-infer's features and leakage rules against its own code; see recipes/mt3_infer_goldens.py."""
 
 from __future__ import annotations
 

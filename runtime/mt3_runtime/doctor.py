@@ -7,6 +7,7 @@ lists CUDA on machines without a GPU, and falls back to the CPU without an error
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import platform
@@ -31,9 +32,6 @@ _CPU_EXTRA = "pip install 'mt3-runtime[cpu]'"
 _GPU_WHEEL = "onnxruntime-gpu"
 _CUDA_WHEELS = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 _TENSORRT_WHEELS = "pip install 'mt3-runtime[trt]'"
-
-#: CUDA of the wheels from 1.27 on, where the wheel does not say it.
-_CUDA_DEFAULT = 13
 
 #: The TensorRT that ONNX Runtime's provider is linked to.
 _TENSORRT = 10
@@ -132,11 +130,12 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("CUDA", Level.NOTE, text, wheels.gpu_remedy())
         yield _library("TensorRT", nvidia.tensorrt_version(_TENSORRT), _TENSORRT_WHEELS)
         return
-    runtime, major = _cuda_of_wheel()
-    if runtime is not None:
-        nvidia.preload(runtime)
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # told of by `_providers`
+        nvidia.preload(importlib.import_module("onnxruntime"))
+    major = nvidia.wheel_cuda()
     if driver is not None and driver.cuda[0] < major:
-        text = f"ONNX Runtime is built for CUDA {major}, the driver serves {_dotted(driver.cuda)}"
+        served = nvidia.dotted(driver.cuda)
+        text = f"ONNX Runtime is built for CUDA {major}, the driver serves {served}"
         yield Finding("CUDA", Level.PROBLEM, text, "update the NVIDIA driver (CUDA 13 needs 580)")
         return
     lacking, version = nvidia.missing(major), nvidia.runtime_version(major)
@@ -152,7 +151,7 @@ def _driver(driver: nvidia.Driver | None) -> Finding:
     if driver is None:
         advice = "install NVIDIA's driver; in a container: docker run --gpus all"
         return Finding("NVIDIA driver", Level.NOTE, "none (no libcuda.so.1)", advice)
-    served = f"serves CUDA {_dotted(driver.cuda)}"
+    served = f"serves CUDA {nvidia.dotted(driver.cuda)}"
     if not driver.gpus:
         why = driver.trouble or "it has no GPU"
         advice = "check nvidia-smi; in a container: docker run --gpus all"
@@ -165,20 +164,6 @@ def _library(name: str, version: str | None, remedy: str) -> Finding:
     if version is None:
         return Finding(name, Level.NOTE, "not found", remedy)
     return Finding(name, Level.OK, version)
-
-
-def _cuda_of_wheel() -> tuple[ModuleType | None, int]:
-    """The imported wheel, and the major version of CUDA that it is built for."""
-    try:
-        runtime = importlib.import_module("onnxruntime")
-        about = importlib.import_module("onnxruntime.capi.build_and_package_info")
-        return runtime, int(about.cuda_version.partition(".")[0])
-    except (ImportError, OSError, AttributeError, ValueError):
-        return None, _CUDA_DEFAULT
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))
 
 
 def _providers() -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import io
 import logging
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ log = logging.getLogger("mt3_runtime")
 
 #: cuDeviceGetAttribute: compute capability, major and minor.
 _MAJOR, _MINOR = 75, 76
+
+#: CUDA of the wheels from 1.27 on, where the wheel does not say it.
+_DEFAULT = 13
 
 #: Version of cuFFT that comes with a major version of CUDA; cuRAND and cuDNN kept theirs.
 _CUFFT = {12: 11, 13: 12}
@@ -86,6 +90,33 @@ def _gpus(library: Any) -> Iterator[Gpu]:
             library.cuDeviceGetAttribute(ctypes.byref(value), attribute, index)
             capability.append(value.value)
         yield Gpu(name.value.decode(errors="replace"), (capability[0], capability[1]), memory.value)
+
+
+def trouble() -> str:
+    """Why ONNX Runtime's CUDA provider cannot work here; empty if nothing is in its way."""
+    here, major = driver(), wheel_cuda()
+    if here is None:
+        return "there is no NVIDIA driver (libcuda.so.1)"
+    if not here.gpus:
+        return f"there is a driver, but no GPU ({here.trouble or 'none is listed'})"
+    if here.cuda[0] < major:
+        return f"the driver serves CUDA {dotted(here.cuda)}, ONNX Runtime is built for {major}"
+    lacking = missing(major)
+    return f"libraries are missing: {', '.join(lacking)}" if lacking else ""
+
+
+def wheel_cuda() -> int:
+    """The major version of CUDA that the installed wheel of ONNX Runtime is built for."""
+    try:
+        about = importlib.import_module("onnxruntime.capi.build_and_package_info")
+        return int(about.cuda_version.partition(".")[0])
+    except (ImportError, OSError, AttributeError, ValueError):
+        return _DEFAULT
+
+
+def dotted(version: tuple[int, int]) -> str:
+    """A version as people write it."""
+    return ".".join(map(str, version))
 
 
 def missing(major: int) -> list[str]:

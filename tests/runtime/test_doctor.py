@@ -284,6 +284,28 @@ def test_what_is_missing_comes_with_its_remedy(gpu, absent, options, subject, de
     assert item.remedy
 
 
+@pytest.mark.parametrize(
+    ("libraries", "why"),
+    [
+        (FakeLibraries(), ""),
+        (FakeLibraries("libcuda.so.1"), "there is no NVIDIA driver (libcuda.so.1)"),
+        (FakeLibraries(status=100), "a driver, but no GPU (cuInit failed with status 100)"),
+        (FakeLibraries(cuda=12040), "the driver serves CUDA 12.4, ONNX Runtime is built for 13"),
+        (FakeLibraries("libcublas.so.13"), "libraries are missing: libcublas.so.13"),
+    ],
+)
+def test_what_is_in_the_way_of_cuda(monkeypatch, libraries, why):
+    monkeypatch.setattr(nvidia, "_open", libraries.open)
+    assert why in nvidia.trouble()
+    assert bool(why) == bool(nvidia.trouble())
+
+
+def test_the_wheel_says_which_cuda_it_is_built_for(monkeypatch):
+    about = SimpleNamespace(cuda_version="12.8")
+    monkeypatch.setitem(sys.modules, "onnxruntime.capi.build_and_package_info", about)
+    assert nvidia.wheel_cuda() == 12
+
+
 def test_libraries_are_looked_for_by_the_loader():
     assert nvidia._open("libc.so.6") is not None
     assert nvidia._open("libnothing.so.99") is None

@@ -265,5 +265,5 @@ except DeviceError as error:
     print(error)
 """
     out, _ = _run(packages, tmp_path, tiny_bundle, script)
-    assert out.startswith("device cuda:0 was asked for, but does not work here")
+    assert out.startswith("device cuda:0 was asked for, but does not work here: there is no NVIDIA")
     assert "mt3 doctor" in out

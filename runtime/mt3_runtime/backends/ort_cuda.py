@@ -222,7 +222,8 @@ class OrtCudaBackend:
         )
         used = session.get_providers()
         if used[0] != self.place.provider:
-            raise DeviceError(f"ONNX Runtime gave the graph to {used[0]} instead")
+            why = nvidia.trouble()
+            raise DeviceError(f"{why + ', so ' if why else ''}ONNX Runtime fell back to {used[0]}")
         return session
 
     def _refuse_strays(self, file: GraphFile, session: Any) -> None:

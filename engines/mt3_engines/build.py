@@ -104,7 +104,7 @@ def build_engine(
     network = poly.NetworkFromOnnxBytes(graph, strongly_typed=True)
     config = poly.PostprocessConfig(
         poly.CreateConfig(**config_arguments(bundle.manifest, key, store, tools, report)),
-        func=_finisher(tools.tensorrt),
+        func=_finisher(tools.tensorrt, key),
     )
     cache = str(store.timing_cache(tools.place))
     try:
@@ -135,8 +135,7 @@ def config_arguments(
     if key.version_compatible:
         arguments["version_compatible"] = True
     if key.stripped:
-        # The weights come back exactly as they were, so TensorRT may fold what it likes.
-        arguments |= {"strip_plan": True, "refittable": True}
+        arguments["strip_plan"] = True
     if key.hardware != "this":
         arguments["hardware_compatibility_level"] = hardware_level(tools.tensorrt, key)
     if report is not None:
@@ -160,13 +159,17 @@ def hardware_level(tensorrt: Any, key: EngineKey) -> Any:
     return level
 
 
-def _finisher(tensorrt: Any) -> Callable[[Any, Any, Any], None]:
+def _finisher(tensorrt: Any, key: EngineKey) -> Callable[[Any, Any, Any], None]:
     """Sets what polygraphy has no argument for."""
 
     def finish(_builder: Any, _network: Any, config: Any) -> None:
-        # The same result for a row whatever the others hold, where TensorRT can promise that.
+        if key.stripped:
+            # The weights come back exactly as they were, so TensorRT may fold what it likes.
+            config.set_flag(tensorrt.BuilderFlag.REFIT_IDENTICAL)
+        # All rows in the same way, whatever their place, where TensorRT can promise that.  Exact
+        # engines alone: it forbids some of the fastest products.
         flag = getattr(tensorrt.BuilderFlag, "DISTRIBUTIVE_INDEPENDENCE", None)
-        if flag is not None:
+        if flag is not None and key.precision == "fp32":
             config.set_flag(flag)
 
     return finish

@@ -64,7 +64,7 @@ ATTRIBUTES = (
     "IBuilderConfig.hardware_compatibility_level",
     "HardwareCompatibilityLevel.AMPERE_PLUS",
     "BuilderFlag.STRIP_PLAN",
-    "BuilderFlag.REFIT",
+    "BuilderFlag.REFIT_IDENTICAL",
     "BuilderFlag.TF32",
     "BuilderFlag.VERSION_COMPATIBLE",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED",

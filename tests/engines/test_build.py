@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import zipfile
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ HERE = Place("10.16.1.11", "9.0", "NVIDIA H200")
 
 class Flag(Enum):
     DISTRIBUTIVE_INDEPENDENCE = 1
+    REFIT_IDENTICAL = 2
 
 
 class Monitor:
@@ -144,7 +146,7 @@ def test_networks_are_strongly_typed_and_shapes_fixed(bundle, store):
     assert [set(profile) for profile in config["profiles"]] == [inputs, inputs]
     assert [profile["past_key_0"][0] for profile in config["profiles"]] == [1, 4]
     assert {profile["past_key_0"][2] for profile in config["profiles"]} == {64}
-    assert loaders.flags == [Flag.DISTRIBUTIVE_INDEPENDENCE]
+    assert loaders.flags == []
     assert seen == [(1, 2, "tactics")]
     build_engine(bundle, key, store=store, tools=Tools(tensorrt(), loaders, HERE))
     assert loaders.configs[1]["load_timing_cache"] == str(store.timing_cache(HERE))
@@ -157,7 +159,7 @@ def test_networks_are_strongly_typed_and_shapes_fixed(bundle, store):
         (Wish(version_compatible=True), {"version_compatible": True}),
         (Wish(hardware="ampere_plus"), {"hardware_compatibility_level": "ampere"}),
         (Wish(hardware="same"), {"hardware_compatibility_level": "same"}),
-        (Wish(stripped=True), {"strip_plan": True, "refittable": True}),
+        (Wish(stripped=True), {"strip_plan": True}),
     ],
 )
 def test_wishes_reach_the_builder(bundle, store, wish, expected):
@@ -166,6 +168,31 @@ def test_wishes_reach_the_builder(bundle, store, wish, expected):
     build_engine(bundle, key, store=store, tools=Tools(tensorrt(), loaders, HERE))
     (config,) = loaders.configs
     assert {name: config[name] for name in set(config) - {"profiles", "tf32"}} == expected
+
+
+def test_flags_polygraphy_does_not_know(bundle, store):
+    loaders = Loaders()
+    key = keys(bundle, Wish("fp32", stripped=True))[1]
+    build_engine(bundle, key, store=store, tools=Tools(tensorrt(), loaders, HERE))
+    assert loaders.flags == [Flag.REFIT_IDENTICAL, Flag.DISTRIBUTIVE_INDEPENDENCE]
+
+
+def test_a_zipped_bundle_gives_the_same_graphs(bundle, tiny_bundle, tmp_path):
+    path = tmp_path / "tiny.mt3"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in tiny_bundle.iterdir():
+            archive.write(file, file.name)
+    for key in keys(bundle):
+        assert prepared_graph(Bundle(path), key) == prepared_graph(bundle, key)
+
+
+def test_weights_that_do_not_fit_are_the_bundles_fault(bundle, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("x holds values beyond fp16")
+
+    monkeypatch.setattr("mt3_engines.build.prepare", refuse)
+    with pytest.raises(BundleError, match="decoder graph of .* x holds values beyond fp16"):
+        prepared_graph(bundle, keys(bundle)[1])
 
 
 def test_an_old_tensorrt_lacks_some(bundle, store):
@@ -179,7 +206,7 @@ def test_an_old_tensorrt_lacks_some(bundle, store):
     key = keys(bundle, Wish(hardware="same"), place=place)[0]
     with pytest.raises(DeviceError, match="cannot build for 'same' hardware"):
         build_engine(bundle, key, store=store, tools=Tools(old, loaders, place))
-    key = keys(bundle, place=place)[1]
+    key = keys(bundle, Wish("fp32"), place=place)[1]
     build_engine(bundle, key, store=store, tools=Tools(old, loaders, place))
     assert loaders.flags == []
     graph = onnx.load_from_string(loaders.networks[-1][0])

@@ -159,6 +159,7 @@ def _document(source: object, notes: Sequence[Note]) -> dict[str, Any]:
     digest: str | None = getattr(source, "token_digest", None)
     segments: Sequence[SegmentReport] = getattr(source, "segments", ())
     leakage: LeakageReport | None = getattr(source, "leakage", None)
+    smoothing: LeakageReport | None = getattr(source, "smoothing", None)
     return {
         "format": DOCUMENT_FORMAT,
         "version": DOCUMENT_VERSION,
@@ -168,6 +169,7 @@ def _document(source: object, notes: Sequence[Note]) -> dict[str, Any]:
         "notes": [_note_object(note) for note in notes],
         "segments": [{**asdict(s), "start": _rounded(s.start)} for s in segments],
         "leakage": None if leakage is None else leakage.to_dict(),
+        "smoothing": None if smoothing is None else smoothing.to_dict(),
     }
 
 

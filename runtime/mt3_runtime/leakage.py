@@ -72,7 +72,7 @@ class LeakageReport:
     """What a filter did.
 
     Attributes:
-        filter: "none", "auto" or "classic".
+        filter: "none", "auto" or "classic"; or "smooth", of `mt3_runtime.smoothing`.
         notes: How many notes there were before.
         changes: All that happened to them, by onset.
         stretches: Where there is no melody ("auto" only), in order.
@@ -85,7 +85,7 @@ class LeakageReport:
 
     @property
     def moved(self) -> int:
-        """Number of notes that became drums."""
+        """Number of notes that became something else."""
         return sum(change.became is not None for change in self.changes)
 
     @property
@@ -102,20 +102,26 @@ class LeakageReport:
         """One line for a log; empty if nothing changed."""
         if not self.changes:
             return ""
+        if self.filter == "smooth":
+            return f"{self._name}: {self.moved} of {self.notes} notes given another program"
         return (
-            f"leakage filter ({self.filter}): {self.removed} of {self.notes} notes removed, "
+            f"{self._name}: {self.removed} of {self.notes} notes removed, "
             f"{self.moved} moved to the drums"
         )
 
     def lines(self) -> list[str]:
         """The whole report for people."""
-        head = self.summary() or f"leakage filter ({self.filter}): {self.notes} notes, none changed"
+        head = self.summary() or f"{self._name}: {self.notes} notes, none changed"
         stretches = [
             f"no melody from {s.start:.2f} to {s.end:.2f} s: {s.pitches} clear pitches, "
             f"{s.drum_share:.0%} drums, {s.tonal_share:.0%} of the sound is tones"
             for s in self.stretches
         ]
         return [head, *stretches, *(_line(change) for change in self.changes)]
+
+    @property
+    def _name(self) -> str:
+        return "smoothing" if self.filter == "smooth" else f"leakage filter ({self.filter})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; of a change: where, what it was, what it became, and why."""
@@ -136,7 +142,9 @@ class LeakageReport:
                     "pitch": note.pitch,
                     "program": note.program,
                     "confidence": round(note.confidence, 6),
-                    "drum_key": None if became is None else became.pitch,
+                    "became": None
+                    if became is None
+                    else {name: getattr(became, name) for name in ("pitch", "program", "is_drum")},
                     "reason": reason,
                 }
                 for note, became, reason in self.changes
@@ -209,8 +217,12 @@ def _count(programs: Iterable[int], family: range) -> int:
     return sum(program in family for program in programs)
 
 
+def _what(note: Note) -> str:
+    return f"drum {note.pitch}" if note.is_drum else f"program {note.program}"
+
+
 def _line(change: Change) -> str:
     note, became, reason = change
-    what = "removed" if became is None else f"drum {became.pitch}"
+    what = "removed" if became is None else _what(became)
     where = f"{note.onset:.2f} s: program {note.program}, pitch {note.pitch}"
     return f"{where} -> {what}: {reason}"

@@ -94,6 +94,7 @@ class Model:
         exclude: Instruments | None = None,
         grammar: bool = False,
         min_confidence: float = 0.0,
+        smooth: bool = False,
     ) -> mido.MidiFile:
         """Transcribes a recording to MIDI; arguments and errors as in `transcribe_notes`."""
         return self.transcribe_notes(
@@ -105,6 +106,7 @@ class Model:
             exclude=exclude,
             grammar=grammar,
             min_confidence=min_confidence,
+            smooth=smooth,
         ).to_midi()
 
     def transcribe_notes(
@@ -118,6 +120,7 @@ class Model:
         exclude: Instruments | None = None,
         grammar: bool = False,
         min_confidence: float = 0.0,
+        smooth: bool = False,
         upstream_quirks: bool = False,
         progress: ProgressCallback | None = None,
     ) -> Transcription:
@@ -135,6 +138,8 @@ class Model:
             grammar: Whether the model may only say what means something; see
                 `mt3_runtime.grammar`.
             min_confidence: Notes below it are left out, and counted in the result.
+            smooth: Whether to repair programs that slip for one segment; see
+                `mt3_runtime.smoothing`.
             upstream_quirks: Imitate known defects of the model's original implementation.
             progress: Called after every segment, on this thread.
 
@@ -150,6 +155,7 @@ class Model:
             exclude=exclude,
             grammar=grammar,
             min_confidence=min_confidence,
+            smooth=smooth,
             upstream_quirks=upstream_quirks,
         )
         each = None if progress is None else partial(_second, progress)
@@ -169,6 +175,7 @@ class Model:
         exclude: Instruments | None = None,
         grammar: bool = False,
         min_confidence: float = 0.0,
+        smooth: bool = False,
         upstream_quirks: bool = False,
         return_exceptions: Literal[False] = False,
         progress: Callable[[int, Progress], None] | None = None,
@@ -186,6 +193,7 @@ class Model:
         exclude: Instruments | None = None,
         grammar: bool = False,
         min_confidence: float = 0.0,
+        smooth: bool = False,
         upstream_quirks: bool = False,
         return_exceptions: Literal[True],
         progress: Callable[[int, Progress], None] | None = None,
@@ -202,6 +210,7 @@ class Model:
         exclude: Instruments | None = None,
         grammar: bool = False,
         min_confidence: float = 0.0,
+        smooth: bool = False,
         upstream_quirks: bool = False,
         return_exceptions: bool = False,
         progress: Callable[[int, Progress], None] | None = None,
@@ -222,6 +231,7 @@ class Model:
             exclude: As in `transcribe_notes`.
             grammar: As in `transcribe_notes`.
             min_confidence: As in `transcribe_notes`.
+            smooth: As in `transcribe_notes`.
             upstream_quirks: As in `transcribe_notes`.
             return_exceptions: If reading a recording raises, yield the exception in place of its
                 result and go on.  Without, it is raised in that place, which ends the iteration.
@@ -243,6 +253,7 @@ class Model:
             exclude=exclude,
             grammar=grammar,
             min_confidence=min_confidence,
+            smooth=smooth,
             upstream_quirks=upstream_quirks,
         )
         run = self._transcribe(sources, sr, request, progress=progress)

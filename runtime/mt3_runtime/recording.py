@@ -69,7 +69,9 @@ class Recording:
     def result(self, model: str) -> Transcription:
         """Ends the recording; ``model`` is the name of the model."""
         self._leakage.add(self._assembler.finish(), None)
-        notes, report = self._leakage.finish()
+        kept, leakage = self._leakage.finish()
+        starts = [report.start for report in self._reports]
+        notes, smoothing = self._request.smoothed(kept, starts)
         sure = self._request.sure(notes)
         return Transcription(
             notes=by_onset(sure),
@@ -79,7 +81,8 @@ class Recording:
             token_digest=self._digest.hexdigest(),
             removed_notes=len(notes) - len(sure),
             audio_warning=self._stream.warning if self._stream else None,
-            leakage=report,
+            leakage=leakage,
+            smoothing=smoothing,
         )
 
     def _counted(self, stream: AudioStream) -> Iterator[FloatArray]:

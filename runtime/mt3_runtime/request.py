@@ -7,7 +7,7 @@ leakage filter of a recording; it has no state, so one serves any number of them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,8 +18,9 @@ from mt3_runtime.errors import OptionError
 from mt3_runtime.filtering import LeakageFilter, leakage_filter
 from mt3_runtime.finishing import Finisher
 from mt3_runtime.instruments import Instruments, Lineup, choose
-from mt3_runtime.leakage import AutoFilter, check_auto_filter
+from mt3_runtime.leakage import AutoFilter, Filtered, LeakageReport, check_auto_filter
 from mt3_runtime.search import Greedy, SearchName, search_for
+from mt3_runtime.smoothing import smooth
 from mt3_runtime.vocabulary import EventKind
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Request:
         lineup: The instruments that may occur.
         auto_filter: Which leakage filter.
         min_confidence: Notes below it are left out.
+        smooth: Whether programs that slip for one segment are repaired.
         upstream_quirks: Whether known defects of the original are imitated.
     """
 
@@ -48,6 +50,7 @@ class Request:
     lineup: Lineup
     auto_filter: AutoFilter
     min_confidence: float
+    smooth: bool
     upstream_quirks: bool
     _programs: Mapping[int, int] = field(init=False, repr=False)
 
@@ -65,6 +68,7 @@ class Request:
         exclude: Instruments | None = None,
         grammar: bool = False,
         min_confidence: float = 0.0,
+        smooth: bool = False,
         upstream_quirks: bool = False,
     ) -> Request:
         """Checks the arguments of `Model.transcribe_notes`.
@@ -93,6 +97,7 @@ class Request:
             # A model without drums cannot confuse anything with them.
             auto_filter if info.vocabulary.id_range(EventKind.DRUM) else False,
             min_confidence,
+            smooth,
             upstream_quirks,
         )
 
@@ -110,6 +115,15 @@ class Request:
             drum_keys=self.lineup.drum_keys,
             drum_duration=self.info.notes.drum_duration,
         )
+
+    def smoothed(self, notes: Sequence[Note], starts: Sequence[float]) -> Filtered:
+        """The notes with repaired programs, if that is asked for.
+
+        Args:
+            notes: Of a recording.
+            starts: Start times of its segments.
+        """
+        return smooth(notes, starts) if self.smooth else Filtered(list(notes), LeakageReport())
 
     def sure(self, notes: Iterable[Note]) -> list[Note]:
         """The notes that are not left out."""

@@ -46,6 +46,7 @@ class Transcription:
         removed_notes: Notes left out because of ``min_confidence``.
         audio_warning: What of the audio could not be read; None if nothing is missing.
         leakage: What the leakage filter did to the notes.
+        smoothing: What `mt3_runtime.smoothing` did to those that remained.
     """
 
     notes: tuple[Note, ...]
@@ -56,6 +57,7 @@ class Transcription:
     removed_notes: int = 0
     audio_warning: str | None = None
     leakage: LeakageReport = field(default=LeakageReport())
+    smoothing: LeakageReport = field(default=LeakageReport())
 
     @property
     def warnings(self) -> list[str]:

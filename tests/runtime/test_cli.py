@@ -45,6 +45,7 @@ class FakeResult:
     model: str = "fake"
     warnings: list[str] = field(default_factory=list)
     leakage: LeakageReport = field(default=LeakageReport("auto", 1))
+    smoothing: LeakageReport = field(default=LeakageReport())
 
     def summary(self) -> str:
         return f"{self.duration:.1f} s of audio, {len(self.notes)} notes"
@@ -419,7 +420,7 @@ def test_unknown_instruments_are_refused_before_anything_else(model, songs, caps
 
 def test_options_reach_the_model(model, songs, capsys):
     options = "--device cpu --threads 2 --profile compat --decoding t5x --no-auto-filter"
-    options += " --upstream-quirks -q --exclude 33 --grammar --min-confidence .25"
+    options += " --upstream-quirks -q --exclude 33 --grammar --min-confidence .25 --smooth"
     line_up = ["--instruments", "bass, drums"]
     arguments = ["transcribe", str(songs / "a.wav"), *options.split(), *line_up]
     assert main([*arguments, "-m", "tiny"]) == ExitCode.OK
@@ -434,7 +435,7 @@ def test_options_reach_the_model(model, songs, capsys):
         }
     ]
     chosen = {"instruments": "bass, drums", "exclude": "33"}
-    chosen |= {"grammar": True, "min_confidence": 0.25, "upstream_quirks": True}
+    chosen |= {"grammar": True, "min_confidence": 0.25, "smooth": True, "upstream_quirks": True}
     assert model.calls == [("a.wav", chosen)]
     assert capsys.readouterr().err == ""
 

@@ -145,6 +145,7 @@ def test_json():
             for index, start, count, truncated in [(0, 0.0, 31, False), (1, 2.04, 8, True)]
         ],
         "leakage": None,
+        "smoothing": None,
     }
 
 
@@ -159,6 +160,7 @@ def test_json_of_bare_notes():
         "notes": [],
         "segments": [],
         "leakage": None,
+        "smoothing": None,
     }
 
 

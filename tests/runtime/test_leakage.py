@@ -125,7 +125,10 @@ def test_a_report_in_words():
     ]
     document = report.to_dict()
     assert json.loads(json.dumps(document)) == document
-    assert [change["drum_key"] for change in document["changes"]] == [36, None]
+    assert [change["became"] for change in document["changes"]] == [
+        {"pitch": 36, "program": 0, "is_drum": True},
+        None,
+    ]
     assert document["stretches"][0]["tonal_share"] == 0.034
 
 

@@ -519,3 +519,17 @@ def test_models_without_drums_are_not_filtered(tiny_bundle: Path, tmp_path: Path
     noise = np.random.default_rng(0).standard_normal(40000).astype(np.float32)
     result = load_model(path).transcribe_notes(0.1 * noise)
     assert result.leakage.filter == "none"
+
+
+def test_smoothing_is_off_unless_it_is_asked_for(tiny_model: Model, audio: Audio) -> None:
+    plain = tiny_model.transcribe_notes(audio)
+    assert plain.smoothing.filter == "none"
+    smoothed = tiny_model.transcribe_notes(audio, smooth=True)
+    assert smoothed.smoothing.filter == "smooth"
+    assert smoothed.smoothing.notes == len(plain.notes)
+    assert [n.pitch for n in smoothed.notes if n.is_drum] == [
+        n.pitch for n in plain.notes if n.is_drum
+    ]
+    (one,) = tiny_model.transcribe_many([audio], smooth=True)
+    assert one == smoothed
+    assert len(tiny_model.transcribe(audio, smooth=True).tracks) >= 1

@@ -89,7 +89,8 @@ class TranscribeCommand:
             "rules, or off",
         )
         add("--no-auto-filter", dest="auto_filter", action="store_const", const="off", help="off")
-        add("--report", action="store_true", help="say which notes the filter changed, and why")
+        add("--smooth", action="store_true", help="repair programs that slip for one segment")
+        add("--report", action="store_true", help="say which notes were changed, and why")
         add(
             "--upstream-quirks",
             action="store_true",
@@ -191,6 +192,7 @@ def _transcribe(model: Model, jobs: list[Job], args: argparse.Namespace) -> int:
             exclude=args.exclude,
             grammar=args.grammar,
             min_confidence=args.min_confidence,
+            smooth=args.smooth,
             upstream_quirks=args.upstream_quirks,
             return_exceptions=True,
             progress=bars.update,
@@ -216,8 +218,9 @@ def _transcribe(model: Model, jobs: list[Job], args: argparse.Namespace) -> int:
             seconds += outcome.duration
             if not args.quiet:  # files share the machine: the speed is that of all so far
                 _tell(outcome, job, speed=seconds / (time.perf_counter() - begin))
-            for line in outcome.leakage.lines() if args.report else ():
-                talk(f"{job.source}: {line}")
+            for report in (outcome.leakage, outcome.smoothing) if args.report else ():
+                for line in report.lines() if report.filter != "none" else ():
+                    talk(f"{job.source}: {line}")
     return failed
 
 

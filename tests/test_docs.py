@@ -420,7 +420,16 @@ def test_the_example_manifest_is_one():
     (body,) = blocks(FORMAT, "json")
     example = Manifest.from_json(body.encode(), "bundle-format.md")
     variant = VARIANTS[example.variant]
-    for part in ("features", "segments", "vocabulary", "notes", "decoding", "licence", "family"):
+    for part in (
+        "features",
+        "segments",
+        "vocabulary",
+        "notes",
+        "decoding",
+        "licence",
+        "family",
+        "confidence",
+    ):
         assert getattr(example, part) == getattr(variant, part), part
 
 

@@ -8,10 +8,12 @@ import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from mt3_calibration import confidence_report
 from mt3_calibration.bootstrap import RESAMPLES
 from mt3_calibration.candidates import ModelRun, NotesFolder
+from mt3_calibration.confidence import assess, verdicts
 from mt3_calibration.evaluation import (
     Evaluation,
     Recording,
@@ -32,6 +34,9 @@ from mt3_runtime.formats import load_notes
 from mt3_runtime.leakage import AUTO_FILTERS
 from mt3_runtime.output import STDOUT, check_output, exists, is_folder, write_output
 from mt3_runtime.search import SearchName
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PACKAGES = ("mt3-runtime", "mir_eval", "numpy", "onnxruntime", "onnxruntime-gpu", "soxr")
 """Distributions whose versions decide the scores."""
@@ -60,6 +65,7 @@ class EvaluateCommand:
         add("--seconds", type=_positive, metavar="N", help="only the first N seconds of each")
         add("--json", metavar="FILE", help="write everything as JSON; - for stdout, then no table")
         add("--plot", metavar="FILE", help="write a chart (.png, .svg or .pdf)")
+        add("--confidence", action="store_true", help="judge the notes' confidence instead")
         add("--seed", type=int, default=0, metavar="N", help="of the intervals (default: 0)")
         add("--resamples", type=int, default=RESAMPLES, metavar="N", help="draws per interval")
         add("-q", "--quiet", action="store_true", help="only warnings and errors on stderr")
@@ -86,7 +92,8 @@ class EvaluateCommand:
                 results += [result] if result else []
         if not results:
             return ExitCode.FAILED
-        _report(Evaluation(tuple(results), args.resamples, args.seed), source, skipped, args)
+        report = _report_confidence if args.confidence else _report
+        report(results, source, skipped, args)
         return ExitCode.FAILED if failed or len(results) < len(recordings) else ExitCode.OK
 
 
@@ -163,28 +170,68 @@ def _judge(
 
 
 def _report(
-    evaluation: Evaluation,
+    results: list[Result],
     source: NotesFolder | ModelRun,
     skipped: dict[str, str],
     args: argparse.Namespace,
 ) -> None:
     """Writes the files that were asked for, and the table."""
-    excerpt_note = f", first {args.seconds:g} s" if args.seconds else ""
+    evaluation, title = Evaluation(tuple(results), args.resamples, args.seed), _title(source, args)
+    facts = _facts(source, skipped, args)
     if args.json:
-        report = document(
-            evaluation,
-            model=source.about,
-            versions=versions(PACKAGES),
-            seconds=args.seconds,
-            skipped=skipped,
-        )
-        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-        write_output(args.json, f"{text}\n".encode())
+        _write_json(document(evaluation, **facts), args)
     if args.plot:
-        figure = score_chart(evaluation, title=source.title + excerpt_note)
-        write_output(args.plot, to_bytes(figure, check_picture(args.plot)))
+        _write_plot(score_chart(evaluation, title=title), args)
     if args.json != STDOUT:
-        print(f"{source.title}{excerpt_note}\n\n{table(evaluation)}")
+        print(f"{title}\n\n{table(evaluation)}")
+
+
+def _report_confidence(
+    results: list[Result],
+    source: NotesFolder | ModelRun,
+    skipped: dict[str, str],
+    args: argparse.Namespace,
+) -> None:
+    """The same about the notes' confidence."""
+    title = _title(source, args)
+    assessment = assess(
+        {
+            result.recording.name: verdicts(result.recording.labels, result.findings.notes)
+            for result in results
+        }
+    )
+    if args.json:
+        facts = _facts(source, skipped, args)
+        _write_json(confidence_report.document(assessment, **facts), args)
+    if args.plot:
+        _write_plot(confidence_report.reliability_plot(assessment, title=title), args)
+    if args.json != STDOUT:
+        print(f"{title}\n\n{confidence_report.table(assessment)}")
+
+
+def _title(source: NotesFolder | ModelRun, args: argparse.Namespace) -> str:
+    return source.title + (f", first {args.seconds:g} s" if args.seconds else "")
+
+
+def _facts(
+    source: NotesFolder | ModelRun, skipped: dict[str, str], args: argparse.Namespace
+) -> dict[str, Any]:
+    """What a document says beside the scores."""
+    return {
+        "model": source.about,
+        "versions": versions(PACKAGES),
+        "seconds": args.seconds,
+        "skipped": skipped,
+    }
+
+
+def _write_json(report: dict[str, Any], args: argparse.Namespace) -> None:
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+    write_output(args.json, f"{text}\n".encode())
+
+
+def _write_plot(figure: Figure, args: argparse.Namespace) -> None:
+    write_output(args.plot, to_bytes(figure, check_picture(args.plot)))
 
 
 class PlotCommand:

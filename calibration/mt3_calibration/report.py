@@ -38,7 +38,7 @@ def table(evaluation: Evaluation) -> str:
             limits = [item.interval if item else None for item in estimates]
             cells = ["" if limit is None else _figure(limit[end]) for limit in limits]
             rows.append((f"  {word}", "", "", "", *cells))
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def document(
@@ -150,7 +150,7 @@ def _figure(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _aligned(rows: Sequence[_Row]) -> str:
+def aligned(rows: Sequence[_Row]) -> str:
     """Columns of text: the first one flush left, all others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (

@@ -12,6 +12,8 @@ e1      of the training     whether the training worked at all: new pieces, know
 choice  gmbank              which of several models is better, during development
 e2      timgm6mb            how good it is with sounds it never heard; scored at the end
 e3      salamander, tonejs  the same with recorded instruments; scored at the end
+trust   of the training,    how far confidence can be trusted (`mt3_calibration.confidence`): music
+        and gmbank          as people record it, without unrelated notes or noise
 ======  ==================  =======================================================================
 
 The pieces of no set occur in training, as they are drawn from other seeds.
@@ -76,6 +78,17 @@ TEST_SETS: tuple[SetSpec, ...] = (
         "e3",
         ("salamander", "tonejs"),
         music=(MusicConfig.piano(), MusicConfig.line(), MusicConfig(drums=0.0)),
+    ),
+    SetSpec(
+        "trust",
+        ("fluidr3mono", "musescore", "gmbank"),
+        music=(
+            MusicConfig.solo(0, 0, 0, 1, chaos=0.0),
+            MusicConfig.line(),
+            MusicConfig.drums_only(),
+            MusicConfig(chaos=0.0),
+        ),
+        augment=AugmentConfig(band_limits=0.0, saturation=0.0, noise=0.0, level=(-12.0, -0.5)),
     ),
 )
 """The sets of the table above."""

@@ -3,7 +3,7 @@
 Contract: a network is surer of itself than it should be, more of some tokens than of others.  A
 `Calibration`, part of a bundle, corrects that with a handful of numbers that were fitted to music
 with known notes (``docs/confidence.md``): `Calibration.confidence` is the estimated probability
-that a note is right, that is, begins within 50 ms of a true one of its pitch and instrument class.
+that a note is right, that is, begins within 50 ms of a true one of its pitch (or class of drum).
 """
 
 from __future__ import annotations

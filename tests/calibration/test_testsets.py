@@ -80,11 +80,12 @@ def test_no_set_but_the_first_uses_sounds_of_the_training():
         "choice": {Role.CHOICE},
         "e2": {Role.TEST},
         "e3": {Role.TEST},
+        "trust": {Role.TRAIN, Role.CHOICE},
     }
 
 
 def test_unknown_sets_are_refused_with_the_known_ones():
-    with pytest.raises(OptionError, match="e1, choice, e2, e3"):
+    with pytest.raises(OptionError, match="e1, choice, e2, e3, trust"):
         set_named("e9")
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pretty_midi
 import pytest
 
-from mt3_calibration.labels import read_drums, read_notes
+from mt3_calibration.confidence import assess, verdicts
+from mt3_calibration.labels import find_labels, read_drums, read_labels, read_notes
 from mt3_calibration.scoring import before, score_drums, score_notes
 from mt3_runtime.backends import ort_cpu
 from mt3_runtime.loading import load_model
@@ -102,6 +103,31 @@ def test_drum_onset_f1(name: str, runs: tuple[SearchName, dict[str, Run]], share
     labels = read_drums(shared / "audio" / f"{Path(name).stem}.drums.csv")
     found = score_drums(labels, runs[1][name].notes)
     assert found.f1 >= DRUM_FLOORS[name], found
+
+
+def test_confidence_tells_right_notes_from_wrong_ones(
+    greedy_runs: dict[str, Run], shared: Path
+) -> None:
+    """Average precision against the share of right notes, measured +0.15 pooled.
+
+    Both for the numbers of the bundle, which no recording here has influenced, and for numbers
+    fitted to all recordings but the one that is judged.
+    """
+    judged = {}
+    for name, run in greedy_runs.items():
+        files = find_labels(Path(name).stem, shared / "audio")
+        if files:
+            judged[name] = verdicts(read_labels(files), run.notes)
+    assert len(judged) == 7
+    found = assess(judged)
+    for trusts in (
+        [recording.given for recording in (*found.recordings, found.pooled)],
+        [recording.refitted for recording in (*found.recordings, found.pooled)],
+    ):
+        gains = [trust.average_precision - trust.base for trust in trusts]
+        assert gains[-1] >= 0.05
+        assert np.mean(gains[:-1]) >= 0.05
+    assert found.pooled.refitted.error < 0.1
 
 
 # --- to MIDI and back ----------------------------------------------------------------------------

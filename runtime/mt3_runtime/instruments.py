@@ -116,9 +116,6 @@ DRUM_NAMES = ("drums", "drum", "drum kit", "drum set", "kit", "percussion")
 
 _ALL = frozenset(range(128))
 
-Instruments = str | int | Iterable[str | int]
-"""What a user may say: one instrument, a list of them, or a text with commas between them."""
-
 
 @dataclass(frozen=True)
 class Lineup:
@@ -146,6 +143,10 @@ class Lineup:
 
 
 NOBODY = Lineup(frozenset(), frozenset())
+
+Instruments = str | int | Lineup | Iterable[str | int]
+"""What a user may say: one instrument, a list of them, a text with commas between them, or a
+ready-made line-up."""
 
 
 def instrument_name(program: int, *, is_drum: bool) -> str:
@@ -184,6 +185,8 @@ def named(instruments: Instruments) -> Lineup:
     Raises:
         OptionError: As `choose`.
     """
+    if isinstance(instruments, Lineup):
+        return instruments
     if isinstance(instruments, str):
         instruments = [part for part in instruments.split(",") if part.strip()]
     elif isinstance(instruments, int):

@@ -51,6 +51,9 @@ class Stem:
 OTHER = "other"
 """Name of the stem of everything that no other one has."""
 
+HIGH = "high_percs"
+"""Name of the stem of hi-hats and cymbals."""
+
 HIGH_KEYS = frozenset({42, 44, 46, 49, 51, 52, 53, 55, 57, 59})
 """Hi-hats (closed, pedal, open) and cymbals (crash, ride, Chinese, ride bell, splash, crash, ride):
 General MIDI's percussion keys that are made of metal and struck with a stick."""
@@ -96,7 +99,7 @@ _NAMED = (
         ("drum", "drum kit", "drumkit", "kit", "percussion"),
     ),
     Stem(
-        "high_percs",
+        HIGH,
         Role.PERCUSSIVE,
         Lineup(frozenset(), HIGH_KEYS),
         ("high percs", "high perc", "cymbals", "hats", "hihats", "hi hats", "hihat", "hi hat"),

@@ -490,7 +490,7 @@ def test_a_result_that_cannot_be_written_is_reported(model, songs, monkeypatch, 
     def full(path: str, data: bytes) -> None:
         raise OutputError("the disk is full")
 
-    monkeypatch.setattr("mt3_runtime.commands.transcribe.write_output", full)
+    monkeypatch.setattr("mt3_runtime.commands.results.write_output", full)
     assert main(["transcribe", str(songs)]) == ExitCode.FAILED
     assert capsys.readouterr().err.count("the disk is full") == 2
 
@@ -525,7 +525,7 @@ def test_a_closed_pipe_ends_the_work(model, songs, monkeypatch, capsys):
     def closed(path: str, data: bytes) -> None:
         raise OutputError("the reader closed the pipe") from BrokenPipeError()
 
-    monkeypatch.setattr("mt3_runtime.commands.transcribe.write_output", closed)
+    monkeypatch.setattr("mt3_runtime.commands.results.write_output", closed)
     arguments = ["transcribe", "-q", str(songs / "a.wav"), "-o", "-", "-f", "csv"]
     assert main(arguments) == ExitCode.BROKEN_PIPE
     assert capsys.readouterr().err == ""

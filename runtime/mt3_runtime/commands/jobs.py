@@ -8,6 +8,8 @@ input or another job's output, and each can be written.
     -o FOLDER          FOLDER/NAME.mid; for several results, an existing folder, or "FOLDER/"
     -o -               standard output, for one input and one format
 
+A result that is split into stems is several files, NAME.STEM.mid.
+
 A file the user has named is replaced; a name made up here never replaces anything unless the user
 says ``--overwrite``.
 """
@@ -34,10 +36,11 @@ AUDIO_SUFFIXES = (
 
 @dataclass(frozen=True)
 class Result:
-    """One file to write: ``path`` (or ``-``) in ``format``."""
+    """One file to write: ``path`` (or ``-``) in ``format``, with the notes of a stem or all."""
 
     format: str
     path: str
+    stem: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def plan(
     output: str | None = None,
     formats: tuple[str, ...] = (),
     folder: bool = False,
+    stems: tuple[str, ...] = (),
     overwrite: bool = False,
     refuse: Callable[[OutputError], None] | None = None,
 ) -> list[Job]:
@@ -92,6 +96,7 @@ def plan(
         output: The argument of ``-o``, or None.
         formats: Chosen formats; empty for the one the output's suffix names, else MIDI.
         folder: The results belong into a folder even if there is only one.
+        stems: Names of the stems that each result is split into; empty for one file of all notes.
         overwrite: Made-up names may replace existing files.
         refuse: Is told why an output cannot be written; its source is left out of the result.
 
@@ -101,16 +106,16 @@ def plan(
     """
     if output == "":
         raise OptionError("The argument of -o is empty; name a file, a folder or -.")
-    several = folder or len(sources) > 1 or len(formats) > 1
+    several = folder or bool(stems) or len(sources) > 1 or len(formats) > 1
     if output == STDOUT:
         if several:
-            raise OptionError("`-o -` takes one input file and one format.")
+            raise OptionError("`-o -` takes one input file and one format, and no --split.")
         return [Job(sources[0], (Result(formats[0] if formats else "midi", STDOUT),))]
     if named := output is not None and not several and not _is_folder(output):
         jobs = [Job(sources[0], (Result(_one_format(output, formats), output),))]
     else:
         target = None if output is None else _folder(output)
-        jobs = [_derive(source, target, formats or ("midi",)) for source in sources]
+        jobs = [_derive(source, target, formats or ("midi",), stems) for source in sources]
     return _possible(jobs, named=named, overwrite=overwrite, refuse=refuse or _raise)
 
 
@@ -164,12 +169,16 @@ def _one_format(output: str, formats: tuple[str, ...]) -> str:
     return formats[0]
 
 
-def _derive(source: Path, folder: Path | None, formats: tuple[str, ...]) -> Job:
+def _derive(
+    source: Path, folder: Path | None, formats: tuple[str, ...], stems: tuple[str, ...]
+) -> Job:
     suffixes = {name: suffix for suffix, name in reversed(SUFFIXES.items())}  # the first one wins
     base = source.parent if folder is None else folder
-    return Job(
-        source, tuple(Result(name, str(base / (source.stem + suffixes[name]))) for name in formats)
-    )
+    results = []
+    for stem in stems or ("",):
+        name = f"{source.stem}.{stem}" if stem else source.stem
+        results += [Result(form, str(base / (name + suffixes[form])), stem) for form in formats]
+    return Job(source, tuple(results))
 
 
 def _possible(

@@ -9,7 +9,6 @@ can feed a pipe.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,17 +19,20 @@ from typing import TYPE_CHECKING, get_args
 from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.jobs import Job, find_inputs, parse_formats, plan
-from mt3_runtime.errors import AudioError, AudioWarning, OptionError, OutputError
-from mt3_runtime.formats import FORMATS, render
+from mt3_runtime.commands.per_stem import run_per_stem
+from mt3_runtime.commands.results import about, check_stdout, keep_out, tell, tell_changes, write
+from mt3_runtime.errors import AudioError, AudioWarning, OutputError
+from mt3_runtime.formats import FORMATS
 from mt3_runtime.instruments import choose
 from mt3_runtime.leakage import AUTO_FILTERS
-from mt3_runtime.output import STDOUT, is_folder, make_folder, real_path, write_output
+from mt3_runtime.output import is_folder
 from mt3_runtime.progress import Meter
 from mt3_runtime.search import SearchName
+from mt3_runtime.stems import STEMS
 
 if TYPE_CHECKING:
     from mt3_runtime.model import Model
-    from mt3_runtime.transcription import Progress, Transcription
+    from mt3_runtime.transcription import Progress
 
 #: More threads than any machine this runs on has cores; each costs memory.
 _MAX_THREADS = 1024
@@ -53,6 +55,12 @@ class TranscribeCommand:
             "--format",
             metavar="LIST",
             help=f"one or more of {', '.join(FORMATS)} (default: by the suffix of OUT, else midi)",
+        )
+        add("--split", choices=("stems",), help="write a file per stem, NAME.STEM.mid")
+        add(
+            "--per-stem",
+            action="store_true",
+            help="the files are stems of one song, told by their names: one result of all",
         )
         add("--overwrite", action="store_true", help="replace files not named with -o, too")
         add("-q", "--quiet", action="store_true", help="only warnings and errors on stderr")
@@ -99,6 +107,8 @@ class TranscribeCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Plans, loads the model, does every file."""
+        if args.per_stem:
+            return run_per_stem(args)
         choose(args.instruments, args.exclude)  # complains now about unknown names
         sources, failed = _find(args)
         jobs = _plan(sources, args) if sources else []
@@ -107,7 +117,7 @@ class TranscribeCommand:
         if not ready:
             return ExitCode.FAILED
         model_path = resolve_model(args.model)
-        _keep_out(model_path, ready)
+        keep_out(model_path, ready)
         from mt3_runtime.loading import load_model  # noqa: PLC0415  not needed for --help
 
         with load_model(
@@ -147,26 +157,17 @@ def _plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:
         output=args.output,
         formats=formats,
         folder=folder,
+        stems=tuple(stem.name for stem in STEMS) if args.split else (),
         overwrite=args.overwrite,
         refuse=lambda error: talk(f"error: {error}"),
     )
-    if args.output == STDOUT and sys.stdout is None:
-        raise OutputError("`-o -` needs a standard output, and this one is closed.")
-    if args.output == STDOUT and jobs[0].results[0].format == "midi" and sys.stdout.isatty():
-        raise OptionError("MIDI is binary; redirect stdout, or choose another --format.")
+    for job in jobs:
+        check_stdout(job)
     return jobs
 
 
 def _names_folder(args: argparse.Namespace) -> bool:
     return any(is_folder(name) for name in args.files)
-
-
-def _keep_out(model: Path, jobs: list[Job]) -> None:
-    """Refuses results inside the model's folder, where one could replace a part of it."""
-    places = [Path(result.path) for job in jobs for result in job.results if result.path != STDOUT]
-    for place in places:
-        if is_folder(model) and real_path(place).is_relative_to(real_path(model)):
-            raise OutputError(f"{place} is inside the model {model}; choose another folder.")
 
 
 def _exists(source: Path) -> bool:
@@ -203,38 +204,24 @@ def _transcribe(model: Model, jobs: list[Job], args: argparse.Namespace) -> int:
             try:
                 if isinstance(outcome, Exception):
                     raise outcome
-                _write(outcome, job)
+                written = write(outcome, job)
             except (AudioError, OutputError) as error:
                 if isinstance(error.__cause__, BrokenPipeError):
                     raise
-                talk(f"error: {_about(job.source, str(error))}")
+                talk(f"error: {about(job.source, str(error))}")
                 failed += 1
                 continue
             finally:
                 while caught:
                     talk(f"warning: {caught.pop(0).message}")
             for message in outcome.warnings:
-                talk(f"warning: {_about(job.source, message)}")
+                talk(f"warning: {about(job.source, message)}")
             seconds += outcome.duration
             if not args.quiet:  # files share the machine: the speed is that of all so far
-                _tell(outcome, job, speed=seconds / (time.perf_counter() - begin))
-            for report in (outcome.leakage, outcome.smoothing) if args.report else ():
-                for line in report.lines() if report.filter != "none" else ():
-                    talk(f"{job.source}: {line}")
+                tell(outcome, job, written, speed=seconds / (time.perf_counter() - begin))
+            if args.report:
+                tell_changes(outcome, job.source)
     return failed
-
-
-def _write(result: Transcription, job: Job) -> None:
-    contents = [(target.path, render(result, target.format)) for target in job.results]
-    for path, content in contents:
-        if path != STDOUT:
-            make_folder(Path(path).parent)
-        write_output(path, content)
-
-
-def _tell(result: Transcription, job: Job, *, speed: float) -> None:
-    targets = ", ".join("stdout" if one.path == STDOUT else one.path for one in job.results)
-    talk(f"{job.source}: {result.summary()}, {speed:.1f} times real time -> {targets}")
 
 
 class _Bars:
@@ -273,11 +260,6 @@ def _share(text: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
-
-
-def _about(source: Path, message: str) -> str:
-    """A message that names the file it is about."""
-    return message if source.name in message else f"{source}: {message}"
 
 
 def _files(number: int) -> str:

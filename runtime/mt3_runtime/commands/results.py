@@ -1,0 +1,83 @@
+"""A result on its way out of `mt3 transcribe`: written to its files, and told on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mt3_runtime.cli import talk
+from mt3_runtime.commands.jobs import Job, Result
+from mt3_runtime.errors import OptionError, OutputError
+from mt3_runtime.formats import render
+from mt3_runtime.output import STDOUT, is_folder, make_folder, real_path, write_output
+
+if TYPE_CHECKING:
+    from mt3_runtime.transcription import Transcription
+
+
+def check_stdout(job: Job) -> None:
+    """Refuses a standard output that cannot take a job's result.
+
+    Raises:
+        OptionError: It is a terminal, and the result is MIDI.
+        OutputError: It is closed.
+    """
+    if any(result.path == STDOUT for result in job.results):
+        if sys.stdout is None:
+            raise OutputError("`-o -` needs a standard output, and this one is closed.")
+        if job.results[0].format == "midi" and sys.stdout.isatty():
+            raise OptionError("MIDI is binary; redirect stdout, or choose another --format.")
+
+
+def keep_out(model: Path, jobs: Sequence[Job]) -> None:
+    """Refuses results inside the model's folder, where one could replace a part of it.
+
+    Raises:
+        OutputError: One would lie there.
+    """
+    places = [Path(result.path) for job in jobs for result in job.results if result.path != STDOUT]
+    for place in places:
+        if is_folder(model) and real_path(place).is_relative_to(real_path(model)):
+            raise OutputError(f"{place} is inside the model {model}; choose another folder.")
+
+
+def write(result: Transcription, job: Job) -> list[str]:
+    """Writes a job's files, and returns their names; a stem without notes gets none.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    stems = result.stems() if any(target.stem for target in job.results) else {}
+    wanted: list[tuple[Result, Transcription]] = []
+    for target in job.results:
+        if not target.stem:
+            wanted.append((target, result))
+        elif target.stem in stems:
+            wanted.append((target, replace(result, notes=stems[target.stem])))
+    contents = [(target.path, render(part, target.format)) for target, part in wanted]
+    for path, content in contents:
+        if path != STDOUT:
+            make_folder(Path(path).parent)
+        write_output(path, content)
+    return [path for path, _ in contents]
+
+
+def tell(result: Transcription, job: Job, written: Sequence[str], *, speed: float) -> None:
+    """Says what a job came to; ``speed`` is in times of real time."""
+    targets = ", ".join("stdout" if path == STDOUT else path for path in written)
+    talk(f"{job.source}: {result.summary()}, {speed:.1f} times real time -> {targets or 'nothing'}")
+
+
+def tell_changes(result: Transcription, source: Path) -> None:
+    """Says what filters did to which notes."""
+    for report in (result.leakage, result.smoothing):
+        for line in report.lines() if report.filter != "none" else ():
+            talk(f"{source}: {line}")
+
+
+def about(source: Path, message: str) -> str:
+    """A message that names the file it is about."""
+    return message if source.name in message else f"{source}: {message}"

@@ -103,7 +103,7 @@ def run(model: Model, features: Any, setting: dict[str, Any]) -> dict[str, Any]:
         return shadows[-1]
 
     search = partial(Greedy, spec=info.decoding, constrain=shadow if constrain else None)
-    backend = TimedBackend(model._backend)  # noqa: SLF001  the loop itself is measured
+    backend = TimedBackend(model._pipeline.backend)  # noqa: SLF001  the loop itself is measured
     starts = [info.segments.start(index) for index in range(len(features) + 1)]
     jobs = (
         Job(Span(i, starts[i], starts[i + 1]), partial(np.asarray, row))

@@ -9,7 +9,7 @@ three thirds under the names mt3-infer's users know; `Model.stream` yields notes
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from types import TracebackType
@@ -19,17 +19,16 @@ import numpy as np
 
 from mt3_runtime.audio import AudioSource, AudioStream, open_audio, open_blocks
 from mt3_runtime.bundle import Bundle, Manifest
-from mt3_runtime.decoding import Decoded, Ended, Job, Jobs, Span, decode
+from mt3_runtime.decoding import Job
 from mt3_runtime.errors import OptionError
-from mt3_runtime.features import FeatureExtractor
 from mt3_runtime.instruments import Instruments
 from mt3_runtime.leakage import AutoFilter, check_auto_filter
 from mt3_runtime.notes import Note
-from mt3_runtime.recording import Recording, assemble, token_digest
+from mt3_runtime.pipeline import Pipeline
+from mt3_runtime.recording import assemble, token_digest
 from mt3_runtime.request import Request
 from mt3_runtime.search import Sequence as TokenSequence
-from mt3_runtime.search import previous_ids, search_for
-from mt3_runtime.segments import cut
+from mt3_runtime.search import search_for
 from mt3_runtime.transcription import Progress, Transcription, by_onset
 
 if TYPE_CHECKING:
@@ -69,9 +68,8 @@ class Model:
         self.info: Manifest = bundle.manifest
         self.auto_filter = auto_filter
         self.decoding = decoding
-        self._backend = backend
+        self._pipeline = Pipeline(bundle.manifest, backend)
         self._device = backend.description if backend else "none"
-        self._extract = FeatureExtractor(self.info.features)
 
     @property
     def device(self) -> str:
@@ -159,7 +157,7 @@ class Model:
             upstream_quirks=upstream_quirks,
         )
         each = None if progress is None else partial(_second, progress)
-        run = self._transcribe([audio], sr, request, progress=each)
+        run = self._pipeline.transcribe([audio], sr, request, progress=each)
         with closing(run):
             return _given(next(run))
 
@@ -256,7 +254,7 @@ class Model:
             smooth=smooth,
             upstream_quirks=upstream_quirks,
         )
-        run = self._transcribe(sources, sr, request, progress=progress)
+        run = self._pipeline.transcribe(sources, sr, request, progress=progress)
         return run if return_exceptions else _raising(run)
 
     def stream(
@@ -311,8 +309,8 @@ class Model:
 
     def _stream(self, opened: AudioStream, request: Request, *, live: bool) -> Iterator[Note]:
         assembler, leakage = request.assembler(), request.leakage()
-        jobs = self._jobs(leakage.listen(opened))
-        with opened, closing(self._segments(jobs, request, live=live)) as run:
+        jobs = self._pipeline.jobs(leakage.listen(opened))
+        with opened, closing(self._pipeline.segments(jobs, request, live=live)) as run:
             for decoded in run:
                 notes, _ = assemble(assembler, decoded.span, decoded.sequences)
                 yield from request.sure(leakage.live(notes, decoded.span.next_start))
@@ -325,7 +323,7 @@ class Model:
             float32 [segments, frames, bins].
         """
         with open_audio(audio, sr=sr, target_rate=self.sample_rate) as stream:
-            return np.stack([job.features() for job in self._jobs(stream)])
+            return np.stack([job.features() for job in self._pipeline.jobs(stream)])
 
     def forward(
         self,
@@ -364,10 +362,10 @@ class Model:
             )
         last = len(features) - 1
         jobs = (
-            Job(self._span(i, last=i == last), partial(_as_is, row))
+            Job(self._pipeline.span(i, last=i == last), partial(_as_is, row))
             for i, row in enumerate(features)
         )
-        with closing(self._segments(jobs, request)) as run:
+        with closing(self._pipeline.segments(jobs, request)) as run:
             return [sequence for decoded in run for sequence in decoded.sequences]
 
     def decode(
@@ -397,7 +395,7 @@ class Model:
         assembler = self._request(upstream_quirks=upstream_quirks).assembler()
         notes: list[Note] = []
         for index in range(count):
-            span = self._span(index, last=index + 1 == count)
+            span = self._pipeline.span(index, last=index + 1 == count)
             sequences = tokens[index * channels : (index + 1) * channels]
             notes += assemble(assembler, span, sequences)[0]
         return by_onset(notes + assembler.finish())
@@ -415,9 +413,7 @@ class Model:
 
     def close(self) -> None:
         """Frees the graphs; the model cannot be used afterwards."""
-        if self._backend is not None:
-            self._backend.close()
-            self._backend = None
+        self._pipeline.close()
 
     def __enter__(self) -> Self:
         return self
@@ -429,15 +425,6 @@ class Model:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _jobs(self, blocks: Iterable[FloatArray]) -> Jobs:
-        for segment in cut(blocks, self.info.segments):
-            features = partial(self._extract, segment.samples)
-            yield Job(Span(segment.index, segment.start, segment.next_start), features)
-
-    def _span(self, index: int, *, last: bool = False) -> Span:
-        start = self.info.segments.start
-        return Span(index, start(index), None if last else start(index + 1))
 
     def _request(
         self,
@@ -453,60 +440,6 @@ class Model:
             decoding=self.decoding if decoding is None else decoding,
             **asked,
         )
-
-    def _decode(
-        self, recordings: Iterable[Jobs], request: Request, *, live: bool = False, lone: bool
-    ) -> Generator[Decoded | Ended, None, None]:
-        if self._backend is None:
-            raise OptionError("This model has no device, or was closed; load it again.")
-        spec = self.info.decoding
-        remember = partial(previous_ids, spec=spec) if spec.memory_tokens else None
-        search = request.search
-        return decode(self._backend, recordings, search, remember=remember, live=live, lone=lone)
-
-    def _segments(
-        self, jobs: Jobs, request: Request, *, live: bool = False
-    ) -> Generator[Decoded, None, None]:
-        """Decodes one recording; raises what reading it raises."""
-        with closing(self._decode([jobs], request, live=live, lone=True)) as run:
-            for item in run:
-                if isinstance(item, Decoded):
-                    yield item
-                elif item.error is not None:
-                    raise item.error
-
-    def _transcribe(
-        self,
-        sources: Iterable[AudioSource],
-        sr: float | None,
-        request: Request,
-        *,
-        progress: Callable[[int, Progress], None] | None,
-    ) -> Generator[Transcription | Exception, None, None]:
-        """See `transcribe_many`."""
-        under_way: dict[int, Recording] = {}
-        waiting: dict[int, Transcription | Exception] = {}  # for their turn
-
-        def recordings() -> Iterator[Jobs]:
-            for number, source in enumerate(sources):
-                recording = Recording(request)
-                under_way[number] = recording
-                opened = partial(open_audio, source, sr=sr, target_rate=self.sample_rate)
-                yield recording.jobs(opened, self._jobs)
-
-        lone, following = isinstance(sources, Sized) and len(sources) == 1, 0
-        with closing(self._decode(recordings(), request, lone=lone)) as run:
-            for item in run:
-                if isinstance(item, Decoded):
-                    now = under_way[item.recording].add(item)
-                    if progress:
-                        progress(item.recording, now)
-                    continue
-                recording = under_way.pop(item.recording)
-                waiting[item.recording] = item.error or recording.result(self.info.name)
-                while following in waiting:
-                    yield waiting.pop(following)
-                    following += 1
 
 
 def _given(outcome: Transcription | Exception) -> Transcription:

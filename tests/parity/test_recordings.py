@@ -15,6 +15,7 @@ import pytest
 from mt3_calibration.confidence import assess, verdicts
 from mt3_calibration.labels import find_labels, read_drums, read_labels, read_notes
 from mt3_calibration.scoring import before, score_drums, score_notes
+from mt3_runtime.assembly import assembler_for
 from mt3_runtime.backends import ort_cpu
 from mt3_runtime.loading import load_model
 from mt3_runtime.midi import from_midi
@@ -185,7 +186,8 @@ def test_notes_are_the_originals(
 
 def unusable(model: Model, run: Run) -> tuple[int, int]:
     """Invalid and dropped events that our assembler counted."""
-    assembler, start = model._assembler(upstream_quirks=False), model.info.segments.start
+    assembler = assembler_for(model.info.vocabulary, model.info.notes)
+    start = model.info.segments.start
     reports = []
     for index, sequence in enumerate(run.sequences):
         following = start(index + 1) if index + 1 < len(run.sequences) else None

@@ -83,6 +83,7 @@ class Request:
                 f"min_confidence is {min_confidence!r}; expected a number from 0 to 1."
             )
         lineup = choose(instruments, exclude)
+        drums = bool(info.vocabulary.id_range(EventKind.DRUM))
         constrain = constraint_for(
             info.vocabulary,
             info.notes,
@@ -94,8 +95,8 @@ class Request:
             info,
             partial(search_for(decoding), spec=info.decoding, constrain=constrain),
             Lineup() if lineup is None else lineup,
-            # A model without drums cannot confuse anything with them.
-            auto_filter if info.vocabulary.id_range(EventKind.DRUM) else False,
+            # A model without drums, or of one instrument, has none to confuse with another.
+            auto_filter if drums and not info.notes.flat_programs else False,
             min_confidence,
             smooth,
             upstream_quirks,

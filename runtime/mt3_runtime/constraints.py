@@ -1,18 +1,25 @@
-"""What the decoder may say: masks over the tokens, one per row, kept up to date step by step.
+"""What the decoder may say, and what of it is written down.
 
 Contract: a `Constraint` owns the content of `Lane.allowed` for the slots of one lane.  It sets a
 slot's row when a segment starts there, and renews the rows after every step from the tokens that
 were chosen.  The decoder graph then takes the best token among those allowed, so what is forbidden
-cannot be said at all: nothing has to be filtered out afterwards, and what the model would have said
-under a forbidden instrument it may still say under the right one.
+cannot be said at all, and what the model would have said under a forbidden instrument it may still
+say under the right one.
 
 Tokens set state (a pitch belongs to the program said before it), so a mask depends on what a row
 has said.  It depends on nothing else, so results never depend on batch composition.
+
+Forbidding helps where there is something else to say.  For a drum hit in a line-up without drums,
+and for a pitched note in one of drums alone, there is not, and a model that is hindered says
+nonsense instead (``docs/instruments.md`` has figures).  So a kind of notes that a line-up does not
+have at all is not forbidden but passed over in silence: said, read by the next steps, and not
+written down (`Silence`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -77,8 +84,9 @@ def constraint_for(
     allowed = np.ones(vocabulary.size, np.bool_)
     initial = True
     if lineup is not None:
-        allowed = sayable(vocabulary, rules, lineup)
-        initial = rules.initial_program in programs_for(rules, lineup)
+        wanted = Wanted.of(vocabulary, rules, lineup)
+        allowed = wanted.sayable(vocabulary)
+        initial = rules.initial_program in wanted.programs or not wanted.pitched
     if grammar:
         return partial(
             Grammar,
@@ -88,38 +96,117 @@ def constraint_for(
             initial_allowed=initial,
             seconds=seconds,
         )
-    if allowed.all():
+    if initial and allowed.all():
         return None
     mask = LineupMask(vocabulary, rules, allowed, initial_allowed=initial)
     return lambda slots: mask  # noqa: ARG005  lanes share it: its only state are their masks
 
 
-def sayable(vocabulary: Vocabulary, rules: NoteRules, lineup: Lineup) -> BoolArray:
-    """What may be said at all, bool [V]: everything but notes and programs outside a line-up.
+def silence_for(vocabulary: Vocabulary, rules: NoteRules, lineup: Lineup | None) -> Silence | None:
+    """What is not written down; None if all is.
 
     Raises:
-        OptionError: No note is left.
+        OptionError: The model can say none of the instruments.
     """
-    allowed = np.ones(vocabulary.size, np.bool_)
-    programs = programs_for(rules, lineup)
-    kept = {EventKind.DRUM: lineup.drum_keys}
-    if not rules.flat_programs:
-        kept[EventKind.PROGRAM] = programs
-    for token, event in enumerate(vocabulary.decode(range(vocabulary.size))):
-        if event is not None and event.kind in kept:
-            allowed[token] = event.value in kept[event.kind]
-    said, pitches, drums = (
-        list(vocabulary.id_range(kind))
-        for kind in (EventKind.PROGRAM, EventKind.PITCH, EventKind.DRUM)
-    )
-    says_programs = not rules.flat_programs and allowed[said].any()
-    allowed[pitches] = says_programs or rules.initial_program in programs
-    if not allowed[pitches + drums].any():
-        raise OptionError(
-            "This model has no notes for any of the instruments asked for; it would find nothing. "
-            "Choose others, or another model."
-        )
-    return allowed
+    if lineup is None:
+        return None
+    wanted = Wanted.of(vocabulary, rules, lineup)
+    kinds = [EventKind.DRUM] if not wanted.drums else []
+    kinds += [EventKind.PROGRAM, EventKind.PITCH] if not wanted.pitched else []
+    silent = np.zeros(vocabulary.size, np.bool_)
+    for kind in kinds:
+        silent[list(vocabulary.id_range(kind))] = True
+    return Silence(silent, vocabulary.id_range(EventKind.SHIFT)) if silent.any() else None
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Tokens that are said and not written down.
+
+    Attributes:
+        tokens: bool [V].
+        shifts: Ids of time shifts.
+    """
+
+    tokens: BoolArray
+    shifts: range
+
+    def written(self, said: TokenArray) -> BoolArray:
+        """Which tokens of a sequence [n] are written: bool [n].
+
+        A time shift that states the time of silent notes alone is left out with them: shifts in a
+        row would add up to another time.
+        """
+        keep = ~self.tokens[said]
+        if keep.all():
+            return keep
+        run: list[int] = []  # shifts since the last other written token
+        broken = False  # by something silent
+        for place, token in enumerate(said.tolist()):
+            if not keep[place]:
+                broken = True
+            elif token in self.shifts:
+                if broken:
+                    keep[run] = False
+                    run = []
+                run.append(place)
+                broken = False
+            else:
+                run, broken = [], False
+        return keep
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A line-up in a model's own terms.
+
+    Attributes:
+        programs: Programs, as the model counts, see `programs_for`.
+        drum_keys: Percussion keys.
+        pitched: Whether the model has pitched notes of the line-up.
+        drums: Whether it has drums of the line-up.
+        says_programs: Whether its program tokens mean something.
+    """
+
+    programs: frozenset[int]
+    drum_keys: frozenset[int]
+    pitched: bool
+    drums: bool
+    says_programs: bool
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, rules: NoteRules, lineup: Lineup) -> Wanted:
+        """Translates a line-up.
+
+        Raises:
+            OptionError: The model has no notes for it.
+        """
+        programs = programs_for(rules, lineup)
+
+        def has(kind: EventKind, values: frozenset[int]) -> bool:
+            events = vocabulary.decode(vocabulary.id_range(kind))
+            return any(event is not None and event.value in values for event in events)
+
+        said = not rules.flat_programs and has(EventKind.PROGRAM, programs)
+        pitched = said or rules.initial_program in programs
+        drums = has(EventKind.DRUM, lineup.drum_keys)
+        if not (pitched or drums):
+            raise OptionError(
+                "This model has no notes for any of the instruments asked for; it would find "
+                "nothing. Choose others, or another model."
+            )
+        return cls(programs, lineup.drum_keys, pitched, drums, not rules.flat_programs)
+
+    def sayable(self, vocabulary: Vocabulary) -> BoolArray:
+        """What may be said at all, bool [V]; a kind of notes that is not wanted may, in silence."""
+        allowed = np.ones(vocabulary.size, np.bool_)
+        kept = {EventKind.DRUM: self.drum_keys} if self.drums else {}
+        if self.pitched and self.says_programs:
+            kept[EventKind.PROGRAM] = self.programs
+        for token, event in enumerate(vocabulary.decode(range(vocabulary.size))):
+            if event is not None and event.kind in kept:
+                allowed[token] = event.value in kept[event.kind]
+        return allowed
 
 
 def programs_for(rules: NoteRules, lineup: Lineup) -> frozenset[int]:
@@ -159,7 +246,7 @@ class LineupMask:
     Args:
         vocabulary: Meaning of the token ids.
         rules: Rules of the model.
-        allowed: bool [V], from `sayable`.
+        allowed: bool [V], from `Wanted.sayable`.
         initial_allowed: Whether notes may have the model's initial program.
     """
 

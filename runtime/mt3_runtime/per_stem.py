@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mt3_runtime.bundle import Bundle
-from mt3_runtime.constraints import sayable
+from mt3_runtime.constraints import Wanted
 from mt3_runtime.errors import BundleNotFoundError, OptionError
 from mt3_runtime.instruments import NOBODY, Lineup
 from mt3_runtime.leakage import LeakageReport
@@ -75,7 +75,7 @@ class StemModel:
     def knows(self, lineup: Lineup) -> bool:
         """Whether it has notes for any of these instruments."""
         try:
-            sayable(self.info.vocabulary, self.info.notes, lineup)
+            Wanted.of(self.info.vocabulary, self.info.notes, lineup)
         except OptionError:
             return False
         return True

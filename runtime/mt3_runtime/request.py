@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mt3_runtime.assembly import assembler_for
-from mt3_runtime.constraints import constraint_for, stand_ins
+from mt3_runtime.constraints import constraint_for, silence_for, stand_ins
 from mt3_runtime.errors import OptionError
 from mt3_runtime.filtering import LeakageFilter, leakage_filter
 from mt3_runtime.finishing import Finisher
@@ -91,9 +91,10 @@ class Request:
             grammar=grammar,
             seconds=info.segments.samples / info.segments.sample_rate,
         )
+        silence = silence_for(info.vocabulary, info.notes, lineup)
         return cls(
             info,
-            partial(search_for(decoding), spec=info.decoding, constrain=constrain),
+            partial(search_for(decoding), spec=info.decoding, constrain=constrain, silence=silence),
             Lineup() if lineup is None else lineup,
             # A model without drums, or of one instrument, has none to confuse with another.
             auto_filter if drums and not info.notes.flat_programs else False,

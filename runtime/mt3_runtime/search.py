@@ -19,7 +19,7 @@ from mt3_runtime.errors import OptionError
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, IdArray, Lane
     from mt3_runtime.bundle import DecodingSpec
-    from mt3_runtime.constraints import Constraint
+    from mt3_runtime.constraints import Constraint, Silence
     from mt3_runtime.decoding import Span
 
 SearchName = Literal["greedy", "t5x"]
@@ -29,7 +29,8 @@ class Sequence(NamedTuple):
     """What was decoded from one segment, or from one channel of it.
 
     Attributes:
-        tokens: int32 [n], without the start token; ends with end-of-sequence unless ``truncated``.
+        tokens: int32 [n], without the start token, and without what a line-up leaves out; ends with
+            end-of-sequence unless ``truncated``.
         log_probs: float32 [n], natural logarithm of each token's probability over all tokens.
         truncated: The token limit was reached before end-of-sequence.
     """
@@ -65,6 +66,7 @@ class Greedy:
         slots: Number of slots of the lane.
         spec: Start and end tokens, token limit.
         constrain: Makes the constraint for a lane of so many slots; None if all tokens are allowed.
+        silence: What is left out of the sequences; None for nothing.
     """
 
     def __init__(
@@ -72,8 +74,9 @@ class Greedy:
         slots: int,
         spec: DecodingSpec,
         constrain: Callable[[int], Constraint] | None = None,
+        silence: Silence | None = None,
     ) -> None:
-        self._spec = spec
+        self._spec, self._silence = spec, silence
         self._constraint = constrain(slots) if constrain else None
         self._tokens = np.zeros((slots, spec.max_tokens), np.int32)
         self._log_probs = np.zeros((slots, spec.max_tokens), np.float32)
@@ -122,8 +125,12 @@ class Greedy:
 
     def _cut(self, slot: int, length: int) -> Sequence:
         tokens = self._tokens[slot, :length].copy()
+        log_probs = self._log_probs[slot, :length].copy()
         ended = length > 0 and tokens[-1] == self._spec.eos_id
-        return Sequence(tokens, self._log_probs[slot, :length].copy(), not ended)
+        if self._silence:
+            written = self._silence.written(tokens)
+            tokens, log_probs = tokens[written], log_probs[written]
+        return Sequence(tokens, log_probs, not ended)
 
 
 class T5XBeam(Greedy):
@@ -148,8 +155,9 @@ class T5XBeam(Greedy):
         slots: int,
         spec: DecodingSpec,
         constrain: Callable[[int], Constraint] | None = None,
+        silence: Silence | None = None,
     ) -> None:
-        super().__init__(slots, spec, constrain)
+        super().__init__(slots, spec, constrain, silence)
         lengths = np.arange(spec.max_tokens + 2, dtype=np.float32)
         self._penalty = ((5 + lengths) / np.float32(6)) ** np.float32(spec.beam_alpha)
         self._live = np.zeros(slots, np.float32)

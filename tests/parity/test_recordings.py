@@ -106,6 +106,19 @@ def test_drum_onset_f1(name: str, runs: tuple[SearchName, dict[str, Run]], share
     assert found.f1 >= DRUM_FLOORS[name], found
 
 
+@pytest.mark.parametrize("name", ["drums_80s.flac", "drums_reggae.flac", "drums_rock.flac"])
+def test_drum_stems_are_drums_where_that_is_known(
+    name: str, real_model: Model, greedy_runs: dict[str, Run], shared: Path
+) -> None:
+    """Nothing leaks, and what is found is as right as without the line-up."""
+    run = greedy_runs[name]
+    notes = real_model.assemble(real_model.forward(run.features, instruments="drums"))
+    assert notes
+    assert all(note.is_drum for note in notes)
+    labels = read_drums(shared / "audio" / f"{Path(name).stem}.drums.csv")
+    assert score_drums(labels, notes).f1 >= score_drums(labels, run.notes).f1
+
+
 def test_confidence_tells_right_notes_from_wrong_ones(
     greedy_runs: dict[str, Run], shared: Path
 ) -> None:

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_runtime.constraints import constraint_for, programs_for, sayable, stand_ins
+from mt3_runtime.constraints import (
+    Silence,
+    Wanted,
+    constraint_for,
+    programs_for,
+    silence_for,
+    stand_ins,
+)
 from mt3_runtime.errors import OptionError
 from mt3_runtime.instruments import Lineup, choose
 from mt3_runtime.noterules import NoteRules
@@ -32,9 +39,14 @@ LINEUPS = st.builds(
 ).filter(bool)
 
 
-def run(tables, lineup, *, search=Greedy, vocabulary=MT3, rules=None, **how) -> list[Sequence]:
-    constrain = constraint_for(vocabulary, rules or RULES, lineup, seconds=2.0)
-    return decode_table(tables, partial(search, constrain=constrain), SPEC, **how)
+def run(
+    tables, lineup, *, search=Greedy, vocabulary=MT3, rules=None, grammar=False, **how
+) -> list[Sequence]:
+    rules = rules or RULES
+    constrain = constraint_for(vocabulary, rules, lineup, grammar=grammar, seconds=2.0)
+    silence = silence_for(vocabulary, rules, lineup)
+    made = partial(search, constrain=constrain, silence=silence)
+    return decode_table(tables, made, SPEC, **how)
 
 
 def notes_of(sequences, *, vocabulary=MT3, rules=None) -> list[Note]:
@@ -121,7 +133,7 @@ def test_models_without_programs_have_their_initial_one():
 def test_programs_are_those_of_general_midi():
     """YourMT3 says 100 where General MIDI has 53, a voice."""
     vocabulary, rules = Vocabulary.yourmt3(), NoteRules.yourmt3()
-    mask = sayable(vocabulary, rules, choose("voice oohs"))
+    mask = Wanted.of(vocabulary, rules, choose("voice oohs")).sayable(vocabulary)
     said = [p for p, token in enumerate(vocabulary.id_range(EventKind.PROGRAM)) if mask[token]]
     assert said == [52, 53, 100]
 
@@ -137,17 +149,15 @@ GROUPED = replace(RULES, program_groups=((32, 33, 34), (40, 41), (0, 1)))
         ("bass", set(range(32, 40)), {}),
         ([41, 50], {40, 41, 50}, {40: 41}),
         (1, {0, 1}, {0: 1}),
-        ("drums", set(), {}),
     ],
 )
 def test_programs_that_a_model_does_not_tell_apart(asked, said, stand_in):
     """It says the first of each group, which stands for what was asked for."""
     lineup = choose(asked)
-    mask = sayable(MT3, GROUPED, lineup)
+    mask = Wanted.of(MT3, GROUPED, lineup).sayable(MT3)
     assert set(np.flatnonzero(mask[list(MT3.id_range(EventKind.PROGRAM))])) == said
     assert stand_ins(GROUPED, lineup) == stand_in
-    pitched = mask[list(MT3.id_range(EventKind.PITCH))]
-    assert pitched.all() if said else not pitched.any()
+    assert mask[list(MT3.id_range(EventKind.PITCH))].all()
 
 
 def test_stand_ins_are_of_general_midi():
@@ -155,6 +165,57 @@ def test_stand_ins_are_of_general_midi():
     rules = NoteRules.yourmt3()
     assert programs_for(rules, choose(53)) == {52, 53, 100}
     assert stand_ins(rules, choose(53)) == {52: 53}
+
+
+DRUMS, PITCHED = choose("drums"), choose(None, "drums")
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([DRUMS, PITCHED]),
+    st.sampled_from([Greedy, T5XBeam]),
+    st.sampled_from([RULES, NoteRules.mt3()]),
+)
+def test_what_is_passed_over_in_silence_changes_nothing_else(seed, lineup, search, rules):
+    """A kind of notes that is not wanted at all is left out of what the model says unhindered."""
+    tables = random_tables(seed, MT3, kinds=3.0)
+    how = {"search": search, "rules": rules, "grammar": True}
+    free, masked = (run(tables, line_up, **how) for line_up in (None, lineup))
+    wanted = [n for n in notes_of(free, rules=rules) if n.is_drum == (lineup is DRUMS)]
+    assert notes_of(masked, rules=rules) == wanted
+    kinds = {event.kind for s in masked for event in MT3.decode(s.tokens) if event}
+    if lineup is DRUMS:
+        assert not kinds & {EventKind.PITCH, EventKind.PROGRAM}
+    else:
+        assert EventKind.DRUM not in kinds
+    assert [s.truncated for s in masked] == [s.truncated for s in free]
+    assert all(len(s.tokens) == len(s.log_probs) for s in masked)
+
+
+def test_shifts_that_lead_to_silence_are_not_written():
+    """Or they would add up with the next ones."""
+    shift, pitch, drum, on = 10, 1064, 1299, 1133
+    silent = np.zeros(MT3.size, np.bool_)
+    silent[pitch] = True
+    silence = Silence(silent, MT3.id_range(EventKind.SHIFT))
+    for said, written in (
+        ([shift, pitch, shift + 1, drum, 1], [shift + 1, drum, 1]),
+        ([shift, drum, pitch, shift + 1, drum, 1], [shift, drum, shift + 1, drum, 1]),
+        ([shift, on, pitch, shift + 1, drum, 1], [shift, on, shift + 1, drum, 1]),
+        ([shift, shift, pitch, shift, shift, drum, 1], [shift, shift, drum, 1]),
+        ([shift, shift, drum, 1], [shift, shift, drum, 1]),
+        ([shift, pitch, pitch, 1], [shift, 1]),
+        ([pitch, 1], [1]),
+        ([], []),
+    ):
+        tokens = np.array(said, np.int64)
+        assert tokens[silence.written(tokens)].tolist() == written
+
+
+def test_nothing_is_silent_where_everything_is_wanted():
+    for lineup in (None, EVERYTHING, choose("bass, drums"), Lineup(drum_keys=frozenset({36}))):
+        assert silence_for(MT3, RULES, lineup) is None
 
 
 def test_no_lineup_is_no_constraint():

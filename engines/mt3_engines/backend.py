@@ -16,7 +16,7 @@ from mt3_engines.runtime import Loader
 from mt3_engines.shapes import decoder_shapes, encoder_shapes
 from mt3_engines.store import EngineStore
 from mt3_runtime.backends.ort_common import check_threads
-from mt3_runtime.errors import OptionError
+from mt3_runtime.errors import DeviceError, MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
     from mt3_engines.cuda import Cuda
@@ -118,18 +118,24 @@ def open_tensorrt(
     """What the entry point ``tensorrt`` of `mt3_runtime.backends` leads to.
 
     Raises:
-        MissingDependencyError: TensorRT or the CUDA bindings are not installed.
-        DeviceError: There is no such GPU, or no engines for it.
+        DeviceError: TensorRT or the CUDA bindings are not installed, or there is no such GPU, or
+            no engines for it.
         OptionError: ``threads`` or ``MT3_TENSORRT_PRECISION`` makes no sense.
     """
     check_threads(threads)
     asked = os.environ.get(PRECISION_VARIABLE) or None
     if asked not in (None, *PRECISIONS):
         raise OptionError(f"{PRECISION_VARIABLE} must be one of {', '.join(PRECISIONS)}.")
+    try:
+        tensorrt, cuda = import_tensorrt(), open_cuda(device.index)
+    except MissingDependencyError as error:
+        raise DeviceError(
+            f"device tensorrt was asked for, but {error}. Otherwise use device cpu."
+        ) from error
     return TensorRtBackend(
         bundle,
-        tensorrt=import_tensorrt(),
-        cuda=open_cuda(device.index),
+        tensorrt=tensorrt,
+        cuda=cuda,
         workers=threads or WORKERS,
         precision=asked,
     )

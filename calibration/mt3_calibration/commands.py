@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from mt3_calibration import confidence_report
+from mt3_calibration import confidence_report, leakage_report
 from mt3_calibration.bootstrap import RESAMPLES
 from mt3_calibration.candidates import ModelRun, NotesFolder
 from mt3_calibration.confidence import assess, verdicts
@@ -62,6 +62,10 @@ class EvaluateCommand:
         add("audio", nargs="*", metavar="AUDIO", help="audio file, or folder of audio files")
         add("--labels", metavar="DIR", help="folder of the labels (default: beside the audio)")
         add("--notes", metavar="DIR", help="judge the notes in this folder; no model is run")
+        add("--leakage", action="store_true",
+            help="show what leaks, and what each filter does; needs no labels")  # fmt: skip
+        add("--against", metavar="BUNDLE", action="append", default=[],
+            help="with --leakage: another model to show beside; may be repeated")  # fmt: skip
         add("--seconds", type=_positive, metavar="N", help="only the first N seconds of each")
         add("--json", metavar="FILE", help="write everything as JSON; - for stdout, then no table")
         add("--plot", metavar="FILE", help="write a chart (.png, .svg or .pdf)")
@@ -81,6 +85,8 @@ class EvaluateCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Finds labels, gets notes, scores, reports."""
+        if args.leakage:
+            return leakage_report.run(args)
         _check(args)
         recordings, skipped, failed = _recordings(args)
         if not recordings:
@@ -99,6 +105,8 @@ class EvaluateCommand:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses what could only fail after an hour of work."""
+    if args.against:
+        raise OptionError("--against needs --leakage; evaluate other models one by one.")
     if not args.audio and not (args.notes and args.labels):
         raise OptionError(
             "Name audio files or folders; or notes and labels, with --notes --labels."

@@ -56,6 +56,24 @@ def leakage_filter(
     return LeakageFilter()
 
 
+def filter_notes(
+    notes: Sequence[Note], blocks: Iterable[FloatArray], auto_filter: AutoFilter, *, rate: int
+) -> Filtered:
+    """Filters the notes of a whole recording that was transcribed before.
+
+    Args:
+        notes: In any order.
+        blocks: The audio, float32 [n] each.
+        auto_filter: Which filter, see `mt3_runtime.leakage`.
+        rate: Of the audio, in samples per second.
+    """
+    leakage = leakage_filter(auto_filter, rate=rate)
+    for _ in leakage.listen(blocks):
+        pass
+    leakage.add(notes, None)
+    return leakage.finish()
+
+
 class LeakageFilter:
     """The filter that changes nothing."""
 

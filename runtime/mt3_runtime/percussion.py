@@ -16,8 +16,8 @@ recording is still running, the ten seconds before.
 4. and of these not those that come three times or more: they are drums that ring, as cowbells,
    congas and toms do.  Low ones are exempt, as there are basses that never move.
 
-The numbers come from synthetic stems and bands alone, see docs/leakage.md; results hardly change
-if any of them is moved by a fifth.
+The numbers come from synthetic stems and bands alone; docs/leakage.md has the evidence, and what
+happens if they are moved.
 """
 
 from __future__ import annotations

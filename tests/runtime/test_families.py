@@ -176,3 +176,22 @@ def test_the_cuda_backend_knows_channels_and_memory(
     with load_model(bundle.path, profile="portable") as model:
         expected = token_digest(model.forward(features))
     assert token_digest(Model(bundle, here).forward(features)) == expected
+
+
+def test_line_ups_and_grammar_hold_in_every_channel(
+    choir: Path, features: Audio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And do not depend on which rows the channels have."""
+    asked = {"instruments": "bass, drums", "grammar": True}
+    digests = set()
+    for slots, threads in ((1, 1), (3, 2), (16, 1)):
+        monkeypatch.setattr(ort_cpu, "SLOTS", slots)
+        with load_model(choir, threads=threads) as model:
+            tokens = model.forward(features, **asked)
+            digests.add(token_digest(tokens))
+            vocabulary = model.info.vocabulary
+            for event in (event for s in tokens for event in vocabulary.decode(s.tokens) if event):
+                assert event.kind != "program" or event.value in range(32, 40)
+            for note in model.assemble(tokens):
+                assert note.is_drum or note.program in range(32, 40)
+    assert len(digests) == 1

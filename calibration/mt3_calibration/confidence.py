@@ -212,24 +212,37 @@ def _confidences(some: Sequence[Verdict], confidence: Callable[[Note], float]) -
 
 
 def _weights(some: Sequence[Verdict]) -> Weights:
-    """Maximum likelihood of the logistic model by Newton's method; 0 without notes."""
+    """The most likely logistic model in which no surer token makes a note less sure."""
     width = len(astuple(Weights(0, 0, 0, 0, 0)))
     inputs = np.ones((len(some), width))
     for row, verdict in enumerate(some):
         chances = verdict.note.probabilities
         inputs[row, 1:] = [0.0 if chance is None else logit(chance) for chance in chances]
-    right = _rights(some)
-    # Half a note of either kind keeps the bias finite where all are right, or none.
-    penalty = RIDGE * max(len(some), 1) * np.diag([0.0, *[1.0] * (width - 1)])
+    used, weights = np.ones(width, np.bool_), np.zeros(width)
+    while True:
+        weights[used] = _likeliest(inputs[:, used], _rights(some))
+        against = used & (weights < 0.0)
+        against[0] = False  # the bias may be what it is
+        if not against.any():
+            return Weights(*(round(float(weight), 4) for weight in weights))
+        used &= ~against
+        weights[against] = 0.0
+
+
+def _likeliest(inputs: FloatArray, right: npt.NDArray[np.bool_]) -> FloatArray:
+    """Weights [m] of inputs [n, m], whose first column is 1, by Newton's method."""
+    count, width = inputs.shape
+    penalty = RIDGE * max(count, 1) * np.diag([0.0, *[1.0] * (width - 1)])
     weights = np.zeros(width)
     for _ in range(_STEPS):
         chance = 0.5 + 0.5 * np.tanh(0.5 * inputs @ weights)
         slope = inputs.T @ (chance - right) + penalty @ weights
-        slope[0] += np.tanh(0.5 * weights[0])
         curve = (inputs * (chance * (1 - chance))[:, np.newaxis]).T @ inputs + penalty
+        # One more note of either kind keeps the bias finite where all are right, or none.
+        slope[0] += np.tanh(0.5 * weights[0])
         curve[0, 0] += 0.5 / np.cosh(0.5 * weights[0]) ** 2
         step = np.linalg.solve(curve + 1e-9 * np.eye(width), slope)
         weights -= np.clip(step, -2.0, 2.0)
         if np.abs(step).max() < 1e-10:
             break
-    return Weights(*(round(float(weight), 4) for weight in weights))
+    return weights

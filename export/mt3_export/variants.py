@@ -25,7 +25,7 @@ T5X_ALPHA = 0.6
 #: How far notes of Magenta's MT3 can be trusted: fitted to the test set "trust", 60 recordings of
 #: 12 s, by ``mt3 evaluate trust/ -m magenta_mt3 --confidence`` (docs/confidence.md).
 MAGENTA_CONFIDENCE = Calibration(
-    pitched=Weights(bias=-0.2172, onset=0.0312, pitch=0.2312, program=-0.0095, offset=-0.1055),
+    pitched=Weights(bias=-0.2035, onset=0.0, pitch=0.2233, program=0.0, offset=0.0),
     drums=Weights(bias=-0.4667, onset=0.0428, pitch=0.0737, program=0.0, offset=0.0),
 )
 

@@ -31,7 +31,7 @@ from mt3_runtime.formats import render
 from mt3_runtime.notes import Note, Probabilities
 
 TRUTH = Calibration(
-    Weights(bias=-0.5, onset=0.4, pitch=0.8, program=0.0, offset=-0.3),
+    Weights(bias=-0.5, onset=0.4, pitch=0.8, program=0.0, offset=0.3),
     Weights(bias=0.3, onset=0.2, pitch=0.5, program=0.0, offset=0.0),
 )
 
@@ -99,6 +99,22 @@ def test_a_fit_finds_the_truth():
         wanted, got = getattr(TRUTH, kind), getattr(found, kind)
         for name, value in vars(wanted).items():
             assert getattr(got, name) == pytest.approx(value, abs=0.1), (kind, name)
+
+
+def test_no_surer_token_makes_a_note_less_sure():
+    """What would say so is left out of the fit, and the rest is fitted without it."""
+    some = simulated(4, 4000, drums=0.0)
+    turned = [
+        verdict._replace(
+            note=replace(verdict.note, probabilities=known._replace(pitch=1 - known.pitch))
+        )
+        for verdict in some
+        for known in [verdict.note.probabilities]
+    ]
+    found = fit(turned).pitched
+    assert found.pitch == 0.0
+    assert min(found.onset, found.program, found.offset) >= 0.0
+    assert found.onset == pytest.approx(TRUTH.pitched.onset, abs=0.1)
 
 
 def test_a_fit_to_little():

@@ -60,6 +60,23 @@ def total(reports, name):
     return sum(getattr(report, name) for report in reports)
 
 
+@pytest.mark.parametrize("claimed", [33, 8])
+def test_a_tied_note_keeps_its_program(claimed):
+    """A segment that ties it under another program ends it; it never changes its instrument."""
+
+    def say(kind, value=0):
+        return MT3.encode(Event(kind, value))
+
+    first = [say(EventKind.TIE), say(EventKind.SHIFT, 50), say(EventKind.PROGRAM, 33),
+             say(EventKind.VELOCITY, 1), say(EventKind.PITCH, 40), MT3.eos]  # fmt: skip
+    tie = [say(EventKind.PROGRAM, claimed), say(EventKind.PITCH, 40), say(EventKind.TIE)]
+    end = [say(EventKind.SHIFT, 20), say(EventKind.PROGRAM, 33), say(EventKind.VELOCITY),
+           say(EventKind.PITCH, 40), MT3.eos]  # fmt: skip
+    notes, _ = run([first, [*tie, *end]], [0.0, 2.0])
+    offset = 2.2 if claimed == 33 else 2.0
+    assert_rows(notes, [(0.5, offset, 40, 127, 33, False)])
+
+
 def test_golden_ties():
     notes, reports = run(GOLDEN, STARTS)
     assert_rows(

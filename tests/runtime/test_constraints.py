@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mt3_runtime.constraints import (
@@ -177,13 +177,18 @@ DRUMS, PITCHED = choose("drums"), choose(None, "drums")
     st.sampled_from([Greedy, T5XBeam]),
     st.sampled_from([RULES, NoteRules.mt3()]),
 )
+@example(39597451, PITCHED, T5XBeam, RULES)
 def test_what_is_passed_over_in_silence_changes_nothing_else(seed, lineup, search, rules):
     """A kind of notes that is not wanted at all is left out of what the model says unhindered."""
     tables = random_tables(seed, MT3, kinds=3.0)
     how = {"search": search, "rules": rules, "grammar": True}
     free, masked = (run(tables, line_up, **how) for line_up in (None, lineup))
     wanted = [n for n in notes_of(free, rules=rules) if n.is_drum == (lineup is DRUMS)]
-    assert notes_of(masked, rules=rules) == wanted
+    # Notes that nothing ends last until the last event, which may be one that was left out.
+    end = max((note.offset for note in wanted), default=0.0)
+    for found, note in zip(notes_of(masked, rules=rules), wanted, strict=True):
+        assert replace(found, offset=note.offset) == note
+        assert found.offset == note.offset or found.offset < note.offset == end
     kinds = {event.kind for s in masked for event in MT3.decode(s.tokens) if event}
     if lineup is DRUMS:
         assert not kinds & {EventKind.PITCH, EventKind.PROGRAM}

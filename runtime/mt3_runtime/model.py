@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
+from typing import TYPE_CHECKING, Literal, Self, Unpack, cast, overload
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from mt3_runtime.leakage import AutoFilter, check_auto_filter
 from mt3_runtime.notes import Note
 from mt3_runtime.pipeline import Pipeline
 from mt3_runtime.recording import assemble, token_digest
-from mt3_runtime.request import Request
+from mt3_runtime.request import Options, Request, Wishes
 from mt3_runtime.search import Sequence as TokenSequence
 from mt3_runtime.search import search_for
 from mt3_runtime.transcription import Progress, Transcription, by_onset
@@ -82,30 +82,10 @@ class Model:
         return self.info.segments.sample_rate
 
     def transcribe(
-        self,
-        audio: AudioSource,
-        sr: float | None = None,
-        *,
-        auto_filter: AutoFilter | None = None,
-        decoding: SearchName | None = None,
-        instruments: Instruments | None = None,
-        exclude: Instruments | None = None,
-        grammar: bool = False,
-        min_confidence: float = 0.0,
-        smooth: bool = False,
+        self, audio: AudioSource, sr: float | None = None, **options: Unpack[Options]
     ) -> mido.MidiFile:
         """Transcribes a recording to MIDI; arguments and errors as in `transcribe_notes`."""
-        return self.transcribe_notes(
-            audio,
-            sr=sr,
-            auto_filter=auto_filter,
-            decoding=decoding,
-            instruments=instruments,
-            exclude=exclude,
-            grammar=grammar,
-            min_confidence=min_confidence,
-            smooth=smooth,
-        ).to_midi()
+        return self.transcribe_notes(audio, sr, **options).to_midi()
 
     def transcribe_notes(
         self,
@@ -167,16 +147,9 @@ class Model:
         sources: Iterable[AudioSource],
         *,
         sr: float | None = None,
-        auto_filter: AutoFilter | None = None,
-        decoding: SearchName | None = None,
-        instruments: Instruments | None = None,
-        exclude: Instruments | None = None,
-        grammar: bool = False,
-        min_confidence: float = 0.0,
-        smooth: bool = False,
-        upstream_quirks: bool = False,
         return_exceptions: Literal[False] = False,
         progress: Callable[[int, Progress], None] | None = None,
+        **options: Unpack[Options],
     ) -> Iterator[Transcription]: ...
 
     @overload
@@ -185,16 +158,9 @@ class Model:
         sources: Iterable[AudioSource],
         *,
         sr: float | None = None,
-        auto_filter: AutoFilter | None = None,
-        decoding: SearchName | None = None,
-        instruments: Instruments | None = None,
-        exclude: Instruments | None = None,
-        grammar: bool = False,
-        min_confidence: float = 0.0,
-        smooth: bool = False,
-        upstream_quirks: bool = False,
         return_exceptions: Literal[True],
         progress: Callable[[int, Progress], None] | None = None,
+        **options: Unpack[Options],
     ) -> Iterator[Transcription | Exception]: ...
 
     def transcribe_many(
@@ -202,16 +168,9 @@ class Model:
         sources: Iterable[AudioSource],
         *,
         sr: float | None = None,
-        auto_filter: AutoFilter | None = None,
-        decoding: SearchName | None = None,
-        instruments: Instruments | None = None,
-        exclude: Instruments | None = None,
-        grammar: bool = False,
-        min_confidence: float = 0.0,
-        smooth: bool = False,
-        upstream_quirks: bool = False,
         return_exceptions: bool = False,
         progress: Callable[[int, Progress], None] | None = None,
+        **options: Unpack[Options],
     ) -> Iterator[Transcription | Exception]:
         """Transcribes many recordings, all segments of all of them through one continuous batch.
 
@@ -223,17 +182,10 @@ class Model:
             sources: The recordings.  They are read on a thread of its own, as they are needed; of
                 their audio no more is held than a few segments each.
             sr: As in `transcribe_notes`, of all arrays.
-            auto_filter: As in `transcribe_notes`.
-            decoding: As in `transcribe_notes`.
-            instruments: As in `transcribe_notes`.
-            exclude: As in `transcribe_notes`.
-            grammar: As in `transcribe_notes`.
-            min_confidence: As in `transcribe_notes`.
-            smooth: As in `transcribe_notes`.
-            upstream_quirks: As in `transcribe_notes`.
             return_exceptions: If reading a recording raises, yield the exception in place of its
                 result and go on.  Without, it is raised in that place, which ends the iteration.
             progress: Called after every segment, on this thread, with the number of the recording.
+            options: As in `transcribe_notes`.
 
         Yields:
             One result for each of the sources, in their order.
@@ -244,16 +196,7 @@ class Model:
         """
         if isinstance(sources, str | bytes | os.PathLike) or hasattr(sources, "read"):
             raise OptionError("sources must be several recordings; put a single one into a list.")
-        request = self._request(
-            auto_filter=auto_filter,
-            decoding=decoding,
-            instruments=instruments,
-            exclude=exclude,
-            grammar=grammar,
-            min_confidence=min_confidence,
-            smooth=smooth,
-            upstream_quirks=upstream_quirks,
-        )
+        request = self._request(**options)
         run = self._pipeline.transcribe(sources, sr, request, progress=progress)
         return run if return_exceptions else _raising(run)
 
@@ -431,14 +374,14 @@ class Model:
         *,
         auto_filter: AutoFilter | None = None,
         decoding: SearchName | None = None,
-        **asked: Any,
+        **wishes: Unpack[Wishes],
     ) -> Request:
         """Checks what a call asks for; arguments and errors of `Request.of`."""
         return Request.of(
             self.info,
             auto_filter=self.auto_filter if auto_filter is None else auto_filter,
             decoding=self.decoding if decoding is None else decoding,
-            **asked,
+            **wishes,
         )
 
 

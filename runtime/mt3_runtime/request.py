@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from mt3_runtime.assembly import assembler_for
 from mt3_runtime.constraints import constraint_for, silence_for, stand_ins
@@ -29,6 +29,24 @@ if TYPE_CHECKING:
 
 MakeSearch = Callable[[int], Greedy]
 """Makes the search for a lane of so many slots."""
+
+
+class Wishes(TypedDict, total=False):
+    """What a call may ask for; see `mt3_runtime.model.Model.transcribe_notes`."""
+
+    instruments: Instruments | None
+    exclude: Instruments | None
+    grammar: bool
+    min_confidence: float
+    smooth: bool
+    upstream_quirks: bool
+
+
+class Options(Wishes, total=False):
+    """That, and what the model has a default for."""
+
+    auto_filter: AutoFilter | None
+    decoding: SearchName | None
 
 
 @dataclass(frozen=True)

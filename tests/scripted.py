@@ -78,6 +78,9 @@ class ScriptedBackend:
     def lane(self, slots: int, *, alone: bool = False) -> ScriptedLane:
         return ScriptedLane(self._tables, slots, self._channels, self.rows)
 
+    def warmup(self) -> None:
+        """Nothing to prepare."""
+
     def close(self) -> None:
         """Nothing to free."""
 

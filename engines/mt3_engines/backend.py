@@ -7,6 +7,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mt3_engines.keys import PRECISIONS, Precision
 from mt3_engines.lane import TensorRtLane
 from mt3_engines.optional import find_place, import_tensorrt, open_cuda
@@ -91,6 +93,22 @@ class TensorRtBackend:
         lane = TensorRtLane(self._manifest, rows, slots)
         weakref.finalize(lane, self._free.append, rows)
         return lane
+
+    def warmup(self) -> None:
+        """Encodes silence, and records the steps of all numbers of rows in every first cache."""
+        shapes = encoder_shapes(self._manifest)
+        silence = np.zeros(shapes["features"][1:], np.float32)
+        previous = (
+            np.full(shapes["previous_ids"][1:], self._manifest.decoding.start_id, np.int64)
+            if "previous_ids" in shapes
+            else None
+        )
+        lanes = [self.lane(self.slots) for _ in range(self.workers)]
+        for lane in lanes:
+            lane.load(0, silence, previous)
+            for rows in self._engines.plan.slots:
+                lane.positions[:] = 0
+                lane.step(rows)
 
     def close(self) -> None:
         with self._lock:

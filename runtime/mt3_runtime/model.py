@@ -344,12 +344,13 @@ class Model:
         return by_onset(notes + assembler.finish())
 
     def warmup(self, *, live: bool = False) -> None:
-        """Runs silence, so that the first real segment finds everything in place.
+        """Prepares the device and runs silence, so that real segments find everything in place.
 
         Args:
             live: Warm up what live input and recordings of one segment use, instead of what
                 longer recordings use.
         """
+        self._pipeline.warmup()
         segments = 1 if live else 2
         shape = (segments, self.info.features.frames, self.info.features.bins)
         self.forward(np.zeros(shape, np.float32))

@@ -43,6 +43,11 @@ class Pipeline:
             self.backend.close()
             self.backend = None
 
+    def warmup(self) -> None:
+        """Prepares the device; without one there is nothing to do."""
+        if self.backend is not None:
+            self.backend.warmup()
+
     def jobs(self, blocks: Iterable[FloatArray]) -> Jobs:
         """The segments of a recording, from blocks of samples [n]."""
         for segment in cut(blocks, self._info.segments):

@@ -124,6 +124,16 @@ def test_steps_are_recorded_once(tiny_bundle, store):
     assert machine.cuda.captures == count + 2
 
 
+def test_warming_up_records_all_steps_of_a_first_cache(tiny_bundle, store, audio):
+    machine = Machine(tiny_bundle, store)
+    model = machine.model(workers=2)
+    model.warmup()
+    encoders = 2
+    assert machine.cuda.captures == encoders + 2 * len(SLOTS)
+    expected = tokens(load_model(tiny_bundle, profile="portable"), audio)
+    assert tokens(model, audio) == expected
+
+
 def test_rows_are_taken_over_and_freed(tiny_bundle, store):
     machine = Machine(tiny_bundle, store)
     backend = machine.backend()

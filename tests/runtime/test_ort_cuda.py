@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,11 +145,54 @@ def test_reused_memory_gives_the_same_tokens(tiny_bundle, features, expected) ->
     assert digests == {token_digest(expected)}
 
 
+def test_sessions_are_run_by_two_threads_however_many_ask(tiny_bundle, features) -> None:
+    """ONNX Runtime keeps a cuBLAS workspace and all recorded graphs for each thread."""
+    bundle, seen = Bundle(tiny_bundle), set()
+    backend = OrtCudaBackend(bundle, place=HERE, threads=3)
+    for role in ("encoder", "decoder"):
+        session = getattr(backend, role)
+
+        def run(binding, options=None, *, session=session, role=role) -> None:
+            seen.add((role, threading.current_thread().name))
+            session.run_with_iobinding(binding, options)
+
+        names = ("io_binding", "get_inputs", "get_outputs")
+        kept = {name: getattr(session, name) for name in names}
+        setattr(backend, role, SimpleNamespace(run_with_iobinding=run, **kept))
+    for _ in range(2):
+        Model(bundle, backend).forward(features)
+    assert seen == {("encoder", "cpu:0 encodes_0"), ("decoder", "cpu:0 decodes_0")}
+
+
+def test_models_on_one_device_rest_while_another_records(tiny_bundle) -> None:
+    first, second = (OrtCudaBackend(Bundle(tiny_bundle), place=HERE) for _ in range(2))
+    assert first.turns is second.turns
+    order, inside = [], threading.Event()
+
+    def alone() -> None:
+        inside.set()
+        time.sleep(0.05)
+        order.append("alone")
+
+    other = threading.Thread(target=lambda: first.turns.alone(alone))
+    other.start()
+    inside.wait()
+    second.turns.encoding.do(lambda: order.append("encoded"))
+    other.join()
+    assert order == ["alone", "encoded"]
+    with pytest.raises(ZeroDivisionError):
+        first.turns.decoding.do(lambda: 1 / 0)
+    assert first.turns.decoding.do(lambda: 5) == 5
+
+
 def test_warming_up_leaves_no_trace(tiny_bundle, features, expected) -> None:
     bundle = Bundle(tiny_bundle)
     backend = OrtCudaBackend(bundle, place=HERE)
-    backend.warmup()
-    assert token_digest(Model(bundle, backend).forward(features)) == token_digest(expected)
+    model = Model(bundle, backend)
+    model.warmup()
+    recorded = {rows for lanes in backend._idle.values() for m in lanes for rows, _ in m.recorded}
+    assert recorded >= {1, 2, 4, 8, 16, 24, 32}
+    assert token_digest(model.forward(features)) == token_digest(expected)
 
 
 def test_the_description_says_what_runs_where(tiny_bundle) -> None:

@@ -77,5 +77,8 @@ class Backend(Protocol):
             alone: No other lane will run beside it, so it may use the whole device.
         """
 
+    def warmup(self) -> None:
+        """Prepares what a run of silence would not reach, such as steps of many rows."""
+
     def close(self) -> None:
         """Frees what the backend holds; using it afterwards is an error."""

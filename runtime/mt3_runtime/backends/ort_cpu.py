@@ -99,6 +99,9 @@ class OrtCpuBackend:
             return ConcatLane(self, sessions, slots)
         return InPlaceLane(self, sessions, slots)
 
+    def warmup(self) -> None:
+        """Does nothing: a run of silence reaches all there is to prepare."""
+
     def close(self) -> None:
         self._sessions.clear()
 

@@ -12,18 +12,17 @@ it records it as a CUDA graph, so a step must not depend on how often it is run.
 
 A step of this small network is dozens of microseconds of arithmetic behind two hundred kernel
 launches, so it is recorded as a CUDA graph, once per number of rows and capacity.  Rows are padded
-to few different numbers for that.  Recording forbids any other work on the device, and replaying
-any other run of the same session: two locks, one for each session, see to it.  The encoder and the
-decoder step have sessions, and so streams, of their own: one lane encodes while another decodes.
-Lanes share these sessions and their weights; their buffers and graphs outlive them and are taken
-over by the next lanes.
+to few different numbers for that.  Recording forbids any other work on the device, and a graph
+belongs to the thread that recorded it, so sessions are run by threads of the device's own
+(`ort_turns`).  The encoder and the decoder step have sessions, and so streams, of their own: one
+lane encodes while another decodes.  Lanes share these sessions and their weights; their buffers and
+graphs outlive them and are taken over by the next lanes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,7 @@ from mt3_runtime.backends.ort_common import (
 )
 from mt3_runtime.backends.ort_memory import Copier, Place
 from mt3_runtime.backends.ort_slots import Slots
+from mt3_runtime.backends.ort_turns import turns_of
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 
 if TYPE_CHECKING:
@@ -131,9 +131,8 @@ class OrtCudaBackend:
         self.shapes = {
             role: expected_shapes(bundle.manifest, self.files[role]) for role in self.files
         }
-        self.encoding, self.decoding = threading.Lock(), threading.Lock()
-        self.encoder = self._load(bundle, self.files["encoder"])
-        self.decoder = self._load(bundle, self.files["decoder"], cuda_graph=self.cuda_graph)
+        self.turns = turns_of(f"{self.place.memory}:{self.place.index}")
+        self.encoder, self.decoder = self.turns.alone(lambda: self._load_both(bundle))
         self.copier = Copier(self._helper)
         self.graph_ids = itertools.count(1)
         self._idle: dict[int, list[Slots]] = {}
@@ -146,32 +145,31 @@ class OrtCudaBackend:
 
     def lane(self, slots: int, *, alone: bool = False) -> CudaLane:  # noqa: ARG002  one device
         """Makes a lane, of the memory of an earlier one that is no longer used if there is one."""
-        with self.exclusively():
-            idle = self._idle.setdefault(slots, [])
+        idle = self._idle.setdefault(slots, [])
+
+        def make() -> tuple[CudaLane, Slots]:
             memory = idle.pop() if idle else self._allocate(slots)
-        made = CudaLane(self, memory)
+            return CudaLane(self, memory), memory
+
+        with self.reporting():
+            made, memory = self.turns.alone(make)
         # Not `self`: a lane must not keep a closed backend alive.
         weakref.finalize(made, idle.append, memory)
         return made
 
     def warmup(self) -> None:
-        """Encodes silence, and records the steps of all numbers of rows in a first cache."""
-        lane = self.lane(self.slots)
+        """Encodes silence, and records the steps of all numbers of rows in every first cache."""
         features = np.zeros(self.shapes["encoder"]["features"], np.float32)
-        lane.load(0, features, self._no_memory())
-        for rows in sorted({padded(rows, self.slots) for rows in range(1, self.slots + 1)}):
-            lane.step(rows)
-            lane.restart(slice(0, self.slots))
+        lanes = [self.lane(self.slots) for _ in range(self.workers)]
+        for lane in lanes:
+            lane.load(0, features, self._no_memory())
+            for rows in sorted({padded(rows, self.slots) for rows in range(1, self.slots + 1)}):
+                lane.restart(slice(0, self.slots))
+                lane.step(rows)
 
     def close(self) -> None:
         self._idle.clear()
-        del self.encoder, self.decoder, self.copier
-
-    @contextlib.contextmanager
-    def exclusively(self) -> Iterator[None]:
-        """Holds off all other work of this backend; what is wrong with the device is its error."""
-        with self.decoding, self.encoding, self.reporting():
-            yield
+        self.turns.alone(self._free)
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
@@ -187,6 +185,13 @@ class OrtCudaBackend:
                 f"{self.place.memory}:{self.place.index} failed: {reason}. If its memory is full, "
                 "use fewer threads; otherwise `mt3 doctor` says what works."
             ) from error
+
+    def _free(self) -> None:
+        del self.encoder, self.decoder, self.copier
+
+    def _load_both(self, bundle: Bundle) -> tuple[Any, Any]:
+        encoder = self._load(bundle, self.files["encoder"])
+        return encoder, self._load(bundle, self.files["decoder"], cuda_graph=self.cuda_graph)
 
     def _load(self, bundle: Bundle, file: GraphFile, *, cuda_graph: bool = False) -> Any:
         """A session of a graph, none of whose nodes runs elsewhere."""
@@ -282,36 +287,39 @@ class CudaLane(HostSlots):
 
     def __init__(self, backend: OrtCudaBackend, memory: Slots) -> None:
         super().__init__(backend.spec, memory.slots, backend.start_id)
-        self._backend, self._memory = backend, memory
+        self._backend, self._memory, self._turns = backend, memory, backend.turns
         self._capacity = min(INITIAL_CAPACITY, backend.max_tokens)
         self._masks: FloatArray | Any = None  # what the device has of `allowed`
-        self._recorded: set[tuple[int, int]] = set()
         self._encoding = backend.encoder.io_binding()
         for name, buffer in memory.segment.items():
             buffer.bind(self._encoding.bind_input, name, slice(0, 1))
 
     def load(self, slot: int, features: FloatArray, previous_ids: IdArray | None = None) -> None:
         memory, filled = self._memory, slice(slot, slot + self.channels)
-        with self._backend.encoding, self._backend.reporting():
+
+        def encode() -> None:
             memory.segment["features"].write(np.asarray(features, np.float32))
             if previous_ids is not None:
                 memory.segment["previous_ids"].write(np.asarray(previous_ids, np.int64))
             for name, buffer in memory.cross.items():
                 buffer.bind(self._encoding.bind_output, name, filled)
             self._backend.encoder.run_with_iobinding(self._encoding)
+
+        with self._backend.reporting():
+            self._turns.encoding.do(encode)
         self.restart(filled)
 
     def step(self, rows: int) -> None:
         longest = int(self.positions[:rows].max()) + 1
-        while longest > self._capacity:
-            self._grow()
-        key = (padded(rows, self.slots), self._capacity)
-        with self._turn(key):
-            self._send(rows)
-            ids = self._backend.graph_ids if self._backend.cuda_graph else None
-            binding, options = self._memory.step(*key, ids)
-            self._backend.decoder.run_with_iobinding(binding, options)
-            self._memory.given.read()
+        with self._backend.reporting():
+            while longest > self._capacity:
+                self._turns.alone(self._grow)
+            key = (padded(rows, self.slots), self._capacity)
+            if key in self._memory.recorded:
+                self._turns.decoding.do(lambda: self._decode(rows, key))
+            else:
+                self._turns.alone(lambda: self._decode(rows, key))
+                self._memory.recorded.add(key)
         found = self._memory.given.arrays
         self.top_ids[:rows] = found["top_ids"][:rows]
         self.top_log_probs[:rows] = found["top_log_probs"][:rows]
@@ -320,25 +328,18 @@ class CudaLane(HostSlots):
 
     def move(self, source: int, target: int) -> None:
         super().move(source, target)
-        memory = self._memory
+        memory, copier = self._memory, self._backend.copier
         buffers = [*memory.cross.values(), *memory.cache(self._capacity)]
-        with self._backend.decoding, self._backend.reporting():
-            self._backend.copier.move(buffers, source, target)
+        with self._backend.reporting():
+            self._turns.decoding.do(lambda: copier.move(buffers, source, target))
 
-    @contextlib.contextmanager
-    def _turn(self, key: tuple[int, int]) -> Iterator[None]:
-        """The decoder for this lane alone; the whole device where a step is run the first time.
-
-        ONNX Runtime records graphs per thread, so that even a step over buffers of an earlier lane
-        may be recorded anew by this one.
-        """
-        if key in self._recorded:
-            with self._backend.decoding, self._backend.reporting():
-                yield
-        else:
-            with self._backend.exclusively():
-                yield
-            self._recorded.add(key)
+    def _decode(self, rows: int, key: tuple[int, int]) -> None:
+        """One step of so many rows, between the host's arrays."""
+        self._send(rows)
+        ids = self._backend.graph_ids if self._backend.cuda_graph else None
+        binding, options = self._memory.step(*key, ids)
+        self._backend.decoder.run_with_iobinding(binding, options)
+        self._memory.given.read()
 
     def _send(self, rows: int) -> None:
         """Tells the device what the rows read; those behind them are at the start of a segment."""
@@ -353,9 +354,8 @@ class CudaLane(HostSlots):
             self._masks = self.allowed.copy()
 
     def _grow(self) -> None:
-        with self._backend.exclusively():
-            old = self._memory.cache(self._capacity)
-            self._backend.copier.double(old, self._memory.cache(2 * self._capacity))
+        old = self._memory.cache(self._capacity)
+        self._backend.copier.double(old, self._memory.cache(2 * self._capacity))
         self._capacity *= 2
 
 

@@ -16,6 +16,9 @@ class Slots:
 
     Caches of every capacity that was needed once are kept, smaller ones too: a CUDA graph is good
     for one set of addresses, and the next segments begin small again.
+
+    Attributes:
+        recorded: Rows and capacities of the steps that were run before.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Slots:
             port.name: self._buffer(1, shapes["encoder"][port.name], port.type)
             for port in encoder.get_inputs()
         }
+        self.recorded: set[tuple[int, int]] = set()
         self._caches: dict[int, list[Buffer]] = {}
         self._steps: dict[tuple[int, int], tuple[Any, Any]] = {}
 

@@ -11,7 +11,7 @@ meta     One JSON text: ``format`` ("mt3-bank"), ``version`` (1), ``name``, ``ro
          ``credit``, ``files`` (SHA-256 of every source file by name), ``spec``, and ``digest``:
          SHA-256 of the index's bytes followed by the audio's.
 index    int32 [shots, 5], rows (instrument, pitch, velocity, start, length) in `Shot`'s order,
-         sorted; instrument is a General MIDI program 0..127 or `DRUM_KIT`.
+         sorted; instrument is a General MIDI program 0..127, or `DRUM_KIT` and up for drum kits.
 audio    int16 [n], 16 kHz mono; `GUARD` zeros lie ahead of every shot and behind the last.
 ogg      Instead of ``audio``: the same as an Ogg Vorbis file in uint8 [bytes], a tenth of the size
          and not exact; here ``digest`` covers these bytes.
@@ -69,6 +69,7 @@ class BankSpec:
     Attributes:
         programs: General MIDI programs.
         drum_keys: Percussion keys.
+        kits: Drum kits, as programs of the percussion bank; those that a font lacks are left out.
         pitch_step: Semitones between two shots; notes between them are shifted by at most half.
         velocities: MIDI velocities of the layers, ascending.
         seconds: Longest shot; longer notes end there.
@@ -77,15 +78,16 @@ class BankSpec:
 
     programs: tuple[int, ...] = tuple(sorted({p for role in PROGRAMS.values() for p in role}))
     drum_keys: tuple[int, ...] = tuple(range(35, 83))
+    kits: tuple[int, ...] = (0,)
     pitch_step: int = 4
     velocities: tuple[int, ...] = (60, 110)
     seconds: float = 4.0
     drum_seconds: float = 1.5
 
     def __post_init__(self) -> None:
-        values = (*self.programs, *self.drum_keys, *self.velocities)
+        values = (*self.programs, *self.drum_keys, *self.kits, *self.velocities)
         if any(not 0 <= value <= 127 for value in values) or not self.velocities:
-            raise OptionError("programs, drum keys and velocities of a bank must be 0..127")
+            raise OptionError("programs, drum keys, kits and velocities of a bank must be 0..127")
         if not 1 <= self.pitch_step <= 12 or min(self.seconds, self.drum_seconds) <= 0.1:
             raise OptionError(
                 f"a bank with a shot every {self.pitch_step} semitones, of {self.seconds} and "
@@ -116,7 +118,7 @@ class Bank:
 
     @property
     def instruments(self) -> list[int]:
-        """Programs in the bank, and `DRUM_KIT` if there are drums."""
+        """Programs in the bank, and `DRUM_KIT` and up if there are drums."""
         return sorted(set(self.index[:, 0].tolist()))
 
     def shots(self, instrument: int) -> list[Shot]:
@@ -272,7 +274,8 @@ def _wanted(spec: BankSpec) -> list[Request]:
         for velocity in spec.velocities
     ]
     return pitched + [
-        Request(DRUM_KIT, key, velocity, spec.drum_seconds)
+        Request(DRUM_KIT + kit, key, velocity, spec.drum_seconds)
+        for kit in spec.kits
         for key in spec.drum_keys
         for velocity in spec.velocities
     ]

@@ -93,6 +93,8 @@ class TrainConfig:
         held_out: Examples they are judged with.
         sounds: Collections (`mt3_calibration.soundfonts`) or files of sample banks.
         held_out_sounds: The same, for the held-out examples.
+        vary: Whether training goes beyond these sounds: more kits, skins that are made up, and what
+            `mt3_calibration.timbres.varied` does; held-out examples are never varied.
         programs: General MIDI programs to play with; none means all that the sounds have.
         corpus: Share of windows from written music, which must be installed if this is above 0.
         offset_steps: Grid of the ends of notes, in steps of 10 ms.
@@ -123,6 +125,7 @@ class TrainConfig:
     held_out: int = 64
     sounds: tuple[str, ...] = ("fluidr3mono", "musescore")
     held_out_sounds: tuple[str, ...] = ("gmbank",)
+    vary: bool = False
     programs: tuple[int, ...] = ()
     corpus: float = 0.0
     offset_steps: int = 5
@@ -302,6 +305,7 @@ PRESETS = {
         warmup=200,
         evaluations=50,
         corpus=0.1,
+        vary=True,
     ),
     # 18.5 M parameters, 37 MB: half an hour on a data-centre GPU.
     "medium": TrainConfig(
@@ -311,6 +315,7 @@ PRESETS = {
         optimiser="muon",
         rate=2e-3,
         slice_size=512,
+        vary=True,
     ),
     # 1 M parameters: whether everything works, in two minutes.
     "tiny": TrainConfig(

@@ -77,6 +77,7 @@ class DatasetConfig:
         corpus: Share of windows from written music, if there is any.
         labels: What is asked of the network.
         augment: What is done to the audio; None leaves the bare mix.
+        vary: Whether there are more sounds than the banks hold, see `mt3_calibration.timbres`.
         max_tokens: Longer token lists are cut off there, without an end-of-sequence token.
     """
 
@@ -87,6 +88,7 @@ class DatasetConfig:
     labels: LabelRules = field(default_factory=LabelRules)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
     max_tokens: int = 1024
+    vary: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.frames <= 4096 or self.max_tokens < 1 or self.seed < 0:
@@ -187,7 +189,7 @@ class Examples:
         weights = np.array([weight for weight, _ in config.recipe])
         self._limits = np.cumsum(weights / weights.sum())[:-1]
         self._music = [playable(music, palette) for _, music in config.recipe]
-        self._programs = tuple(i for i in palette.instruments if i != DRUM_KIT) or None
+        self._programs = tuple(i for i in palette.instruments if i < DRUM_KIT) or None
         # A window that begins at frame f has the clock of a model whose segments are one hop long.
         self._clock = SegmentConfig(samples=HOP)
 
@@ -203,6 +205,7 @@ class Examples:
             rng,
             start=first * HOP - PREROLL,
             samples=PREROLL + self.samples,
+            vary=config.vary,
         )
         colour = draw(config.augment, rng) if config.augment else None
         rate = self.tokenizer.vocabulary.steps_per_second
@@ -271,7 +274,7 @@ class Examples:
 def playable(music: MusicConfig, palette: Palette) -> MusicConfig:
     """The same kind of music, with the instruments that a palette has."""
     return music.limited_to(
-        [i for i in palette.instruments if i != DRUM_KIT], drums=DRUM_KIT in palette.instruments
+        [i for i in palette.instruments if i < DRUM_KIT], drums=DRUM_KIT in palette.instruments
     )
 
 

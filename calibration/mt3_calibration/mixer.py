@@ -1,10 +1,10 @@
 """Mixing sample banks into audio: which sound plays when, and the sum of them all.
 
-Contract: `perform` decides how a `Piece` sounds (which bank plays each part, its tuning, gain and
-release) and returns a plan, `Voices`, with one row per note that is heard in a window, together
-with the notes as they sound; `render` adds up the plan.  `mt3_calibration.torch_mixer` adds it up
-on a GPU, for many windows at once, with equal results.  So labels are made on the CPU, a few
-kilobytes per window, and the samples never leave the device.
+Contract: `perform` decides how a `Piece` sounds (`mt3_calibration.timbres`) and returns a plan,
+`Voices`, with one row per note that is heard in a window, together with the notes as they sound;
+`render` adds up the plan.  `mt3_calibration.torch_mixer` adds it up on a GPU, for many windows at
+once, with equal results.  So labels are made on the CPU, a few kilobytes per window, and the
+samples never leave the device.
 
 Labels follow the sound: a note that no bank can play is in neither, and one that outlasts its sound
 ends with it.
@@ -27,6 +27,7 @@ import numpy.typing as npt
 from mt3_calibration.bank import Bank
 from mt3_calibration.music import Part, Piece
 from mt3_calibration.rendering import DRUM_KIT, SAMPLE_RATE, Samples
+from mt3_calibration.timbres import Timbre, choose_timbre, varied
 from mt3_runtime.errors import OptionError
 from mt3_runtime.notes import Note
 
@@ -39,14 +40,8 @@ FRACTION_BITS = 24
 RELEASE_NEPERS = 6.0
 """Decay over the release, at whose end a note is cut off (-52 dB)."""
 
-PART_GAIN_DB = (-14.0, 2.0)
-"""Range of the parts' gains; sounds are at a common level."""
-
-PART_CENTS, TUNING_CENTS = 6.0, 10.0
-"""Standard deviation of the tuning of a part, and of all parts together, in cents."""
-
-RELEASE_SECONDS = (0.03, 0.25)
-"""Range of the releases."""
+TUNING_CENTS = 10.0
+"""Standard deviation of the tuning of all parts together, in cents."""
 
 VELOCITY_POWER = 1.2
 """Amplitude goes with this power of velocity, between the velocities that were recorded."""
@@ -56,24 +51,6 @@ _HALF_BAND_ZEROS = 12
 
 _BLOCK = 1 << 20
 """Samples whose rate is doubled at a time."""
-
-
-class Timbre(NamedTuple):
-    """How a part sounds.
-
-    Attributes:
-        bank: Number of the bank in its palette.
-        instrument: Program, or `DRUM_KIT`.
-        cents: Detuning.
-        gain: Factor.
-        release: Seconds; 0 for drums, which ring on.
-    """
-
-    bank: int
-    instrument: int
-    cents: float
-    gain: float
-    release: float
 
 
 class Voices(NamedTuple):
@@ -160,8 +137,13 @@ class Palette:
 
     @property
     def instruments(self) -> list[int]:
-        """Programs that some bank can play, and `DRUM_KIT` if one has drums."""
+        """Programs that some bank can play, and `DRUM_KIT` and up if one has drums."""
         return sorted({instrument for _, instrument in self._sounds})
+
+    @property
+    def kits(self) -> list[tuple[int, int]]:
+        """All drum kits: number of the bank, and instrument."""
+        return sorted(key for key in self._sounds if key[1] >= DRUM_KIT)
 
     def banks_with(self, instrument: int) -> list[int]:
         """Numbers of the banks that have an instrument."""
@@ -172,7 +154,8 @@ class Palette:
     ) -> npt.NDArray[np.int64]:
         """Rows of `shots` that play notes best, -1 for percussion keys that the kit lacks: [n]."""
         sounds = self._sounds[timbre.bank, timbre.instrument]
-        return sounds.nearest[np.searchsorted(sounds.limits, velocities), pitches]
+        keys = np.clip(pitches + timbre.shade, 0, 127)
+        return sounds.nearest[np.searchsorted(sounds.limits, velocities), keys]
 
     def _layers(self, rows: npt.NDArray[np.int64], instrument: int) -> _Sounds:
         velocities = np.unique(self.shots[rows, 2])
@@ -180,7 +163,7 @@ class Palette:
         for layer, velocity in zip(nearest, velocities, strict=True):
             own = rows[self.shots[rows, 2] == velocity]
             pitches = self.shots[own, 1]
-            if instrument == DRUM_KIT:
+            if instrument >= DRUM_KIT:
                 layer[pitches] = own
             else:
                 layer[:] = own[np.abs(np.arange(128)[:, None] - pitches).argmin(axis=1)]
@@ -208,42 +191,6 @@ def doubled(audio: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
     return result
 
 
-def choose_timbre(
-    part: Part, palette: Palette, rng: np.random.Generator, *, tuning: float = 0.0
-) -> Timbre | None:
-    """Draw how a part sounds.
-
-    If no bank has the part's program, another one of its class takes its place (the first eight
-    programs are all pianos, and so on).
-
-    Args:
-        part: Who plays.
-        palette: What there is to play with.
-        rng: Source of the decision.
-        tuning: Cents by which everybody is off.
-
-    Returns:
-        None if nothing in the palette comes near.
-    """
-    wanted = DRUM_KIT if part.is_drum else part.program
-    first = part.program // 8 * 8
-    same_class = [] if part.is_drum else [i for i in range(first, first + 8) if i != wanted]
-    draws = rng.random(3)
-    cents = tuning + PART_CENTS * float(rng.standard_normal())
-    for instrument in [wanted, *sorted(same_class, key=lambda other: abs(other - wanted))]:
-        banks = palette.banks_with(instrument)
-        if banks:
-            low, high = RELEASE_SECONDS
-            return Timbre(
-                bank=banks[int(draws[0] * len(banks))],
-                instrument=instrument,
-                cents=0.0 if part.is_drum else cents,
-                gain=10.0 ** (float(np.interp(draws[1], (0.0, 1.0), PART_GAIN_DB)) / 20.0),
-                release=0.0 if part.is_drum else low + (high - low) * float(draws[2]),
-            )
-    return None
-
-
 def perform(
     piece: Piece,
     palette: Palette,
@@ -251,6 +198,7 @@ def perform(
     *,
     start: int = 0,
     samples: int,
+    vary: bool = False,
 ) -> tuple[Voices, list[Note]]:
     """Decide how a piece sounds, and plan a window of it.
 
@@ -260,6 +208,7 @@ def perform(
         rng: Source of the timbres.
         start: Where the window begins in the piece, in samples; may be negative.
         samples: Length of the window.
+        vary: With more sounds than the banks hold, see `mt3_calibration.timbres.varied`.
 
     Returns:
         The plan of the window, and the notes of the *whole* piece as they sound: without those that
@@ -269,8 +218,10 @@ def perform(
     plans, heard = [], []
     for part in piece.parts:
         timbre = choose_timbre(part, palette, rng, tuning=tuning)
-        if timbre is not None:
-            voices, notes = play(part, palette, timbre, start=start, samples=samples)
+        if timbre is None:
+            continue
+        for player, sound in varied(part, timbre, palette, rng) if vary else ((part, timbre),):
+            voices, notes = play(player, palette, sound, start=start, samples=samples)
             plans.append(voices)
             heard += notes
     return Voices.join(plans), sorted(heard)
@@ -284,7 +235,8 @@ def play(
     pitches, velocities = table[:, 2].astype(np.int64), table[:, 3].astype(np.int64)
     rows = palette.find(timbre, pitches, velocities)
     shots = palette.shots[np.maximum(rows, 0)]
-    shift = np.where(timbre.instrument == DRUM_KIT, 0, pitches - shots[:, 1])
+    is_drum = timbre.instrument >= DRUM_KIT
+    shift = np.where(is_drum, 0, pitches - shots[:, 1])
     factor = OVERSAMPLING * 2.0 ** (shift / 12.0 + timbre.cents / 1200.0)
     ratio = np.rint(np.ldexp(factor, FRACTION_BITS)).astype(np.int64)
     # The last sample that may be read is the guard behind the sound.
@@ -293,6 +245,7 @@ def play(
     if timbre.release:
         release = np.minimum(round(timbre.release * SAMPLE_RATE), usable // 2)
         held = np.rint(table[:, 1] * SAMPLE_RATE).astype(np.int64) - onset
+        held = np.ones_like(held) if is_drum else held  # a drum that is damped, is from the start
         gate = np.clip(held, 1, usable - release)
     else:
         release, gate, held = np.zeros_like(usable), usable, usable

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from mt3_calibration.bank import Bank, build_bank, load_bank
+from mt3_calibration.bank import Bank, BankSpec, build_bank, load_bank
 from mt3_calibration.batches import Batch, padded
 from mt3_calibration.config import TrainConfig
 from mt3_calibration.corpora import freedoom
 from mt3_calibration.dataset import RECIPE, DatasetConfig, Draw, Examples, dense_rolls
+from mt3_calibration.membranes import membrane_bank
 from mt3_calibration.mixer import Palette
 from mt3_calibration.music import MusicConfig
+from mt3_calibration.rendering import DRUM_KIT
 from mt3_calibration.soundfonts import Role, source_named
 from mt3_calibration.tokens import LabelRules
 from mt3_runtime.errors import OptionError
@@ -50,6 +52,14 @@ SUFFIX = ".npz"
 """Sounds are names of collections, or files of banks with this suffix."""
 
 
+KITS = (2, 4, 6, 8, 10, 12, 16, 18, 24, 25, 32, 34, 40, 42)
+"""Kits beside the standard one that training draws from: further standard kits, room, power,
+electronic, TR-808, jazz and brush.  The orchestra's has kettledrums where others have cymbals."""
+
+SKIN_KITS = 3
+"""Kits of skins that are made up, per collection with drums."""
+
+
 @dataclass(frozen=True)
 class SyntheticSources:
     """Implements `mt3_calibration.batches.Sources`."""
@@ -73,6 +83,7 @@ class SyntheticSources:
             corpus=config.corpus,
             labels=LabelRules("class", config.offset_steps),
             max_tokens=config.max_tokens,
+            vary=config.vary and not held_out,
         )
         corpus = freedoom() if config.corpus and not held_out else ()
         return MixedExamples(Examples(dataset, Palette(self._banks(held_out)), corpus=corpus))
@@ -86,7 +97,8 @@ class SyntheticSources:
         ]
 
     def _banks(self, held_out: bool) -> list[Bank]:  # noqa: FBT001  private, and named where used
-        names = self.config.held_out_sounds if held_out else self.config.sounds
+        config = self.config
+        names = config.held_out_sounds if held_out else config.sounds
         allowed = {Role.TRAIN, Role.CHOICE} if held_out else {Role.TRAIN}
         banks = [load_bank(n) if n.endswith(SUFFIX) else build_bank(source_named(n)) for n in names]
         for name, bank in zip(names, banks, strict=True):
@@ -96,7 +108,7 @@ class SyntheticSources:
                     f"the sounds {name!r} are for {role!r}; a model that has met them, in training "
                     "or when the best weights were chosen, cannot be tested with them"
                 )
-        return banks
+        return banks if held_out or not config.vary else [*banks, *_more_drums(names, banks)]
 
 
 class MixedExamples:
@@ -118,3 +130,15 @@ class MixedExamples:
             frames=frames,
             rolls=np.stack([dense_rolls(one.spans, frames=self._frames) for one in drawn]),
         )
+
+
+def _more_drums(names: Sequence[str], banks: Sequence[Bank]) -> list[Bank]:
+    """Other kits of the collections, and kits with skins that are made up."""
+    spec = BankSpec(programs=(), kits=KITS)
+    more = [build_bank(source_named(name), spec) for name in names if not name.endswith(SUFFIX)]
+    drummers = [bank for bank in banks if DRUM_KIT in bank.instruments]
+    return more + [
+        membrane_bank(bank.name, bank, number * len(drummers) + place)
+        for place, bank in enumerate(drummers)
+        for number in range(SKIN_KITS)
+    ]

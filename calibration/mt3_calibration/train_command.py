@@ -235,4 +235,4 @@ def _credits(folder: RunFolder) -> dict[str, str]:
         for bank in banks
         if not bank["held_out"]
     ]
-    return {"sounds": "; ".join(lines)}
+    return {"sounds": "; ".join(dict.fromkeys(lines))}

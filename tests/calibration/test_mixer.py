@@ -17,9 +17,7 @@ from mt3_calibration.bank import assemble
 from mt3_calibration.mixer import (
     OVERSAMPLING,
     Palette,
-    Timbre,
     Voices,
-    choose_timbre,
     doubled,
     perform,
     play,
@@ -27,6 +25,7 @@ from mt3_calibration.mixer import (
 )
 from mt3_calibration.music import MusicConfig, Part, Piece, compose
 from mt3_calibration.rendering import DRUM_KIT, SAMPLE_RATE, Sound
+from mt3_calibration.timbres import Timbre, choose_timbre
 from mt3_runtime.errors import OptionError
 from tests.calibration.sounds import drum, hertz_of, note, tiny_bank, tiny_palette, tone
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mt3_engines.keys import EngineKey, Place
 from mt3_engines.operators import faults
-from mt3_engines.optional import log
+from mt3_engines.optional import import_onnx, log
 from mt3_engines.prepare import prepare
 from mt3_engines.requests import PROFILE
 from mt3_engines.shapes import Shape, decoder_shapes, encoder_shapes
@@ -53,9 +53,9 @@ def prepared_graph(bundle: Bundle, key: EngineKey) -> ModelProto:
 
     Raises:
         BundleError: The bundle's graph is damaged, or TensorRT would not read it as it is meant.
+        MissingDependencyError: onnx is not installed.
     """
-    import onnx  # noqa: PLC0415  0.3 s
-
+    onnx = import_onnx()
     source = bundle.verified(bundle.graph(key.role, PROFILE))
     model = onnx.load(source) if isinstance(source, str) else onnx.load_from_string(source)
     version = parse_version(key.tensorrt)

@@ -39,6 +39,15 @@ def import_polygraphy() -> Any:
     return loaders
 
 
+def import_onnx() -> Any:
+    """Imports onnx, which graphs are rewritten with.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
+    return _import("onnx")
+
+
 def open_cuda(index: int) -> Cuda:
     """Opens a GPU.
 
@@ -81,6 +90,6 @@ def _import(name: str) -> Any:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: a library behind it does not load
         raise MissingDependencyError(
-            f"{name} cannot be imported ({error}). It comes with: pip install 'mt3-runtime[trt]'. "
-            "TensorRT itself is downloaded from NVIDIA's index: https://pypi.nvidia.com"
+            f"{name} cannot be imported ({error}). It comes with: pip install 'mt3-runtime[trt]' "
+            "--extra-index-url https://pypi.nvidia.com (TensorRT itself is on NVIDIA's index)"
         ) from error

@@ -87,9 +87,11 @@ def open_backend(
 def _best(bundle: Bundle, threads: int | None, profile: str | None) -> Backend:
     """The GPU where ONNX Runtime has one, the bundle graphs for it, and both work; else the CPU."""
     graphs = set(PROFILES["cuda"] if profile is None else (profile,)) & set(PROFILES["cuda"])
-    if CUDA in import_onnxruntime().get_available_providers() and graphs & set(bundle.profiles):
+    if CUDA in import_onnxruntime().get_available_providers():
         try:
-            return OrtCudaBackend(bundle, threads=threads, profile=profile)
+            if graphs & set(bundle.profiles):
+                return OrtCudaBackend(bundle, threads=threads, profile=profile)
+            log.info("device auto: not using cuda:0, because: no graphs of profile portable")
         except DeviceError as error:
             log.info("device auto: not using cuda:0, because: %s", error)
     return OrtCpuBackend(bundle, threads=threads, profile=profile)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
@@ -27,11 +28,13 @@ _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 #: The providers this project uses; ONNX Runtime lists others, such as a cloud service.
 PROVIDERS = (_CPU, _CUDA, "TensorrtExecutionProvider")
 
-_CPU_EXTRA = "pip install 'mt3-runtime[cpu]'"
-
 _GPU_WHEEL = "onnxruntime-gpu"
 _CUDA_WHEELS = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 _TENSORRT_WHEELS = "pip install 'mt3-runtime[trt]'"
+
+#: Entry points of functions ``(*, asked: bool)`` that yield findings about a device, under its
+#: name; one of these has the subject ``device NAME``, and is `Level.OK` if a graph ran there.
+CHECK_GROUP = "mt3_runtime.checks"
 
 #: The TensorRT that ONNX Runtime's provider is linked to.
 _TENSORRT = 10
@@ -62,14 +65,19 @@ class Finding:
     remedy: str = ""
 
 
-def examine() -> list[Finding]:
-    """All checks, in the order of a report."""
+def examine(device: str = "cpu") -> list[Finding]:
+    """All checks, in the order of a report.
+
+    Args:
+        device: The kind of device that matters; looked at even where there is no trace of it.
+    """
     return [
         _system(),
         *_packages(),
         *_wheels(),
         *_gpu(),
         *_providers(),
+        *_registered(device),
         _sound_files(),
         _cache(),
         _models(),
@@ -77,10 +85,21 @@ def examine() -> list[Finding]:
 
 
 def works(findings: list[Finding], device: str = "cpu") -> bool:
-    """Whether audio can be transcribed on a device (``cpu``, ``cuda``), a model given."""
-    provider = {"cpu": _CPU, "cuda": _CUDA}[device]
+    """Whether audio can be transcribed on a kind of device, a model given."""
+    subject = {"cpu": _CPU, "cuda": _CUDA}.get(device, f"device {device}")
     good = {finding.subject for finding in findings if finding.level is Level.OK}
-    return {"numpy", "mido", provider} <= good
+    return {"numpy", "mido", subject} <= good
+
+
+def _registered(device: str) -> Iterator[Finding]:
+    """What other packages find out about the devices they bring."""
+    for entry in entry_points(group=CHECK_GROUP):
+        yield from entry.load()(asked=entry.name == device)
+
+
+def _extra() -> str:
+    """Installs what is missing without a second wheel of ONNX Runtime beside the first."""
+    return f"pip install 'mt3-runtime[{'gpu' if _GPU_WHEEL in wheels.installed() else 'cpu'}]'"
 
 
 def _system() -> Finding:
@@ -95,9 +114,9 @@ def _packages() -> Iterator[Finding]:
     )
     for name in ("numpy", "mido"):
         yield _package(name, Level.PROBLEM, "pip install --force-reinstall mt3-runtime")
-    yield _package("soundfile", Level.PROBLEM, _CPU_EXTRA, "reads audio files")
-    yield _package("soxr", Level.PROBLEM, _CPU_EXTRA, "resamples audio")
-    yield _package("rich", Level.NOTE, _CPU_EXTRA, "draws progress bars")
+    yield _package("soundfile", Level.PROBLEM, _extra(), "reads audio files")
+    yield _package("soxr", Level.PROBLEM, _extra(), "resamples audio")
+    yield _package("rich", Level.NOTE, _extra(), "draws progress bars")
 
 
 def _package(name: str, missing: Level, remedy: str, purpose: str = "") -> Finding:
@@ -172,7 +191,7 @@ def _providers() -> Iterator[Finding]:
         listed = runtime.get_available_providers()
     except (ImportError, OSError, AttributeError) as error:  # AttributeError: a hollow package
         found = list(wheels.installed())
-        remedy = f"pip install --force-reinstall {found[0]}" if found else _CPU_EXTRA
+        remedy = f"pip install --force-reinstall {found[0]}" if found else _extra()
         yield Finding(_CPU, Level.PROBLEM, f"onnxruntime cannot be imported ({error})", remedy)
         return
     for name in PROVIDERS:
@@ -185,12 +204,12 @@ def _provider(runtime: ModuleType, name: str) -> Finding:
         _run_graph(runtime, name)
     # ONNX Runtime's exceptions share no base below Exception.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())
+        reason = (nvidia.trouble() if name == _CUDA else "") or " ".join(str(error).split())
         if name == _CPU:
             remedy = "pip install --force-reinstall onnxruntime"
             return Finding(name, Level.PROBLEM, f"fails: {reason}", remedy)
         advice = (
-            _TENSORRT_WHEELS
+            f"{_TENSORRT_WHEELS} (of use to other programs: device tensorrt does without)"
             if name.startswith("Tensorrt")
             else "check the GPU driver (nvidia-smi), then: pip install 'mt3-runtime[gpu]'"
         )
@@ -210,7 +229,9 @@ def _run_graph(runtime: ModuleType, provider: str) -> None:
     options.log_severity_level = 4  # fatal only: the reason reaches us as an exception
     if provider != _CPU:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session: Any = runtime.InferenceSession(sum_model(), options, providers=[provider])
+    session: Any = runtime.InferenceSession(
+        sum_model(), options, providers=[provider], enable_fallback=0
+    )
     used = session.get_providers()
     if provider not in used:
         raise DeviceError(f"the graph was given to {', '.join(used)}")
@@ -224,7 +245,7 @@ def _sound_files() -> Finding:
         soundfile = importlib.import_module("soundfile")
         formats = soundfile.available_formats()
     except (ImportError, OSError) as error:
-        return Finding("audio files", Level.PROBLEM, f"cannot be read ({error})", _CPU_EXTRA)
+        return Finding("audio files", Level.PROBLEM, f"cannot be read ({error})", _extra())
     wanted = [name for name in ("WAV", "FLAC", "OGG", "MP3", "AIFF") if name in formats]
     detail = f"{', '.join(wanted)} and {len(formats) - len(wanted)} more"
     library = f"libsndfile {soundfile.__libsndfile_version__}"

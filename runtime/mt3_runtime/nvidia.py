@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import importlib.util
 import io
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 log = logging.getLogger("mt3_runtime")
@@ -22,9 +24,6 @@ _MAJOR, _MINOR = 75, 76
 
 #: CUDA of the wheels from 1.27 on, where the wheel does not say it.
 _DEFAULT = 13
-
-#: Version of cuFFT that comes with a major version of CUDA; cuRAND and cuDNN kept theirs.
-_CUFFT = {12: 11, 13: 12}
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,13 @@ class Driver:
 
 
 def preload(runtime: Any) -> None:
-    """Loads CUDA and cuDNN from the ``nvidia`` wheels, where ONNX Runtime would not look.
+    """Loads CUDA and cuDNN from the ``nvidia`` wheels, where the loader would not look.
 
-    It prints what it does not find, and raises nothing: the session that comes next says more.
+    ONNX Runtime does so for wheels in its own site-packages; those that came with PyTorch may lie
+    in another one.  It prints what it does not find, and raises nothing: `trouble` says more.
     """
-    runtime.set_default_logger_severity(3)  # errors: it warns of what nobody asked for
+    runtime.set_default_logger_severity(4)  # fatal only: reasons reach us as exceptions
+    _load_from_wheels(wheel_cuda())
     if hasattr(runtime, "preload_dlls"):
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
@@ -63,13 +64,33 @@ def preload(runtime: Any) -> None:
             log.debug("preloading CUDA libraries: %s", said.getvalue().strip())
 
 
+def _load_from_wheels(major: int) -> None:
+    """Loads libraries by path, each behind those it needs; they are found by name then."""
+    folders = _wheel_folders(major)
+    for name in (*_needed(major), f"libnvrtc.so.{major}", "libcudnn.so.9"):
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        if path is not None:
+            _open(str(path))
+
+
+def _wheel_folders(major: int) -> list[Path]:
+    """Where NVIDIA's wheels have their libraries, those of this version of CUDA first."""
+    spec = importlib.util.find_spec("nvidia")  # a namespace: one root per site-packages
+    roots = (spec.submodule_search_locations if spec else None) or ()
+    folders = [folder for root in roots for folder in sorted(Path(root).glob("*/lib"))]
+    return sorted(folders, key=lambda folder: folder.parent.name != f"cu{major}")
+
+
 def driver() -> Driver | None:
     """Asks the driver; None where there is none."""
     library = _open("libcuda.so.1")
     if library is None:
         return None
     served = ctypes.c_int()
-    library.cuDriverGetVersion(ctypes.byref(served))
+    try:
+        library.cuDriverGetVersion(ctypes.byref(served))
+    except AttributeError:  # a placeholder to link against
+        return None
     cuda = (served.value // 1000, served.value % 1000 // 10)
     status = library.cuInit(0)
     if status:
@@ -92,13 +113,15 @@ def _gpus(library: Any) -> Iterator[Gpu]:
         yield Gpu(name.value.decode(errors="replace"), (capability[0], capability[1]), memory.value)
 
 
-def trouble() -> str:
-    """Why ONNX Runtime's CUDA provider cannot work here; empty if nothing is in its way."""
+def trouble(index: int = 0) -> str:
+    """Why ONNX Runtime's CUDA provider cannot work on a GPU; empty if nothing is in its way."""
     here, major = driver(), wheel_cuda()
     if here is None:
         return "there is no NVIDIA driver (libcuda.so.1)"
     if not here.gpus:
         return f"there is a driver, but no GPU ({here.trouble or 'none is listed'})"
+    if index >= len(here.gpus):
+        return f"there is no GPU {index}, only {len(here.gpus)} of them, counted from 0"
     if here.cuda[0] < major:
         return f"the driver serves CUDA {dotted(here.cuda)}, ONNX Runtime is built for {major}"
     lacking = missing(major)
@@ -121,9 +144,13 @@ def dotted(version: tuple[int, int]) -> str:
 
 def missing(major: int) -> list[str]:
     """Libraries of CUDA ``major`` that ONNX Runtime's CUDA provider needs and the loader lacks."""
-    cufft = [f"libcufft.so.{_CUFFT[major]}"] if major in _CUFFT else []
-    names = [f"lib{name}.so.{major}" for name in ("cudart", "cublas", "cublasLt")]
-    return [name for name in (*names, "libcurand.so.10", *cufft) if _open(name) is None]
+    return [name for name in _needed(major) if _open(name) is None]
+
+
+def _needed(major: int) -> tuple[str, ...]:
+    """What the provider is linked to; cuDNN and cuFFT it loads where a graph needs them."""
+    return (*(f"lib{name}.so.{major}" for name in ("cudart", "cublasLt", "cublas")),
+            "libcurand.so.10")  # fmt: skip
 
 
 def runtime_version(major: int) -> str | None:

@@ -219,7 +219,7 @@ class Context:
     """Runs the engine on what is at the addresses."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.rows = engine, 0
+        self.engine, self.rows = engine, 1
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
 

@@ -25,7 +25,11 @@ cudaError_t cudaMallocFromPoolAsync(void **p, size_t n, cudaMemPool_t pool, cuda
     return cudaMalloc(p, n);
 }
 cudaError_t cudaMallocHost(void **p, size_t n) { return cudaMalloc(p, n); }
-cudaError_t cudaHostAlloc(void **p, size_t n, unsigned flags) { return cudaMalloc(p, n); }
+cudaError_t cudaHostAlloc(void **p, size_t n, unsigned flags) {
+    cudaError_t made = cudaMalloc(p, n);
+    SAY("pinned %zu\n", (size_t)*p);
+    return made;
+}
 cudaError_t cudaFreeHost(void *p) { free(p); return cudaSuccess; }
 
 static const char *way[] = {"host to host", "to device", "to host", "on device", "anywhere"};

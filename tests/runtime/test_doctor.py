@@ -103,8 +103,9 @@ class FakeRuntime:
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"]
 
-    def InferenceSession(self, graph, options, providers):  # noqa: N802
+    def InferenceSession(self, graph, options, providers, enable_fallback):  # noqa: N802
         (provider,) = providers
+        assert enable_fallback == 0  # it would print, and try another provider
         if self.error:
             raise RuntimeError(self.error)
         if provider.startswith("CUDA"):
@@ -115,6 +116,12 @@ class FakeRuntime:
         )
 
 
+@pytest.fixture
+def nothing_in_the_way(monkeypatch):
+    monkeypatch.setattr(nvidia, "trouble", lambda: "")
+
+
+@pytest.mark.usefixtures("nothing_in_the_way")
 @pytest.mark.parametrize(
     ("runtime", "cuda", "cpu"),
     [
@@ -271,8 +278,8 @@ def test_a_jetson_is_sent_to_tensorrt(gpu, monkeypatch):
         ([], {"status": 100}, "NVIDIA driver", "cuInit failed with status 100"),
         ([], {"gpus": 0}, "NVIDIA driver", "serves CUDA 13.0, but it has no GPU"),
         ([], {"cuda": 12040}, "CUDA", "the driver serves 12.4"),
-        (["libcublas.so.13", "libcufft.so.12"], {}, "CUDA",
-         "not found: libcublas.so.13, libcufft.so.12"),
+        (["libcublas.so.13", "libcurand.so.10"], {}, "CUDA",
+         "not found: libcublas.so.13, libcurand.so.10"),
         (["libcudnn.so.9"], {}, "cuDNN", "not found"),
         (["libnvinfer.so.10"], {}, "TensorRT", "not found"),
     ],
@@ -300,6 +307,66 @@ def test_what_is_in_the_way_of_cuda(monkeypatch, libraries, why):
     assert bool(why) == bool(nvidia.trouble())
 
 
+def test_a_gpu_that_is_not_there_is_in_the_way(monkeypatch):
+    monkeypatch.setattr(nvidia, "_open", FakeLibraries(gpus=2).open)
+    assert nvidia.trouble(1) == ""
+    assert nvidia.trouble(2) == "there is no GPU 2, only 2 of them, counted from 0"
+
+
+def test_a_driver_to_link_against_is_none(monkeypatch):
+    monkeypatch.setattr(nvidia, "_open", lambda name: SimpleNamespace())
+    assert nvidia.driver() is None
+
+
+def test_what_is_in_the_way_is_said_instead_of_what_onnx_runtime_says(cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", FakeRuntime(error="fallback was disabled"))
+    monkeypatch.setattr(nvidia, "_open", FakeLibraries("libcuda.so.1").open)
+    assert "there is no NVIDIA driver" in finding("CUDAExecutionProvider").detail
+
+
+def test_libraries_of_wheels_elsewhere_are_loaded_by_path(monkeypatch, tmp_path):
+    """Those of PyTorch may lie in another site-packages than ONNX Runtime."""
+    wanted = []
+    for root, folder, names in (
+        ("a", "cudnn", ["libcudnn.so.9"]),
+        ("a", "curand", ["libcurand.so.10"]),  # of an older CUDA, with the same name
+        ("b", "cu13", ["libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10"]),
+    ):
+        place = tmp_path / root / "nvidia" / folder / "lib"
+        place.mkdir(parents=True)
+        for name in names:
+            (place / name).touch()
+            wanted.append(place / name)
+    for root in "ab":
+        monkeypatch.syspath_prepend(str(tmp_path / root))
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    loaded = []
+    monkeypatch.setattr(nvidia, "_open", loaded.append)
+    nvidia._load_from_wheels(13)
+    own = [path for path in loaded if path.startswith(str(tmp_path))]
+    cudnn, _, cublas, cublas_lt, curand = map(str, wanted)
+    assert own == [cublas_lt, cublas, curand, cudnn]
+
+
+def test_no_second_wheel_of_onnx_runtime_is_advised(cache, monkeypatch):
+    monkeypatch.setattr(wheels, "installed", lambda: {"onnxruntime-gpu": "1.31.1"})
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    assert finding("soundfile").remedy == "pip install 'mt3-runtime[gpu]'"
+
+
+def test_other_packages_judge_the_devices_they_bring(cache, monkeypatch, capsys):
+    def check(*, asked):
+        yield doctor.Finding("device tensorrt", Level.OK if asked else Level.NOTE, "there", "do")
+
+    entry = SimpleNamespace(name="tensorrt", load=lambda: check)
+    monkeypatch.setattr(doctor, "entry_points", lambda group: [entry])
+    assert main(["doctor", "--device", "tensorrt"]) == ExitCode.OK
+    assert "Transcription on device tensorrt works" in capsys.readouterr().out
+    assert main(["doctor"]) == ExitCode.OK
+    monkeypatch.setattr(doctor, "entry_points", lambda group: [])
+    assert main(["doctor", "--device", "tensorrt"]) == ExitCode.UNUSABLE
+
+
 def test_the_wheel_says_which_cuda_it_is_built_for(monkeypatch):
     about = SimpleNamespace(cuda_version="12.8")
     monkeypatch.setitem(sys.modules, "onnxruntime.capi.build_and_package_info", about)
@@ -310,7 +377,7 @@ def test_libraries_are_looked_for_by_the_loader():
     assert nvidia._open("libc.so.6") is not None
     assert nvidia._open("libnothing.so.99") is None
     assert nvidia.missing(77) == [
-        "libcudart.so.77", "libcublas.so.77", "libcublasLt.so.77",
+        "libcudart.so.77", "libcublasLt.so.77", "libcublas.so.77",
         *(["libcurand.so.10"] if nvidia._open("libcurand.so.10") is None else []),
     ]  # fmt: skip
     assert nvidia.runtime_version(77) is None

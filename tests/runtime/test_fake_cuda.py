@@ -63,11 +63,15 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = (HERE / "fake_cuda.c").read_text()
     for library, names in wanted.items():
         whole = [HERE / "fake_cuda.c"] if library.startswith("libcudart") else []
+        if library.startswith("libcuda."):
+            continue
         missing = [name for name in names if not (whole and f"{name}(" in own)]
         build(folder, library, missing, *whole, f"-I{site / 'nvidia' / 'cu13' / 'include'}")
-    for empty in ("libcurand.so.10", "libcuda.so.1"):
-        if empty not in wanted:
-            build(folder, empty, ["nothing_here"])
+    if "libcurand.so.10" not in wanted:
+        build(folder, "libcurand.so.10", ["nothing_here"])
+    driver = HERE / "fake_driver.c"
+    missing = [name for name in wanted.get("libcuda.so.1", ()) if name not in driver.read_text()]
+    build(folder, "libcuda.so.1", missing, driver)
     return folder
 
 
@@ -95,12 +99,15 @@ PRELUDE = """
 import sys
 import numpy as np
 import onnxruntime
+from mt3_runtime import nvidia
 from mt3_runtime.backends import ort_cuda
 from mt3_runtime.backends.ort_cuda import OrtCudaBackend
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.errors import DeviceError
 
-onnxruntime.preload_dlls = lambda: None  # it would load the real CUDA runtime of the wheels
+# These would load the real CUDA runtime of the wheels.
+onnxruntime.preload_dlls = lambda: None
+nvidia._load_from_wheels = lambda major: None
 
 def say(what):
     print("then:", what, file=sys.stderr, flush=True)
@@ -205,6 +212,19 @@ say("end")
     assert all(event.startswith("copy on device") for event in moved)
     masks = [event for event in events["mask"] if event.startswith("copy to device")]
     assert len(masks) == 2
+
+
+def test_what_crosses_the_bus_in_a_step_is_pinned(run) -> None:
+    script = """
+backend = OrtCudaBackend(bundle)
+say("lane"); lane = backend.lane(4)
+for staging in (lane._memory.taken, lane._memory.given):
+    print(staging._host.ctypes.data)
+say("closing"); del lane; backend.close()
+"""
+    out, events = run(script)
+    taken, given = out.split()
+    assert {f"pinned {taken}", f"pinned {given}"} <= set(events["lane"])
 
 
 def test_a_second_song_records_nothing(run) -> None:

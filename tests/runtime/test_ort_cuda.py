@@ -255,7 +255,7 @@ class FakeSessions:
         self.asked: list[dict[str, str]] = []
 
     def set_default_logger_severity(self, level: int) -> None:
-        assert level == 3
+        assert level == 4  # reasons come as exceptions
 
     def preload_dlls(self) -> None:
         print("no libcudart here")
@@ -279,18 +279,27 @@ class FakeSessions:
         )
 
 
-def refusal(monkeypatch, bundle: Path, runtime: FakeSessions) -> str:
+def refusal(monkeypatch, bundle: Path, runtime: FakeSessions, trouble: str = "") -> str:
     monkeypatch.setattr(ort_cuda, "import_onnxruntime", lambda: runtime)
+    monkeypatch.setattr(nvidia, "trouble", lambda index: trouble)
     with pytest.raises(DeviceError) as caught:
         OrtCudaBackend(Bundle(bundle), index=1)
     return str(caught.value)
 
 
+def test_what_is_in_the_way_is_told_before_anything_is_tried(monkeypatch, tiny_bundle) -> None:
+    runtime = FakeSessions()
+    message = refusal(monkeypatch, tiny_bundle, runtime, trouble="there is no NVIDIA driver")
+    assert message.startswith(
+        "device cuda:1 was asked for, but does not work here: there is no NVIDIA driver. `mt3 doc"
+    )
+    assert not runtime.asked  # ONNX Runtime would write to stderr what it cannot load
+
+
 def test_a_silent_fallback_is_refused(monkeypatch, tiny_bundle, capsys) -> None:
-    monkeypatch.setattr(nvidia, "driver", lambda: None)
     message = refusal(monkeypatch, tiny_bundle, FakeSessions(used=CPU))
     assert message.startswith("device cuda:1 was asked for, but does not work here")
-    assert "no NVIDIA driver (libcuda.so.1), so ONNX Runtime fell back to CPUExecution" in message
+    assert "ONNX Runtime fell back to CPUExecutionProvider" in message
     assert "mt3 doctor" in message
     assert capsys.readouterr().out == ""  # what preloading prints is no data
 

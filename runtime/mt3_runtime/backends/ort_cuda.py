@@ -118,6 +118,7 @@ class OrtCudaBackend:
         self.cuda_graph = cuda_graph and self.place.memory == "cuda"
         if self.place.memory == "cuda":
             nvidia.preload(self._runtime)
+            self._refuse(nvidia.trouble(index))
         self.spec, decoding = bundle.manifest.model, bundle.manifest.decoding
         self.start_id, self.max_tokens = decoding.start_id, decoding.max_tokens
         self.files = {role: bundle.graph(role, profile or "portable") for role in ROLES}
@@ -168,7 +169,6 @@ class OrtCudaBackend:
                 lane.step(rows)
 
     def close(self) -> None:
-        self._idle.clear()
         self.turns.alone(self._free)
 
     @contextlib.contextmanager
@@ -187,6 +187,7 @@ class OrtCudaBackend:
             ) from error
 
     def _free(self) -> None:
+        self._idle.clear()
         del self.encoder, self.decoder, self.copier
 
     def _load_both(self, bundle: Bundle) -> tuple[Any, Any]:
@@ -227,8 +228,7 @@ class OrtCudaBackend:
         )
         used = session.get_providers()
         if used[0] != self.place.provider:
-            why = nvidia.trouble()
-            raise DeviceError(f"{why + ', so ' if why else ''}ONNX Runtime fell back to {used[0]}")
+            raise DeviceError(f"ONNX Runtime fell back to {used[0]}")
         return session
 
     def _refuse_strays(self, file: GraphFile, session: Any) -> None:
@@ -252,6 +252,10 @@ class OrtCudaBackend:
                 'pip install --upgrade "mt3-runtime[gpu]".'
             )
 
+    def _refuse(self, trouble: str) -> None:
+        if trouble:
+            raise self._unusable(trouble)
+
     def _unusable(self, reason: str) -> DeviceError:
         return DeviceError(
             f"device cuda:{self.place.index} was asked for, but does not work here: "
@@ -269,7 +273,7 @@ class OrtCudaBackend:
         lane.load(0, features, self._no_memory())
         lane.step(self.spec.channels)
         del lane
-        self._idle.clear()
+        self.turns.alone(self._idle.clear)
 
     def _no_memory(self) -> IdArray | None:
         shape = self.shapes["encoder"].get("previous_ids")

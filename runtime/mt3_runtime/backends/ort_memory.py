@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mt3_runtime.backends.ort_bus import Bus
 from mt3_runtime.onnxwrite import copy_model, double_model
 
 #: Bytes of the element types that graphs may have, by ONNX Runtime's name; and what to bind them
@@ -61,6 +62,7 @@ class Buffer:
 
     Attributes:
         row: Bytes per row.
+        address: Of its first byte, on the device.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Buffer:
             [count], np.uint8, place.memory, place.index
         )
         self._value.update_inplace(np.zeros(count, np.uint8))
-        self._address = self._value.data_ptr()
+        self.address = self._value.data_ptr()
 
     def bind(self, bind: Any, name: str, rows: slice) -> None:
         """Binds rows of it as an input or output of a graph; the buffer must outlive that."""
@@ -97,11 +99,13 @@ class Buffer:
         return found
 
     def _bind(self, bind: Any, name: str, element: Any, shape: Sequence[int], offset: int) -> None:
-        bind(name, self._place.memory, self._place.index, element, shape, self._address + offset)
+        bind(name, self._place.memory, self._place.index, element, shape, self.address + offset)
 
 
 class Staging:
     """Several small tensors ``[rows, *shape]`` in one buffer, so that one copy moves them all.
+
+    The host's side of a GPU's is pinned memory.
 
     Attributes:
         arrays: The host's side of every tensor, by name, ``[rows, *shape]``.
@@ -121,7 +125,8 @@ class Staging:
             self._layout[name] = (size, shape, ELEMENTS[element][1])
             taken = rows * ELEMENTS[element][0] * math.prod(shape)
             size += math.ceil(taken / _ALIGNMENT) * _ALIGNMENT
-        self._host = np.zeros(size, np.uint8)
+        self._bus = Bus(place.index) if place.memory == "cuda" else None
+        self._host = self._bus.pinned(size) if self._bus else np.zeros(size, np.uint8)
         self._device = Buffer(runtime, place, size, shape=(), element="tensor(bool)")
         self.arrays: dict[str, npt.NDArray[Any]] = {
             name: np.ndarray((rows, *shape), kind, self._host, offset)
@@ -135,11 +140,17 @@ class Staging:
 
     def write(self) -> None:
         """Copies `arrays` to the device."""
-        self._device.write(self._host)
+        if self._bus:
+            self._bus.to_device(self._device.address, self._host)
+        else:
+            self._device.write(self._host)
 
     def read(self) -> None:
         """Copies the device's tensors to `arrays`."""
-        self._host[:] = self._device.read()
+        if self._bus:
+            self._bus.to_host(self._host, self._device.address)
+        else:
+            self._host[:] = self._device.read()
 
 
 class Copier:

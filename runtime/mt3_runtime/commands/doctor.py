@@ -18,14 +18,14 @@ class DoctorCommand:
         """Which device decides about the exit code."""
         parser.add_argument(
             "--device",
-            choices=("cpu", "cuda"),
+            choices=("cpu", "cuda", "tensorrt"),
             default="cpu",
             help="end with 0 if this device works, else with 3 (default: cpu)",
         )
 
     def run(self, args: argparse.Namespace) -> int:
         """Prints the report."""
-        findings = examine()
+        findings = examine(args.device)
         width = max(len(finding.subject) for finding in findings)
         for finding in findings:
             print(f"{finding.level:<8} {finding.subject:<{width}}  {finding.detail}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_engines.shapes import (
@@ -34,6 +34,7 @@ def test_plans_hold_whatever_may_come(manifest, channels):
     fitted = replace(manifest, model=model)
     longest = manifest.decoding.max_tokens
 
+    @settings(deadline=None)  # a busy machine is no fault of the arithmetic
     @given(slots=NUMBERS, capacities=NUMBERS)
     def check(slots, capacities):
         plan = make_plan(fitted, slots, capacities)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from mt3_export.bundles import export_bundle
 from mt3_export.checkpoints import read_checkpoint
 from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
+from mt3_runtime import catalogue, shipped
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
 from tests.seeded import seeded_normal, seeded_weights
@@ -64,6 +66,25 @@ def audio() -> npt.NDArray[np.float32]:
     tones = sum(np.sin(2 * np.pi * f * time * (1 + 0.01 * time)) for f in (110.0, 331.0, 1507.0))
     noise = seeded_normal("audio", (len(time),))
     return np.asarray(0.1 * tones + 0.05 * noise, np.float32)
+
+
+@pytest.fixture
+def nothing_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A package that was built without weights."""
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "no data")
+    forget = catalogue.list_models.cache_clear  # a test may put something else in its place
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture(scope="session")
+def default_bundle() -> Path:
+    """The model that comes with the package; skips where it was built without."""
+    models = shipped.shipped_models()
+    if not models:
+        pytest.skip(f"no default model in {shipped.FOLDER}: the package was built without weights")
+    return models[shipped.DEFAULT]
 
 
 @pytest.fixture(scope="session")

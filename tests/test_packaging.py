@@ -7,11 +7,14 @@ import importlib
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from mt3_calibration.ship import LIMIT
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -50,7 +53,32 @@ def test_the_wheel_holds_the_packages_and_their_data_and_nothing_else(wheel):
         assert f"{package.name}/py.typed" in names
     assert "mt3_runtime/catalogue.json" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert not [name for name in names if name.endswith((".onnx", ".npz", ".pth", ".mt3"))]
+    heavy = [name for name in names if name.endswith((".onnx", ".npz", ".pth", ".mt3"))]
+    assert all(name.startswith("mt3_runtime/data/default/") for name in heavy)
+
+
+def test_the_default_model_is_in_the_wheel_and_small(wheel, default_bundle):
+    place = "mt3_runtime/data/default/"
+    packed = {name.removeprefix(place) for name in wheel.namelist() if name.startswith(place)}
+    assert packed == {path.name for path in default_bundle.iterdir()}
+    assert sum(path.stat().st_size for path in default_bundle.iterdir()) <= LIMIT
+    assert "mt3_runtime/data/default.files.json" in wheel.namelist()
+
+
+def test_the_default_model_is_in_the_source_distribution(tmp_path, default_bundle):
+    pytest.importorskip("hatchling", reason="building needs hatchling (the extra `dev`)")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = archive.getnames()
+    place = "/runtime/mt3_runtime/data/default/"
+    packed = {name.rpartition(place)[2] for name in names if place in name}
+    assert packed == {path.name for path in default_bundle.iterdir()}
 
 
 def test_the_metadata_of_the_wheel(wheel):

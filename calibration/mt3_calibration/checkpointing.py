@@ -7,6 +7,7 @@ the tables (`mt3_calibration.tables`) and computed again.  One program at a time
 ::
 
     config.json      what the run does (`mt3_calibration.config.TrainConfig`), written once
+    sounds.json      what it sounds like: origin, licence and digests of the sample banks
     state.json       where it stands, and the names of the two files below; replaced in one step
     state-N.npz      weights, their average and the heads of the aids after step N, float32
     state-N.pt       the optimisers after step N, written by torch.save, read with weights_only
@@ -41,7 +42,7 @@ from mt3_export.weights import FloatArray
 from mt3_runtime.errors import CheckpointError, OptionError
 from mt3_runtime.output import make_folder, write_atomic
 
-CONFIG, STATE, BEST = "config.json", "state.json", "best.json"
+CONFIG, STATE, BEST, SOUNDS = "config.json", "state.json", "best.json", "sounds.json"
 
 
 @dataclass(frozen=True)

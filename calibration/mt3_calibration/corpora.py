@@ -30,6 +30,9 @@ FREEDOOM = (
 )
 """Where the package puts its archives."""
 
+CREDIT = "Freedoom (BSD-3-Clause; contributors to the Freedoom project)"
+"""Whose music it is."""
+
 MIDI_MAGIC = b"MThd"
 
 WAD_HEADER, WAD_ENTRY = struct.Struct("<4sii"), struct.Struct("<ii8s")

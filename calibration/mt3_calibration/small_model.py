@@ -25,6 +25,7 @@ from mt3_export.graph import Storage
 from mt3_export.variants import Variant
 from mt3_export.weights import Weights
 from mt3_runtime.bundle import DecodingSpec, Manifest
+from mt3_runtime.confidence import Calibration
 from mt3_runtime.features import FeatureConfig
 from mt3_runtime.loading import load_model
 from mt3_runtime.noterules import NoteRules
@@ -36,7 +37,7 @@ from mt3_runtime.vocabulary import EOS, PAD, Vocabulary
 DEFAULT = Variant(
     name="default",
     family="mt3",
-    licence="Apache-2.0; trained by this project on music it made up, see source.sounds",
+    licence="Apache-2.0; trained by this project on music it made up, see source",
     features=FeatureConfig(),
     segments=SegmentConfig(),
     vocabulary=Vocabulary.mt3(),
@@ -124,6 +125,7 @@ def write_bundle(
     storage: Storage = "fp16",
     name: str | None = None,
     profiles: Sequence[str] = ("cpu",),
+    confidence: Calibration | None = None,
 ) -> Manifest:
     """Writes the bundle of a trained model; arguments and errors as of `export_bundle`.
 
@@ -134,8 +136,10 @@ def write_bundle(
         storage: Precision of the stored matrices.
         name: The model's name.
         profiles: Graph profiles.
+        confidence: How reliable its notes are.
     """
     source = {"layout": "training", "digest": digest(weights), **origin}
+    variant = replace(DEFAULT, confidence=confidence)
     return export_bundle(
-        weights, DEFAULT, out, source=source, profiles=profiles, storage=storage, name=name
+        weights, variant, out, source=source, profiles=profiles, storage=storage, name=name
     )

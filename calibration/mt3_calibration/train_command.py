@@ -11,20 +11,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mt3_calibration.checkpointing import RunFolder
+from mt3_calibration.checkpointing import SOUNDS, RunFolder
 from mt3_calibration.config import PRESETS, TrainConfig
 from mt3_runtime.cli import ExitCode, talk
-from mt3_runtime.errors import CheckpointError, MissingDependencyError, OptionError
+from mt3_runtime.errors import MissingDependencyError, OptionError
 from mt3_runtime.output import write_atomic
 
 if TYPE_CHECKING:
     from mt3_calibration.sources import SyntheticSources
-    from mt3_export.weights import FloatArray, Weights
-
-SOUNDS = "sounds.json"
-"""What the sounds of a run are, beside its configuration."""
 
 DEFAULT_CONFIG = "small"
 
@@ -67,6 +63,8 @@ class CalibrateCommand:
         add("--profiles", default="cpu", metavar="LIST", help="comma-separated graph profiles: "
             "cpu, portable, compat (default: cpu)")  # fmt: skip
         add("--name", default="default", help="the model's name (default: default)")
+        add("--confidence", metavar="FILE", help="how reliable its notes are: what mt3 evaluate "
+            "--confidence --json wrote about an earlier export")  # fmt: skip
 
     def run(self, args: argparse.Namespace) -> int:
         """Runs the chosen action."""
@@ -181,58 +179,18 @@ def _deferred_signals() -> Iterator[list[int]]:
 
 def _export(args: argparse.Namespace) -> None:
     """Makes a bundle; its path goes to stdout."""
-    from mt3_calibration.small_model import write_bundle  # noqa: PLC0415  onnx takes 0.3 s
+    from mt3_calibration.trained import export_run, read_confidence  # noqa: PLC0415  onnx: 0.3 s
 
-    folder = RunFolder.existing(args.run)
-    weights, origin = _trained(folder, args.state)
-    manifest = write_bundle(
-        weights,
+    manifest = export_run(
+        RunFolder.existing(args.run),
         args.output,
-        origin={**origin, **_credits(folder)},
+        which=args.state,
         storage=args.weights,
         name=args.name,
         profiles=[name.strip() for name in args.profiles.split(",")],
+        confidence=read_confidence(args.confidence) if args.confidence else None,
     )
-    talk(f"{manifest.name}: {weights.parameters:,} parameters; {manifest.licence}")
+    talk(f"{manifest.name}: step {manifest.source['step']}; {manifest.licence}")
     for graph in manifest.graphs:
         talk(f"{graph.file}: {graph.size / 2**20:.1f} MiB")
     print(args.output)
-
-
-def _trained(folder: RunFolder, which: str) -> tuple[Weights, dict[str, str]]:
-    """Averaged weights of a run, and where in the run they come from."""
-    from mt3_export.weights import PositionTable, Weights  # noqa: PLC0415
-
-    tensors: dict[str, FloatArray]
-    if which == "best":
-        best = folder.best()
-        if best is None:
-            raise CheckpointError(f"{folder.path} has no judged weights yet; train on")
-        tensors = folder.best_weights()
-        origin = {"step": str(best.step), "held_out_onset_f1": f"{best.onset_f1:.3f}"}
-    else:
-        state = folder.load()
-        if state is None:
-            raise CheckpointError(f"{folder.path} has no saved state yet; train on")
-        prefix = "average."
-        tensors = {
-            name.removeprefix(prefix): array
-            for name, array in state.arrays.items()
-            if name.startswith(prefix)
-        }
-        origin = {"step": str(state.position.step)}
-    return Weights(folder.config.shape, tensors, PositionTable(255)), origin
-
-
-def _credits(folder: RunFolder) -> dict[str, str]:
-    """Whose sounds a run was trained with, for the bundle's manifest."""
-    file = folder.path / SOUNDS
-    if not file.is_file():
-        return {}
-    banks: list[dict[str, Any]] = json.loads(file.read_bytes())
-    lines = [
-        f"{bank['bank']} ({bank.get('licence', 'licence not stated')}; {bank.get('credit', '')})"
-        for bank in banks
-        if not bank["held_out"]
-    ]
-    return {"sounds": "; ".join(dict.fromkeys(lines))}

@@ -8,6 +8,8 @@ one cache folder:
     <cache>/checkpoints/<name>/...      as published, fetched by `download_model`
     <cache>/bundles/<name>[.mt3]        made by `mt3 export`, found by `find_model`
 
+One model, `default`, comes with the package as a bundle (`mt3_runtime.shipped`).
+
 Nothing here imports NumPy or ONNX Runtime: listing models must not cost a second.
 """
 
@@ -27,6 +29,7 @@ from urllib.parse import quote
 
 from mt3_runtime.download import fetch, is_right
 from mt3_runtime.errors import BundleNotFoundError, CheckpointError, DownloadError, OptionError
+from mt3_runtime.shipped import DEFAULT, listing, shipped_models
 
 #: Folder for checkpoints and bundles, in place of the platform's cache folder.
 CACHE_VARIABLE = "MT3_CACHE"
@@ -78,6 +81,8 @@ class ModelInfo:
         digests: Where the digests come from.
         note: What else a user must know; may be empty.
         files: What to download; empty if the catalogue does not know the files.
+        shipped: Whether it is part of the package, as a bundle: then the files are the bundle's,
+            and there is nothing to download or to export.
     """
 
     name: str
@@ -93,6 +98,7 @@ class ModelInfo:
     digests: str
     note: str
     files: tuple[ModelFile, ...]
+    shipped: bool = False
 
     @property
     def size(self) -> int | None:
@@ -108,9 +114,9 @@ class ModelInfo:
 
 @functools.cache
 def list_models() -> tuple[ModelInfo, ...]:
-    """Every model of the catalogue, installed or not."""
-    rows = _data("catalogue.json")["models"]
-    return tuple(_model(row) for row in rows)
+    """Every model of the catalogue, installed or not; what is shipped only where it is there."""
+    rows, there = _data("catalogue.json")["models"], shipped_models()
+    return tuple(_model(row) for row in rows if not row.get("shipped") or row["name"] in there)
 
 
 def get_model_info(name: str) -> ModelInfo:
@@ -165,8 +171,8 @@ def installed_models() -> dict[str, Path]:
 
 
 def find_model(name: str) -> Path | None:
-    """The installed bundle of this name or alias, or None."""
-    installed = installed_models()
+    """The installed or shipped bundle of this name or alias, or None."""
+    installed = shipped_models() | installed_models()
     aliases = {alias: model.name for model in list_models() for alias in model.aliases}
     return installed.get(name) or installed.get(aliases.get(name, ""))
 
@@ -177,7 +183,7 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
     Args:
         model: A path, or the name of an installed bundle (an installed name wins over a file of
             that name here; write ``./name`` for the file).  None stands for ``MT3_MODEL``, else
-            for the only installed bundle.
+            for the only installed bundle, else for the one that comes with the package.
 
     Raises:
         BundleNotFoundError: There is no such bundle; the message says how to get one.
@@ -217,11 +223,12 @@ def download_model(
         The checkpoint's folder.
 
     Raises:
-        OptionError: The catalogue does not know the name.
+        OptionError: The catalogue does not know the name, or the model comes with the package.
         DownloadError: Files or digests are unknown, ``MT3_OFFLINE`` forbids it, the transfer
             failed, or what arrived is not what the catalogue promises.
     """
     model = get_model_info(name)
+    _check_not_shipped(model)
     if not model.files:
         raise DownloadError(f"The files of {model.name} cannot be fetched from here. {model.note}")
     if not (model.verified or allow_unverified):
@@ -263,10 +270,11 @@ def pulled_checkpoint(name: str) -> Path:
         The file of a checkpoint that is one file, the folder of any other.
 
     Raises:
-        OptionError: The catalogue does not know the name.
+        OptionError: The catalogue does not know the name, or the model comes with the package.
         CheckpointError: It has not been fetched, or not wholly, or a file has changed since.
     """
     model = get_model_info(name)
+    _check_not_shipped(model)
     folder = cache_dir() / "checkpoints" / model.name
     pull = f"mt3 models pull {model.name}"
     if not folder.is_dir():
@@ -317,7 +325,10 @@ def _model(row: dict[str, Any]) -> ModelInfo:
     row = dict(row)
     base = row.pop("base_url", "")
     listed, named = row.pop("files_from", None), row.pop("files_named_in", None)
-    files = _data(f"data/{listed or named}")["files"] if listed or named else row.pop("files")
+    if row.get("shipped"):
+        files = json.loads(listing(row["name"]).read_text(encoding="utf-8"))["files"]
+    else:
+        files = _data(f"data/{listed or named}")["files"] if listed or named else row.pop("files")
     if named:  # equal names, other content
         files = [{"path": file["path"], "size": None, "sha256": None} for file in files]
     row["aliases"] = tuple(row["aliases"])
@@ -377,11 +388,21 @@ def _only_installed() -> Path:
             f"Several models are installed ({', '.join(installed)}). Choose one with --model NAME "
             f"or with the environment variable {MODEL_VARIABLE}."
         )
+    if DEFAULT in shipped_models():
+        return shipped_models()[DEFAULT]
     raise BundleNotFoundError(
         f"No model is named and none is installed in {cache_dir() / 'bundles'}. Make one with "
         "`mt3 models pull magenta_mt3` and `mt3 export magenta_mt3`, or name a bundle with "
         f"--model PATH or the environment variable {MODEL_VARIABLE}."
     )
+
+
+def _check_not_shipped(model: ModelInfo) -> None:
+    if model.shipped:
+        raise OptionError(
+            f"The model {model.name} comes with this package as a bundle: there is nothing to "
+            f"fetch and nothing to export. Use it with --model {model.name}."
+        )
 
 
 def _not_installed(name: str) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 from mt3_runtime import catalogue, nvidia, wheels
 from mt3_runtime.errors import DeviceError, OptionError
 from mt3_runtime.onnxwrite import sum_model
+from mt3_runtime.shipped import shipped_models
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -274,7 +275,8 @@ def _models() -> Finding:
         installed = catalogue.installed_models()
     except OptionError as error:
         return Finding("models", Level.PROBLEM, str(error))
-    if installed:
-        return Finding("models", Level.OK, ", ".join(installed))
+    shipped = [f"{name} (comes with the package)" for name in shipped_models()]
+    if installed or shipped:
+        return Finding("models", Level.OK, ", ".join([*installed, *shipped]))
     advice = "mt3 models pull magenta_mt3 && mt3 export magenta_mt3"
     return Finding("models", Level.NOTE, "none installed", advice)

@@ -546,7 +546,9 @@ def test_a_clash_is_refused_before_the_model_is_loaded(model, songs, capsys):
     assert "--overwrite" in capsys.readouterr().err
 
 
-def test_without_a_model_the_way_to_one_is_told(songs, tmp_path, monkeypatch, capsys):
+def test_without_a_model_the_way_to_one_is_told(
+    songs, tmp_path, monkeypatch, capsys, nothing_shipped
+):
     monkeypatch.setenv("MT3_CACHE", str(tmp_path / "empty"))
     monkeypatch.delenv("MT3_MODEL", raising=False)
     assert main(["transcribe", str(songs / "a.wav")]) == ExitCode.UNUSABLE

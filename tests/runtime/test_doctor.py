@@ -14,7 +14,7 @@ from mt3_runtime.doctor import Level
 
 
 @pytest.fixture
-def cache(monkeypatch, tmp_path):
+def cache(monkeypatch, tmp_path, nothing_shipped):
     monkeypatch.setenv("MT3_CACHE", str(tmp_path))
     return tmp_path
 

@@ -143,6 +143,8 @@ def _where(_: argparse.Namespace) -> None:
 def _state(model: catalogue.ModelInfo, installed: Mapping[str, object]) -> str:
     if model.name in installed:
         return "installed"
+    if model.shipped:
+        return "shipped"
     return "exportable" if model.supported else "known"
 
 

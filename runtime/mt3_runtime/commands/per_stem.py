@@ -21,7 +21,8 @@ from mt3_runtime.leakage import AUTO_FILTERS
 from mt3_runtime.output import STDOUT, check_output, is_folder
 from mt3_runtime.per_stem import StemFile, StemModel, merge, model_for, stem_files
 from mt3_runtime.progress import Meter
-from mt3_runtime.stems import STEMS
+from mt3_runtime.shipped import shipped_models
+from mt3_runtime.stems import OTHER, STEMS
 from mt3_runtime.transcription import Transcription
 
 
@@ -92,6 +93,8 @@ def _choose(files: list[StemFile], args: argparse.Namespace) -> dict[StemModel, 
         except BundleError as error:
             talk(f"warning: {path} is left out: {error}")
     named = args.model or os.environ.get(MODEL_VARIABLE)
+    if not named and not any(model.stem.name == OTHER for model in installed):
+        installed += [StemModel.at(path) for path in shipped_models().values()]
     general = StemModel.at(resolve_model(named)) if named else None
     chosen: dict[StemModel, list[StemFile]] = {}
     for file in files:

@@ -28,6 +28,7 @@ from mt3_runtime.leakage import AUTO_FILTERS
 from mt3_runtime.output import is_folder
 from mt3_runtime.progress import Meter
 from mt3_runtime.search import SearchName
+from mt3_runtime.shipped import shipped_models
 from mt3_runtime.stems import STEMS
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class TranscribeCommand:
         """Adds the files, the model and the shape of the result."""
         add = parser.add_argument
         add("files", nargs="+", metavar="FILE", help="audio file, or folder of audio files")
-        add("-m", "--model", help="bundle, or name of an installed model (default: $MT3_MODEL)")
+        add("-m", "--model", help="bundle, or name of a model (default: $MT3_MODEL, else the only "
+            "installed one, else the one that comes with this package)")  # fmt: skip
         add("-o", "--output", metavar="OUT", help="file, folder or - (default: beside each input)")
         add(
             "-f",
@@ -129,9 +131,17 @@ class TranscribeCommand:
             profile=args.profile,
         ) as model:
             if not args.quiet:
-                talk(f"{model_path.name} on {model.device}, {_files(len(ready))}")
+                talk(
+                    f"{model_path.name}{_small(model_path)} on {model.device}, {_files(len(ready))}"
+                )
             failed += _transcribe(model, ready, args)
         return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def _small(model: Path) -> str:
+    """What to know about the model that nobody had to choose."""
+    own = model in shipped_models().values()
+    return " (the package's small model; mt3 models lists better ones)" if own else ""
 
 
 def _find(args: argparse.Namespace) -> tuple[list[Path], int]:

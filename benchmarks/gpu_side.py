@@ -40,7 +40,7 @@ def load(
         "seconds": loaded - begin,
         "warmup": time.perf_counter() - loaded,
         "device": model.device,
-        "precision": found.manifest.precision,
+        "precision": found.manifest.precision.name,
     }
 
 

@@ -159,7 +159,7 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
     for action in parser._actions:
         found |= set(action.option_strings)
         if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
+            for below in action._name_parser_map.values():
                 found |= options_of(below)
     return found
 
@@ -475,7 +475,7 @@ def test_the_export_id_is_computed_as_specified(tiny_bundle):
         "source.digest": manifest.source["digest"],
         "variant": manifest.variant,
         "exporter": manifest.exporter,
-        "precision": manifest.precision,
+        "precision.weights": manifest.precision.weights,
     }.items():
         filled = filled.replace(f"<{key}>", value)
     assert hashlib.sha256(filled.encode()).hexdigest()[:32] == manifest.export_id

@@ -77,7 +77,7 @@ class ModelRun:
             "name": info.name,
             "variant": info.variant,
             "export_id": info.export_id,
-            "precision": info.precision,
+            "precision": info.precision.name,
             "device": self._model.device,
             "decoding": args.decoding,
             "auto_filter": AUTO_FILTERS[args.auto_filter],

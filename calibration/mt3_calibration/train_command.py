@@ -1,4 +1,4 @@
-"""``mt3 calibrate``: trains a small model of our own, and makes a bundle of it."""
+"""``mt3 calibrate``: makes bundles of other precision; trains a small model of our own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mt3_calibration import precision_command as precision
 from mt3_calibration.checkpointing import SOUNDS, RunFolder
 from mt3_calibration.config import PRESETS, TrainConfig
 from mt3_runtime.cli import ExitCode, talk
@@ -22,21 +23,48 @@ from mt3_runtime.output import write_atomic
 if TYPE_CHECKING:
     from mt3_calibration.sources import SyntheticSources
 
+OF_BUNDLE = "BUNDLE"
+"""What the form without an action of its own is called in the help."""
+
 DEFAULT_CONFIG = "small"
 
 OVERRIDES = ("hours", "steps", "seed")
 """Options that change a value of the configuration."""
 
 
+class _Actions(argparse._SubParsersAction):  # type: ignore[type-arg]  # noqa: SLF001
+    """Sub-commands, where any other word is the bundle of the sub-command `precision`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.choices: Any = None  # argparse refuses no word then
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values[0] not in self._name_parser_map:
+            values = [OF_BUNDLE, *values]
+        super().__call__(parser, namespace, values, option_string)
+
+
 class CalibrateCommand:
-    """Trains, and exports what was trained."""
+    """Makes bundles of other precision; trains, and exports what was trained."""
 
     name = "calibrate"
-    help = "train a small model on synthetic music"
+    help = "make a faster or smaller bundle of an exact one, or train a small model"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Adds `train` and `export`."""
-        actions = parser.add_subparsers(metavar="ACTION", required=True)
+        """Adds the forms `BUNDLE`, `train` and `export`."""
+        actions = parser.add_subparsers(
+            action=_Actions, metavar="BUNDLE|train|export", required=True
+        )
+        of_bundle = actions.add_parser(OF_BUNDLE, prog=f"{parser.prog}")
+        of_bundle.set_defaults(action=precision.run)
+        precision.add_arguments(of_bundle)
         train = actions.add_parser("train", help="begin a training run, or go on with one")
         train.set_defaults(action=_train)
         add = train.add_argument
@@ -68,8 +96,8 @@ class CalibrateCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Runs the chosen action."""
-        args.action(args)
-        return ExitCode.OK
+        code: int | None = args.action(args)
+        return ExitCode.OK if code is None else code
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -33,7 +33,9 @@ from mt3_runtime.bundle import (
     Role,
 )
 from mt3_runtime.errors import CheckpointError, OptionError, OutputError
+from mt3_runtime.manifest import CacheForm
 from mt3_runtime.output import exists, is_folder
+from mt3_runtime.precision import Precision
 from mt3_runtime.stems import OTHER, stem_named
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def export_bundle(
     exporter = f"mt3_export {_version()}" + ("" if route == "direct" else f" via {route}")
     identity = "\n".join([source["digest"], variant.name, exporter, storage])
     export_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    with _new_bundle(Path(out)) as folder:
+    with new_bundle(Path(out)) as folder:
         graphs = [
             _write_graph(folder, role, profile, weights, variant, storage, export_id, route)
             for profile in profiles
@@ -107,7 +109,7 @@ def export_bundle(
             licence=variant.licence,
             source=source,
             exporter=exporter,
-            precision=storage,
+            precision=stored(storage),
             features=variant.features,
             segments=variant.segments,
             vocabulary=variant.vocabulary,
@@ -122,6 +124,11 @@ def export_bundle(
 
 
 _ROLES: tuple[Role, ...] = ("encoder", "decoder")
+
+
+def stored(storage: Storage) -> Precision:
+    """How exact graphs are whose matrices are stored like this, and that compute in fp32."""
+    return Precision("fp32" if storage == "fp32" else f"{storage}-stored", weights=storage)
 
 
 def _check_route(
@@ -205,19 +212,45 @@ def _write_graph(
             storage=storage,
             metadata=metadata,
         )
-    path = folder / f"{role}.{profile}.onnx"
-    return _save(model, path, role, profile, traced=route != "direct")
+    blocks = blocks_for(profile)
+    return save_graph(
+        model,
+        folder,
+        role=role,
+        profile=profile,
+        cache="in_place" if route != "direct" else blocks.cache,
+        cross_key_transposed=blocks.cross_key_transposed,
+        traced=route != "direct",
+    )
 
 
-def _save(
-    model: onnx.ModelProto, path: Path, role: Role, profile: str, *, traced: bool
+def save_graph(
+    model: onnx.ModelProto,
+    folder: Path,
+    *,
+    role: Role,
+    profile: str,
+    cache: CacheForm,
+    cross_key_transposed: bool,
+    traced: bool = False,
 ) -> GraphFile:
+    """Checks and writes a graph, and describes it for the manifest.
+
+    Args:
+        model: With its metadata.
+        folder: Where to; the name is made of role and profile.
+        role: What the graph is.
+        profile: Its name there.
+        cache: See `GraphFile`.
+        cross_key_transposed: See `GraphFile`.
+        traced: See `mt3_export.lint.lint`.
+    """
     faults = lint(model, traced=traced)
     if faults:
         raise RuntimeError(f"the exporter built a faulty {role} ({profile}): {'; '.join(faults)}")
     data = model.SerializeToString(deterministic=True)
+    path = folder / f"{role}.{profile}.onnx"
     path.write_bytes(data)
-    blocks = blocks_for(profile)
     return GraphFile(
         role=role,
         profile=profile,
@@ -225,16 +258,20 @@ def _save(
         sha256=hashlib.sha256(data).hexdigest(),
         size=len(data),
         opset=next(item.version for item in model.opset_import if item.domain == ""),
-        cache="in_place" if traced else blocks.cache,
-        cross_key_transposed=blocks.cross_key_transposed,
+        cache=cache,
+        cross_key_transposed=cross_key_transposed,
         inputs=tuple(value.name for value in model.graph.input),
         outputs=tuple(value.name for value in model.graph.output),
     )
 
 
 @contextmanager
-def _new_bundle(out: Path) -> Iterator[Path]:
-    """Yields a temporary folder to fill; moves it to ``out`` if all went well."""
+def new_bundle(out: Path) -> Iterator[Path]:
+    """Yields a temporary folder to fill; moves it to ``out`` if all went well.
+
+    Raises:
+        OutputError: ``out`` is in the way or cannot be written; nothing is left behind.
+    """
     check_target(out)
     temporary = None
     try:

@@ -129,7 +129,7 @@ _LISTINGS = (
     Listing("export", "make an ONNX bundle from a checkpoint", "export"),
     Listing("build", "build a TensorRT engine from a bundle", "trt"),
     Listing("engines", "list, inspect and remove TensorRT engines", "trt"),
-    Listing("calibrate", "train a small model and export it", "calibration"),
+    Listing("calibrate", "make bundles of other precision, train a small model", "calibration"),
     Listing("evaluate", "score transcriptions against reference notes", "calibration"),
     Listing("plot", "draw transcriptions as piano rolls", "viz"),
     _own("bench", "measure speed and memory on this machine"),

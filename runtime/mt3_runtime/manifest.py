@@ -16,6 +16,7 @@ from mt3_runtime.confidence import Calibration
 from mt3_runtime.errors import BundleError
 from mt3_runtime.features import FeatureConfig
 from mt3_runtime.noterules import NoteRules
+from mt3_runtime.precision import Precision
 from mt3_runtime.schema import read_fields
 from mt3_runtime.segments import SegmentConfig
 from mt3_runtime.stems import stem_named
@@ -28,6 +29,7 @@ _MAX_SIZE = 1 << 20
 _MAX_CHANNELS = 256
 
 Role = Literal["encoder", "decoder"]
+CacheForm = Literal["in_place", "concat"]
 T = TypeVar("T")
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -112,7 +114,7 @@ class GraphFile:
     sha256: str
     size: int
     opset: int
-    cache: Literal["in_place", "concat"]
+    cache: CacheForm
     cross_key_transposed: bool
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -130,7 +132,7 @@ class Manifest:
     licence: str
     source: dict[str, str]
     exporter: str
-    precision: str
+    precision: Precision
     features: FeatureConfig
     segments: SegmentConfig
     vocabulary: Vocabulary
@@ -276,6 +278,7 @@ _PARSERS: dict[str, Callable[[Any], object]] = {
     "notes": NoteRules.from_dict,
     "confidence": lambda value: None if value is None else Calibration.from_dict(value),
     "stem": lambda value: stem_named(value).name,
+    "precision": Precision.from_dict,
     "decoding": _decoding_spec,
     "model": lambda value: _bounded(read_fields(ModelSpec, value, "model")),
     "graphs": lambda value: tuple(_graph_file(item) for item in value),

@@ -15,6 +15,7 @@ from mt3_export.weights import T5Shape, Weights
 from mt3_runtime.bundle import Bundle, Manifest
 from mt3_runtime.errors import CheckpointError, MT3Error, OptionError, OutputError
 from mt3_runtime.loading import load_model
+from mt3_runtime.precision import Precision
 from tests.seeded import TINY, seeded_weights
 
 
@@ -51,7 +52,7 @@ def test_the_export_id_tells_sources_and_precisions_apart(
 
 def test_half_precision_bundles_run(tiny_weights: Weights, tmp_path: Path) -> None:
     manifest = _export(tiny_weights, tmp_path / "half", storage="fp16")
-    assert manifest.precision == "fp16"
+    assert manifest.precision == Precision("fp16-stored", weights="fp16")
     with load_model(tmp_path / "half") as model:
         model.warmup()
 

@@ -49,7 +49,7 @@ def test_export_to_a_folder(checkpoint: Path, tmp_path: Path, capsys) -> None:
     assert "not stated for the weights" in printed.err
     bundle = Bundle(out)
     assert bundle.profiles == ["cpu", "compat"]
-    assert bundle.manifest.precision == "fp16"
+    assert bundle.manifest.precision.weights == "fp16"
     assert bundle.manifest.stem == "bass"
     assert bundle.manifest.source["layout"] == "t5x"
     assert len(bundle.manifest.source["digest"]) == 64

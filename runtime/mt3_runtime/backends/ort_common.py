@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mt3_runtime import wheels
-from mt3_runtime.errors import BundleError, MissingDependencyError, OptionError
+from mt3_runtime.errors import BundleError, DeviceError, MissingDependencyError, OptionError
+from mt3_runtime.precision import ELEMENTS
 
 if TYPE_CHECKING:
     from mt3_runtime.bundle import Bundle, GraphFile, Manifest, ModelSpec
@@ -27,6 +29,28 @@ def check_threads(threads: int | None) -> None:
     """Raises `OptionError` unless ``threads`` is None or a number from 1 to 1024."""
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise OptionError(f"threads must be a number from 1 to {MAX_THREADS}, got {threads!r}.")
+
+
+def check_runnable(manifest: Manifest, device: str, kinds: Collection[str]) -> None:
+    """Refuses a bundle whose numbers a device cannot compute with.
+
+    Args:
+        manifest: The bundle's.
+        device: What the user calls the device.
+        kinds: Types, of `mt3_runtime.precision.KINDS`, that it has kernels for.
+
+    Raises:
+        DeviceError: It uses others.
+    """
+    precision = manifest.precision
+    used = (precision.arithmetic, precision.self_cache, precision.cross_cache)
+    lacking = sorted(set(used) - set(kinds))
+    if lacking:
+        raise DeviceError(
+            f"{manifest.name} is a bundle of precision {precision}, and device {device} has no "
+            f"{' or '.join(lacking)} arithmetic; use the exact bundle there, or this one on "
+            "another device."
+        )
 
 
 class HostSlots:
@@ -95,7 +119,7 @@ def check_ports(bundle: Bundle, graph: GraphFile, session: Any) -> None:
     """Compares a session's inputs and outputs with the manifest.
 
     Raises:
-        BundleError: They have other names or shapes.
+        BundleError: They have other names, shapes or types of elements.
     """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     found = tuple(tuple(port.name for port in ports) for ports in (inputs, outputs))
@@ -112,6 +136,23 @@ def check_ports(bundle: Bundle, graph: GraphFile, session: Any) -> None:
                 f"{port.name} of {graph.file} in {bundle.path} has the shape {port.shape}; the "
                 f"manifest says {['rows', *expected[port.name]]}. Export the model again."
             )
+        element = expected_element(bundle.manifest, port.name)
+        if port.type != element:
+            raise BundleError(
+                f"{port.name} of {graph.file} in {bundle.path} is a {port.type}; the manifest says "
+                f"{element}. Export the model again."
+            )
+
+
+def expected_element(manifest: Manifest, name: str) -> str:
+    """ONNX Runtime's name of the element type of an input or output."""
+    if name.startswith(("past_", "present_")):
+        return ELEMENTS[manifest.precision.self_cache]
+    if name.startswith("cross_"):
+        return ELEMENTS[manifest.precision.cross_cache]
+    if name.endswith("_ids"):
+        return "tensor(int64)"
+    return {"positions": "tensor(int32)", "allowed": "tensor(bool)"}.get(name, "tensor(float)")
 
 
 def expected_shapes(manifest: Manifest, graph: GraphFile) -> dict[str, list[Any]]:

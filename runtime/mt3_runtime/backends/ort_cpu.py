@@ -25,6 +25,7 @@ import numpy.typing as npt
 from mt3_runtime.backends.ort_common import (
     HostSlots,
     check_ports,
+    check_runnable,
     check_threads,
     import_onnxruntime,
     return_freed_memory,
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 #: Tokens a fresh cache has room for; it doubles when a row outgrows it.  Real segments have a
 #: median of 41 to 64 tokens and 1024 at most, so most caches never grow beyond 128.
 INITIAL_CAPACITY = 64
+
+#: What the provider computes with, and NumPy's types of the caches.  It has no kernels for bf16,
+#: and NumPy no name; fp16 products it does in fp32, which is slow.
+KINDS: dict[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 
 #: Rows per worker while segments wait.  Weights are read once per step, so more rows make a token
 #: cheaper: with 16 instead of 8 a song takes a tenth less time.  A slot in use costs about 8 MB.
@@ -60,10 +65,14 @@ class OrtCpuBackend:
 
         Raises:
             BundleError: A graph is missing, damaged or refused by ONNX Runtime.
+            DeviceError: The graphs' arithmetic is none of a CPU's.
             MissingDependencyError: ONNX Runtime is not installed.
             OptionError: ``threads`` is no number from 1 to 1024.
         """
         check_threads(threads)
+        precision = bundle.manifest.precision
+        check_runnable(bundle.manifest, "cpu", KINDS)
+        self.self_type, self.cross_type = KINDS[precision.self_cache], KINDS[precision.cross_cache]
         if profile is None:
             profile = "cpu" if "cpu" in bundle.profiles else next(iter(bundle.profiles), "cpu")
         self.spec = bundle.manifest.model
@@ -120,8 +129,12 @@ class _OrtLane(HostSlots):
         super().__init__(backend.spec, slots, backend.start_id)
         self._sessions = sessions
         self._cross = _cross_buffers(
-            self.spec, slots, transposed=backend.decoder_file.cross_key_transposed
+            self.spec,
+            slots,
+            transposed=backend.decoder_file.cross_key_transposed,
+            kind=backend.cross_type,
         )
+        self._cache_type = backend.self_type
         self._encoding = sessions.encoder.io_binding()
 
     def load(self, slot: int, features: FloatArray, previous_ids: IdArray | None = None) -> None:
@@ -167,10 +180,10 @@ class InPlaceLane(_OrtLane):
         for buffer in self._cache:
             buffer[target, :, :used] = buffer[source, :, :used]
 
-    def _allocate(self, capacity: int) -> list[FloatArray]:
+    def _allocate(self, capacity: int) -> list[npt.NDArray[Any]]:
         """Keys and values of all layers, zeroed: unwritten positions must be finite numbers."""
         shape = (self.slots, self.spec.heads, capacity, self.spec.head_dim)
-        return [_sparse_zeros(shape) for _ in range(2 * self.spec.layers)]
+        return [_sparse_zeros(shape, self._cache_type) for _ in range(2 * self.spec.layers)]
 
     def _grow(self, rows: int, needed: int) -> None:
         old = self._cache
@@ -212,7 +225,7 @@ class ConcatLane(_OrtLane):
     def __init__(self, backend: OrtCpuBackend, sessions: Sessions, slots: int) -> None:
         super().__init__(backend, sessions, slots)
         self._outputs = [output.name for output in sessions.decoder.get_outputs()]
-        empty = np.zeros((slots, self.spec.heads, 0, self.spec.head_dim), np.float32)
+        empty = np.zeros((slots, self.spec.heads, 0, self.spec.head_dim), self._cache_type)
         self._past = {
             f"past_{part}_{layer}": empty
             for layer in range(self.spec.layers)
@@ -241,7 +254,7 @@ class ConcatLane(_OrtLane):
         for buffer in self._past.values():
             buffer[target] = buffer[source]
 
-    def _columns(self, rows: int) -> dict[str, FloatArray]:
+    def _columns(self, rows: int) -> dict[str, npt.NDArray[Any]]:
         """The cache of the first ``rows`` slots, without columns that none of them needs."""
         first = next(iter(self._past.values()))
         have, columns = first.shape[0], first.shape[2]
@@ -251,7 +264,7 @@ class ConcatLane(_OrtLane):
             return self._past
         fresh = (max(rows - have, 0), self.spec.heads, columns - cut, self.spec.head_dim)
         return {
-            name: np.concatenate([buffer[:rows, :, cut:], np.zeros(fresh, np.float32)])
+            name: np.concatenate([buffer[:rows, :, cut:], np.zeros(fresh, first.dtype)])
             for name, buffer in self._past.items()
         }
 
@@ -275,28 +288,30 @@ def _load(runtime: Any, bundle: Bundle, graph: GraphFile, threads: int) -> Any:
     return session
 
 
-def _cross_buffers(spec: ModelSpec, slots: int, *, transposed: bool) -> dict[str, FloatArray]:
+def _cross_buffers(
+    spec: ModelSpec, slots: int, *, transposed: bool, kind: type[np.generic]
+) -> dict[str, npt.NDArray[Any]]:
     """Cross-attention keys and values of all layers by tensor name."""
     value = (slots, spec.heads, spec.cross_rows, spec.head_dim)
     key = (slots, spec.heads, spec.head_dim, spec.cross_rows) if transposed else value
     return {
-        f"cross_{part}_{layer}": np.empty(shape, np.float32)
+        f"cross_{part}_{layer}": np.empty(shape, kind)
         for layer in range(spec.layers)
         for part, shape in (("key", key), ("value", value))
     }
 
 
-def _sparse_zeros(shape: tuple[int, ...]) -> FloatArray:
+def _sparse_zeros(shape: tuple[int, ...], kind: type[np.generic]) -> npt.NDArray[Any]:
     """Zeros that take memory page by page, where they are first written.
 
     Rows end at very different lengths, so most of a cache is never used; NumPy would back it with
     huge pages of 2 MiB, each of which holds some of every head and is taken whole.
     """
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
-    pages = mmap.mmap(-1, 4 * math.prod(shape), **private)
+    pages = mmap.mmap(-1, np.dtype(kind).itemsize * math.prod(shape), **private)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         pages.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(pages, np.float32).reshape(shape)
+    return np.frombuffer(pages, kind).reshape(shape)
 
 
 def _bind(bind: Any, name: str, array: npt.NDArray[Any]) -> None:

@@ -33,6 +33,7 @@ from mt3_runtime import nvidia
 from mt3_runtime.backends.ort_common import (
     HostSlots,
     check_ports,
+    check_runnable,
     check_threads,
     expected_shapes,
     import_onnxruntime,
@@ -71,6 +72,9 @@ OPTIONS = {
 }
 
 
+#: What the provider computes with.
+KINDS = ("fp32", "fp16", "bf16")
+
 #: Operators that have CUDA kernels for all types: on the CPU they only reckon with shapes, which
 #: ONNX Runtime keeps on the host on purpose.
 SHAPE_OPERATORS = ("Cast", "Concat", "Gather", "Shape", "Slice", "Squeeze", "Unsqueeze")
@@ -106,11 +110,13 @@ class OrtCudaBackend:
 
         Raises:
             BundleError: A graph is missing or damaged.
-            DeviceError: The device cannot run the graphs, or not all of their nodes.
+            DeviceError: The device cannot run the graphs, or not all of their nodes, or knows no
+                such arithmetic.
             MissingDependencyError: ONNX Runtime is not installed.
             OptionError: ``threads`` is no number from 1 to 1024, or the profile's cache grows.
         """
         check_threads(threads)
+        check_runnable(bundle.manifest, "cuda", KINDS)
         self._runtime = import_onnxruntime()
         self.place = place or Place(
             CUDA, "cuda", index, {"device_id": str(index), **OPTIONS, **(options or {})}

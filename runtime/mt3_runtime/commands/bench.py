@@ -137,7 +137,7 @@ def _report(model: Model, args: argparse.Namespace, load: float) -> dict[str, An
     ]
     return {
         "model": {"name": model.info.name, "export_id": model.info.export_id},
-        "precision": model.info.precision,
+        "precision": model.info.precision.name,
         "device": model.device,
         "machine": machine(),
         "versions": versions(PACKAGES),

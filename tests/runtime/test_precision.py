@@ -1,0 +1,83 @@
+"""What a manifest says about numbers, and what devices refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from mt3_runtime.backends.ort_cuda import OrtCudaBackend
+from mt3_runtime.backends.ort_memory import Place
+from mt3_runtime.bundle import Bundle
+from mt3_runtime.errors import BundleError, DeviceError
+from mt3_runtime.loading import load_model
+from mt3_runtime.precision import Precision, Verdict
+
+FAILED = Verdict("relaxed", passed=False, faults=("too low",), judged="a song", figures={"kl": 0.1})
+FAST = Precision("fast", "int8", "int8", gate=FAILED)
+
+
+def test_what_is_written_is_read():
+    for precision in (Precision("fp32"), FAST):
+        assert Precision.from_dict(json.loads(json.dumps(precision.to_dict()))) == precision
+
+
+def test_only_stored_weights_leave_arithmetic_exact():
+    assert Precision("fp16-stored", weights="fp16").exact
+    for part in ("arithmetic", "self_cache", "cross_cache"):
+        assert not Precision("x", **{part: "fp16"}).exact
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": "fp12"},
+        {"arithmetic": 3},
+        {"name": ""},
+        {"extra": "fp32"},
+        {"gate": {"gate": "relaxed"}},
+        {"gate": {**asdict(FAILED), "faults": [1]}},
+        {"gate": {**asdict(FAILED), "faults": "no"}},
+        {"gate": {**asdict(FAILED), "faults": []}},
+        {"gate": {**asdict(FAILED), "passed": True, "faults": ["no"]}},
+        {"gate": {**asdict(FAILED), "figures": {"kl": "small"}}},
+        {"gate": {**asdict(FAILED), "figures": {"kl": float("nan")}}},
+        {"gate": {**asdict(FAILED), "figures": [0.1]}},
+    ],
+)
+def test_anything_else_is_refused(change: dict):
+    data = {**json.loads(json.dumps(FAST.to_dict())), **change}
+    with pytest.raises(BundleError):
+        Precision.from_dict(data)
+
+
+def told(bundle: Path, out: Path, precision: Precision) -> Path:
+    """A bundle that says something else about its numbers."""
+    shutil.copytree(bundle, out)
+    manifest = replace(Bundle(out).manifest, precision=precision)
+    (out / "bundle.json").write_bytes(manifest.to_json())
+    return out
+
+
+def test_the_cpu_refuses_bf16_in_one_sentence(tiny_bundle: Path, tmp_path: Path):
+    path = told(tiny_bundle, tmp_path / "x", Precision("bf16", arithmetic="bf16"))
+    with pytest.raises(DeviceError, match=r"precision bf16, and device cpu has no bf16 arithmetic"):
+        load_model(path, device="cpu")
+
+
+def test_a_gpu_refuses_int8(tiny_bundle: Path, tmp_path: Path):
+    path = told(tiny_bundle, tmp_path / "x", FAST)
+    with pytest.raises(DeviceError, match="device cuda has no int8 arithmetic"):
+        OrtCudaBackend(Bundle(path), place=Place("CPUExecutionProvider", "cpu"))
+
+
+@pytest.mark.parametrize("part", ["self_cache", "cross_cache"])
+def test_graphs_have_the_types_the_manifest_says(tiny_bundle: Path, tmp_path: Path, part: str):
+    path = told(tiny_bundle, tmp_path / "x", Precision("small", **{part: "int8"}))
+    with pytest.raises(
+        BundleError, match=r"is a tensor\(float\); the manifest says tensor\(int8\)"
+    ):
+        load_model(path, device="cpu")

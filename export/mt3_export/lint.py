@@ -46,14 +46,21 @@ def lint(model: onnx.ModelProto, *, traced: bool = False) -> list[str]:
 
 def _cache_faults(graph: onnx.GraphProto) -> list[str]:
     faults = []
-    for past in (value.name for value in graph.input if value.name.startswith("past_")):
-        present = past.replace("past_", "present_", 1)
+    for past, present in _shared(graph):
         readers = [node for node in graph.node if past in node.input]
         if len(readers) != 1:
             faults.append(f"{past} is read by {len(readers)} nodes instead of one")
         elif present not in readers[0].output:
             faults.append(f"the node that reads {past} does not write {present}")
     return faults
+
+
+def _shared(graph: onnx.GraphProto) -> list[tuple[str, str]]:
+    """Inputs and outputs that may be one buffer: self caches, and cross caches given out again."""
+    names = [value.name for value in graph.input]
+    pairs = [(n, n.replace("past_", "present_", 1)) for n in names if n.startswith("past_")]
+    given = {value.name for value in graph.output}
+    return pairs + [(n, f"present_{n}") for n in names if f"present_{n}" in given]
 
 
 def _traced_cache_faults(graph: onnx.GraphProto) -> list[str]:

@@ -119,6 +119,11 @@ class GraphFile:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
+    @property
+    def returns_cross(self) -> bool:
+        """Whether this decoder gives its cross keys and values out again, unchanged."""
+        return "present_cross_key_0" in self.outputs
+
 
 @dataclass(frozen=True)
 class Manifest:

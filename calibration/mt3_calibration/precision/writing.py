@@ -48,7 +48,8 @@ def write_graphs(
                 role=role,
                 profile=profile,
                 cache=form.cache,
-                cross_key_transposed=form.cross_key_transposed,
+                # What reads int8 caches reads keys and values alike (docs/graph-contract.md).
+                cross_key_transposed=form.cross_key_transposed and precision.cross_cache != "int8",
             )
         )
     manifest = replace(source, export_id=export_id, precision=precision, graphs=tuple(files))

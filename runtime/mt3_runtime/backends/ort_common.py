@@ -146,10 +146,10 @@ def check_ports(bundle: Bundle, graph: GraphFile, session: Any) -> None:
 
 def expected_element(manifest: Manifest, name: str) -> str:
     """ONNX Runtime's name of the element type of an input or output."""
+    if name.startswith(("cross_", "present_cross_")):
+        return ELEMENTS[manifest.precision.cross_cache]
     if name.startswith(("past_", "present_")):
         return ELEMENTS[manifest.precision.self_cache]
-    if name.startswith("cross_"):
-        return ELEMENTS[manifest.precision.cross_cache]
     if name.endswith("_ids"):
         return "tensor(int64)"
     return {"positions": "tensor(int32)", "allowed": "tensor(bool)"}.get(name, "tensor(float)")
@@ -164,6 +164,8 @@ def expected_shapes(manifest: Manifest, graph: GraphFile) -> dict[str, list[Any]
     shapes: dict[str, list[Any]] = {"features": [manifest.features.frames, manifest.features.bins]}
     if spec.memory:
         shapes["previous_ids"] = [manifest.decoding.memory_tokens]
+    if graph.returns_cross:
+        by_layer |= {f"present_{name}": shape for name, shape in by_layer.items()}
     if graph.role == "decoder":
         lengths = ("past", "present") if graph.cache == "concat" else ("capacity", "capacity")
         for side, length in zip(("past", "present"), lengths, strict=True):

@@ -161,6 +161,7 @@ class InPlaceLane(_OrtLane):
     def __init__(self, backend: OrtCpuBackend, sessions: Sessions, slots: int) -> None:
         super().__init__(backend, sessions, slots)
         self._binding = sessions.decoder.io_binding()
+        self._returns_cross = backend.decoder_file.returns_cross
         self._bound_rows = 0
         self._capacity = min(INITIAL_CAPACITY, backend.max_tokens)
         self._cache = self._allocate(self._capacity)
@@ -202,6 +203,8 @@ class InPlaceLane(_OrtLane):
             _bind(binding.bind_input, name, getattr(self, name)[:rows])
         for name, buffer in self._cross.items():
             _bind(binding.bind_input, name, buffer[:rows])
+            if self._returns_cross:
+                _bind(binding.bind_output, f"present_{name}", buffer[:rows])
         for index, buffer in enumerate(self._cache):
             name = f"{('key', 'value')[index % 2]}_{index // 2}"
             _bind(binding.bind_input, f"past_{name}", buffer[:rows])

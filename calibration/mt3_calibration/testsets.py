@@ -3,7 +3,8 @@
 Contract: `write_test_set` fills a folder with ``NAME-000.wav`` (16 kHz, 16 bit) and
 ``NAME-000.mid`` (every note that sounds, with its program and its percussion key), which is what
 ``mt3 evaluate`` reads, and a ``CREDITS.txt`` that says what the sounds are.  Equal arguments give
-equal files.
+equal files.  `cached_test_set` does so when a set is first asked for, and checks its digests from
+then on.
 
 ======  ==================  =======================================================================
 set     sounds              says
@@ -21,33 +22,41 @@ The pieces of no set occur in training, as they are drawn from other seeds.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import wave
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from mt3_calibration import augment, bank, dataset, mixer, music, parts, rendering, timbres
 from mt3_calibration.augment import PREROLL, AugmentConfig, Augmenter, draw
 from mt3_calibration.bank import Bank, build_bank
 from mt3_calibration.dataset import playable
 from mt3_calibration.mixer import Palette, perform, render
 from mt3_calibration.music import MusicConfig, compose
 from mt3_calibration.rendering import SAMPLE_RATE, Samples
-from mt3_calibration.soundfonts import source_named
-from mt3_runtime.errors import OptionError
+from mt3_calibration.soundfonts import calibration_dir, find, source_named
+from mt3_runtime.errors import BundleError, OptionError
 from mt3_runtime.formats import render as render_notes
 from mt3_runtime.output import make_folder, write_atomic
 
-MUSIC = (
-    MusicConfig.piano(),
-    MusicConfig.line(),
-    MusicConfig.drums_only(),
-    MusicConfig.piano_and_drums(),
-    MusicConfig.band(),
-)
+MUSIC: Mapping[str, MusicConfig] = {
+    "piano": MusicConfig.piano(),
+    "line": MusicConfig.line(),
+    "drums": MusicConfig.drums_only(),
+    "piano and drums": MusicConfig.piano_and_drums(),
+    "band": MusicConfig.band(),
+}
 """Kinds of music, in turn."""
+
+COUNT, SECONDS = 25, 12.0
+"""Recordings of a set, and the length of each."""
+
+SUMS = "SHA256SUMS"
+"""Digests of a cached set's files, as sha256sum writes them."""
 
 SEED = 0x7E57
 """First half of every seed of a test set; training's are not as long."""
@@ -60,14 +69,18 @@ class SetSpec:
     Attributes:
         name: Name of the set, and beginning of its files' names.
         sources: Names of collections, see `mt3_calibration.soundfonts`.
-        music: Kinds of music, in turn.
+        music: Kinds of music by name, in turn.
         augment: What is done to the recordings; None for nothing.
     """
 
     name: str
     sources: tuple[str, ...]
-    music: tuple[MusicConfig, ...] = MUSIC
+    music: Mapping[str, MusicConfig] = field(default_factory=lambda: MUSIC)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
+
+    def kind(self, number: int) -> str:
+        """Which kind of music a recording holds."""
+        return list(self.music)[number % len(self.music)]
 
 
 TEST_SETS: tuple[SetSpec, ...] = (
@@ -77,17 +90,21 @@ TEST_SETS: tuple[SetSpec, ...] = (
     SetSpec(
         "e3",
         ("salamander", "tonejs"),
-        music=(MusicConfig.piano(), MusicConfig.line(), MusicConfig(drums=0.0)),
+        music={
+            "piano": MusicConfig.piano(),
+            "line": MusicConfig.line(),
+            "ensemble": MusicConfig(drums=0.0),
+        },
     ),
     SetSpec(
         "trust",
         ("fluidr3mono", "musescore", "gmbank"),
-        music=(
-            MusicConfig.solo(0, 0, 0, 1, chaos=0.0),
-            MusicConfig.line(),
-            MusicConfig.drums_only(),
-            MusicConfig(chaos=0.0),
-        ),
+        music={
+            "piano": MusicConfig.solo(0, 0, 0, 1, chaos=0.0),
+            "line": MusicConfig.line(),
+            "drums": MusicConfig.drums_only(),
+            "band": MusicConfig(chaos=0.0),
+        },
         augment=AugmentConfig(band_limits=0.0, saturation=0.0, noise=0.0, level=(-12.0, -0.5)),
     ),
 )
@@ -107,12 +124,77 @@ def set_named(name: str) -> SetSpec:
     raise OptionError(f"there is no test set {name!r}; expected one of {known}")
 
 
+@dataclass(frozen=True)
+class MadeSet:
+    """A set on disk.
+
+    Attributes:
+        folder: Where it is.
+        digest: SHA-256 over the digests of its files: two sets of one digest are the same.
+        recordings: Its audio files, in order.
+    """
+
+    folder: Path
+    digest: str
+    recordings: tuple[Path, ...]
+
+
+def cached_test_set(
+    spec: SetSpec, *, count: int = COUNT, seconds: float = SECONDS, folder: Path | None = None
+) -> MadeSet:
+    """The set from the cache, or made anew.
+
+    What is in the cache was made from the same sounds, by the same version of the modules that
+    decide what a set is.
+
+    Args:
+        spec: Which one.
+        count: Number of recordings.
+        seconds: Length of each.
+        folder: Where sets are kept; by default ``<cache>/calibration/testsets``.
+
+    Raises:
+        BundleError: A cached set is damaged.
+        MissingDependencyError: As in `write_test_set`.
+        OutputError: The set cannot be written.
+    """
+    folder = folder or calibration_dir() / "testsets"
+    place = folder / f"{spec.name}-{_key(spec, count, seconds)}"
+    sums = place / SUMS
+    if not sums.is_file():
+        write_test_set(spec, place, count=count, seconds=seconds)
+        files = sorted(path for path in place.iterdir() if path.name != SUMS)
+        lines = [f"{sha256(path)}  {path.name}\n" for path in files]
+        write_atomic(sums, "".join(lines).encode())  # last: without it a set is not complete
+    text = sums.read_text(encoding="utf-8")
+    for line in text.splitlines():
+        digest, _, name = line.partition("  ")
+        if not (place / name).is_file() or sha256(place / name) != digest:
+            raise BundleError(f"{place / name} is damaged; delete {place}, it is made again")
+    found = tuple(sorted(place.glob("*.wav")))
+    return MadeSet(place, hashlib.sha256(text.encode()).hexdigest(), found)
+
+
+def _key(spec: SetSpec, count: int, seconds: float) -> str:
+    """What a set is made of: arguments, sounds, and the code that makes it."""
+    sounds = [sha256(path) for name in spec.sources for path in find(source_named(name))]
+    modules = (augment, bank, dataset, mixer, music, parts, rendering, timbres)
+    code = [sha256(Path(str(module.__file__))) for module in modules]
+    made_of = repr((spec, count, seconds, sounds, code, sha256(Path(__file__))))
+    return hashlib.sha256(made_of.encode()).hexdigest()[:16]
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def write_test_set(
     spec: SetSpec,
     folder: Path,
     *,
-    count: int = 20,
-    seconds: float = 12.0,
+    count: int = COUNT,
+    seconds: float = SECONDS,
     banks: Sequence[Bank] | None = None,
 ) -> list[Path]:
     """Make a test set.
@@ -140,8 +222,8 @@ def write_test_set(
     written = []
     for number in range(count):
         rng = np.random.default_rng((SEED, *spec.name.encode(), number))
-        music = playable(spec.music[number % len(spec.music)], palette)
-        piece = compose(music, int(rng.integers(1 << 62)), seconds=seconds - 0.5)
+        kind = playable(spec.music[spec.kind(number)], palette)
+        piece = compose(kind, int(rng.integers(1 << 62)), seconds=seconds - 0.5)
         voices, notes = perform(piece, palette, rng, start=-PREROLL, samples=PREROLL + samples)
         audio = render(voices, palette, samples=PREROLL + samples)
         if spec.augment is None:
@@ -159,9 +241,9 @@ def write_test_set(
 def credits_of(banks: Sequence[Bank]) -> str:
     """Who made the sounds, under which licences, and from exactly which files."""
     lines = []
-    for bank in banks:
-        lines.append(f"{bank.name}: {bank.meta.get('credit')} ({bank.meta.get('licence')})")
-        lines += [f"    {name} sha256:{sha}" for name, sha in bank.meta.get("files", {}).items()]
+    for own in banks:
+        lines.append(f"{own.name}: {own.meta.get('credit')} ({own.meta.get('licence')})")
+        lines += [f"    {name} sha256:{sha}" for name, sha in own.meta.get("files", {}).items()]
     return "\n".join([*lines, ""])
 
 

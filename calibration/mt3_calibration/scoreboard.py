@@ -165,7 +165,7 @@ def measure_models(
                 "label": label,
                 "variant": manifest.variant,
                 "export_id": manifest.export_id,
-                "precision": manifest.precision,
+                "precision": manifest.precision.name,
                 "bytes": sum(graph.size for graph in manifest.graphs if graph.profile == "cpu"),
             }
         )

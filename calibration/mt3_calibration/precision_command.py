@@ -19,6 +19,7 @@ from mt3_calibration.precision.recipes import RECIPES, Product, Recipe, recipe_n
 from mt3_calibration.precision.source import Source
 from mt3_calibration.precision.table import table
 from mt3_calibration.precision.writing import write_files, write_graphs
+from mt3_calibration.qdq import qdq_command as qdq
 from mt3_calibration.scoring import by_pitch, match
 from mt3_export.bundles import check_target, new_bundle
 from mt3_runtime.audio import load_audio
@@ -37,13 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the bundle, what is made of it, and how it is judged."""
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", help="exact bundle, or name of an installed model")
-    add("--precision", required=True, choices=tuple(RECIPES), help="what to make")
-    add("-o", "--output", required=True, metavar="OUT", help="folder or .mt3 file to write")
+    add("--precision", choices=tuple(RECIPES), help="what to make")
+    add("-o", "--output", metavar="OUT", help="folder or .mt3 file to write")
     add("--force", action="store_true", help="write it even if its gate fails; it will say so")
     add("--audio", metavar="DIR", help="folder of your own labelled recordings to judge by as well")
     add("--json", metavar="FILE", help="write everything as JSON; - for stdout, then no table")
     add("--device", default="cpu", help="where the new bundle is judged: cpu (default), cuda[:N]")
     add("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    qdq.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, material: Material | None = None) -> int:
@@ -53,8 +55,10 @@ def run(args: argparse.Namespace, material: Material | None = None) -> int:
         args: Of `add_arguments`.
         material: What to make it with and to judge it by; the usual one by default.
     """
+    if args.sensitivity:
+        return qdq.run_sensitivity(args, material)
     out = _checked(args)
-    recipe, source = recipe_named(args.precision), _source(args)
+    recipe, source = qdq.configured(recipe_named(args.precision), args), _source(args)
     own = _own(args.audio, source.manifest) if args.audio else ()
     material = material or Material()
     talk(f"making {recipe.name} of {source.manifest.name}")
@@ -87,8 +91,12 @@ def run(args: argparse.Namespace, material: Material | None = None) -> int:
 
 def _checked(args: argparse.Namespace) -> Path:
     """Refuses what could only fail after minutes of work; returns where the bundle goes."""
+    if not args.precision:
+        raise OptionError(f"Say what to make, with --precision: one of {', '.join(RECIPES)}.")
     if not args.output:
         raise OptionError("-o needs the name of a folder or of a .mt3 file.")
+    if args.plot or args.each:
+        raise OptionError("--plot and --each go with --sensitivity.")
     out = Path(args.output)
     check_target(out)
     if args.json:

@@ -74,7 +74,7 @@ class TensorRtBackend:
         self._engines = self._load(cuda, chosen)
         self.workers, self.slots = workers, chosen.plan.slots[-1]
         self.description = (
-            f"tensorrt ({place.gpu}, TensorRT {place.tensorrt}, {chosen.precision}, rows: "
+            f"tensorrt ({place.gpu}, TensorRT {place.tensorrt}, {chosen.arithmetic}, rows: "
             f"{','.join(map(str, chosen.plan.slots))})"
         )
         self._all: list[DeviceRows] = []

@@ -94,9 +94,12 @@ def build_engine(
 
     Raises:
         BundleError: The graph is damaged or unfit.
-        DeviceError: TensorRT cannot build it.
+        DeviceError: TensorRT cannot build it, or the GPU has no such arithmetic.
         OutputError: It cannot be written.
     """
+    lacking = key.lacking()
+    if lacking:
+        raise DeviceError(f"{bundle.path}: {lacking}. Use a bundle of int8, or the exact one.")
     graph = prepared_graph(bundle, key).SerializeToString()
     make_folder(store.folder)
     started = time.monotonic()

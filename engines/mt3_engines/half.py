@@ -5,6 +5,10 @@ caches and what the encoder hands over are fp16: those are the bytes a step move
 between stays fp32: residual sums, norms, softmax, gates.  So does every product that decides
 something: the output head, whose near-ties choose tokens, and the routers that choose experts.
 
+A product that is quantised already (int8, fp8) stays quantised: what is dequantised becomes fp16
+instead of fp32, and what is there as fp16 is quantised from it.  Scales that are fp16 numbers, as
+`mt3 calibrate` writes them, are the same numbers then.
+
 In a strongly typed network the casts are the precision; TensorRT fuses them into the products.
 """
 
@@ -62,6 +66,8 @@ class _Halver(Rewriter):
         #: Values there are as fp16 alone, and their casts for those who want fp32.
         self._only_half = inputs | self._results
         self._casts: dict[str, str] = {}
+        #: What was dequantised, by the name of its value.
+        self._dequantized: dict[str, NodeProto] = {}
 
     def rewrite(self, node: NodeProto) -> None:
         kind = node.op_type
@@ -75,7 +81,13 @@ class _Halver(Rewriter):
             self._compute(node, set(node.input[1:]))
         elif kind in _MOVE and node.input[0] in self._halves:
             self._compute(node, {node.input[0]})
+        elif kind == "QuantizeLinear" and node.input[0] in self._halves:
+            node.input[0] = self._halves[node.input[0]]
+            node.input[1] = self._as_half(node.input[1])
+            self.keep(node)
         else:
+            if kind == "DequantizeLinear":
+                self._dequantized[node.output[0]] = node
             self._leave(node)
 
     def _exact(self, node: NodeProto) -> bool:
@@ -112,10 +124,20 @@ class _Halver(Rewriter):
 
     def _as_half(self, name: str) -> str:
         if name not in self._halves:
-            stored = name in self._weights
-            half = self._store(name) if stored else self.op("Cast", name, to=self._half)
-            self._halves[name] = half
+            if name in self._weights:
+                self._halves[name] = self._store(name)
+            elif name in self._dequantized:
+                self._halves[name] = self._dequantize(self._dequantized[name])
+            else:
+                self._halves[name] = self.op("Cast", name, to=self._half)
         return self._halves[name]
+
+    def _dequantize(self, node: NodeProto) -> str:
+        """The same as fp16; the type of the scale is that of the result."""
+        axis = self.attribute(node, "axis", None)
+        attributes = {} if axis is None else {"axis": axis}
+        values, scale, *zero = node.input
+        return self.op("DequantizeLinear", values, self._as_half(scale), *zero, **attributes)
 
     def _store(self, name: str) -> str:
         """A weight as fp16, under its own name if nobody else reads it as fp32."""

@@ -22,6 +22,13 @@ from mt3_runtime.schema import read_fields
 Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
+#: Format of the products that the bundle's graphs have quantised; empty for none.
+Quantised = Literal["", "int8", "fp8"]
+QUANTISED: tuple[Quantised, ...] = ("", "int8", "fp8")
+
+#: Compute capability from which on there are fp8 products.
+FP8_CAPABILITY = (8, 9)
+
 #: On which GPUs an engine runs: the one kind it was built on, all of its compute capability, or all
 #: from Ampere (8.0) on.
 Hardware = Literal["this", "same", "ampere_plus"]
@@ -58,7 +65,9 @@ class EngineKey:
         role: ``encoder`` or ``decoder``.
         graph: SHA-256 of the bundle's graph file.
         recipe: `RECIPE` of the program that built it.
-        precision: ``fp32`` or ``fp16``: of matrix products and caches; the rest is fp32.
+        precision: ``fp32`` or ``fp16``: of matrix products that are not quantised, and of caches;
+            the rest is fp32.
+        quantised: ``int8`` or ``fp8``: of the products that the bundle has quantised.
         slots: Rows it was built for; (1,), the one segment, for an encoder.
         capacity: Columns of the cache; 0 for an encoder.
         tensorrt: Full version of TensorRT.
@@ -82,6 +91,7 @@ class EngineKey:
     version_compatible: bool = False
     hardware: Hardware = "this"
     stripped: bool = False
+    quantised: Quantised = ""
 
     @property
     def digest(self) -> str:
@@ -94,8 +104,9 @@ class EngineKey:
         """Name of its files without the ending: says the most important, is unique."""
         shape = "x".join(map(str, self.slots))
         columns = f"-c{self.capacity}" if self.capacity else ""
+        quantised = f"{self.quantised}-" if self.quantised else ""
         return (
-            f"{self.role}-{self.precision}-s{shape}{columns}-trt{self.tensorrt}"
+            f"{self.role}-{quantised}{self.precision}-s{shape}{columns}-trt{self.tensorrt}"
             f"-sm{self.capability.replace('.', '')}-{self.digest[:12]}"
         )
 
@@ -133,6 +144,16 @@ class EngineKey:
         same = self.capability == place.capability
         return same and (self.hardware == "same" or self.gpu == place.gpu)
 
+    def lacking(self) -> str:
+        """What the GPUs it is for do not have; empty if they have all."""
+        lowest = _AMPERE if self.hardware == "ampere_plus" else capability_of(self.capability)
+        if self.quantised == "fp8" and lowest < FP8_CAPABILITY:
+            return (
+                "fp8 products need compute capability 8.9 (Ada, Hopper or newer), and the engine "
+                f"is for {'.'.join(map(str, lowest))}"
+            )
+        return ""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
@@ -149,6 +170,7 @@ class EngineKey:
         fine = (
             key.role in ("encoder", "decoder")
             and key.precision in PRECISIONS
+            and key.quantised in QUANTISED
             and key.hardware in HARDWARE
             and key.capacity >= 0
             and isinstance(slots, list)

@@ -13,6 +13,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mt3_engines.versions import Version, parse_version
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class Rule:
     max_inputs: int | None = None
     max_outputs: int | None = None
     network_io: bool = False
+    symmetric: bool = False
     constant: tuple[int, ...] = ()
     rank: dict[str, list[int]] = field(default_factory=dict)
     values: dict[str, list[Any]] = field(default_factory=dict)
@@ -113,6 +116,7 @@ class _Surroundings:
             *self._wrong_values(node, rule),
             *self._not_constant(node, rule),
             *(self._not_io(node) if rule.network_io else []),
+            *(self._not_symmetric(node) if rule.symmetric else []),
         ]
 
     def _too_many(self, node: NodeProto, rule: Rule) -> list[str]:
@@ -163,4 +167,28 @@ class _Surroundings:
             found.append("the cache is not an input and an output of the network")
         elif not self._shapes[cache][2]:
             found.append("the length of the cache is not fixed")
+        return found
+
+    def _not_symmetric(self, node: NodeProto) -> list[str]:
+        """What a Q or DQ has that is not symmetric quantisation to 8 bits."""
+        from onnx import TensorProto, numpy_helper  # noqa: PLC0415
+
+        if len(node.input) < 3:
+            return ["there is no zero point, which says the type"]
+        if not {node.input[1], node.input[2]} <= self._constants.keys():
+            return []  # said already
+        scale, zero = (self._constants[name] for name in node.input[1:3])
+        scales, zeros = (numpy_helper.to_array(tensor) for tensor in (scale, zero))
+        found = []
+        if zero.data_type not in (TensorProto.INT8, TensorProto.FLOAT8E4M3FN):
+            found.append("the type is neither int8 nor fp8 E4M3")
+        if zeros.astype(np.float32).any() or zeros.size != scales.size:
+            found.append(f"{node.input[2]} is not one zero per scale")
+        if not (scales.astype(np.float32) > 0).all():
+            found.append(f"{node.input[1]} is not above 0")
+        several = scales.size > 1
+        if several and node.input[0] not in self._constants:
+            found.append(f"{node.input[0]} changes, and has several scales")
+        if several and all(attribute.name != "axis" for attribute in node.attribute):
+            found.append("there is no axis for several scales")
         return found

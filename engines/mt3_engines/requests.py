@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from mt3_engines.keys import RECIPE, EngineKey, Hardware, Place, Precision
+from mt3_engines.keys import QUANTISED, RECIPE, EngineKey, Hardware, Place, Precision
 from mt3_engines.shapes import CAPACITIES, SLOTS, ShapePlan
 from mt3_engines.store import EngineInfo, EngineStore, graph_digests
 from mt3_runtime.bundle import Bundle, Role
@@ -44,10 +44,17 @@ class EngineSet:
         """Of all of them."""
         return self.encoder.key.precision
 
+    @property
+    def arithmetic(self) -> str:
+        """The same for people: with what the bundle has quantised, such as ``int8 in fp16``."""
+        quantised = self.encoder.key.quantised
+        return f"{quantised} in {self.precision}" if quantised else self.precision
+
 
 def make_keys(bundle: Bundle, plan: ShapePlan, wish: Wish, place: Place) -> list[EngineKey]:
     """The keys of all engines of a bundle, the encoder's first."""
     digests = graph_digests(bundle, PROFILE)
+    arithmetic = bundle.manifest.precision.arithmetic
 
     def key(role: Role, slots: tuple[int, ...], capacity: int) -> EngineKey:
         return EngineKey(
@@ -64,6 +71,7 @@ def make_keys(bundle: Bundle, plan: ShapePlan, wish: Wish, place: Place) -> list
             version_compatible=wish.version_compatible,
             hardware=wish.hardware,
             stripped=wish.stripped,
+            quantised=arithmetic if arithmetic in QUANTISED else "",
         )
 
     decoders = [key("decoder", plan.slots, capacity) for capacity in plan.capacities]

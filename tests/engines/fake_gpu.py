@@ -199,6 +199,7 @@ class Engine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.disable_quant_qdq", "1")  # fp8 runs so
         self.session = onnxruntime.InferenceSession(data, options)
         graph = onnx.load_from_string(data).graph
         self.in_place = any(node.op_type == "TensorScatter" for node in graph.node)

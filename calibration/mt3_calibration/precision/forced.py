@@ -115,11 +115,15 @@ def forced(
 
 
 def open_session(model: ModelProto, threads: int | None = None) -> Any:
-    """A session of ONNX Runtime's CPU provider."""
+    """A session of ONNX Runtime's CPU provider, which computes Q/DQ pairs as they are written.
+
+    Its own int8 kernels saturate on some CPUs, and its fusions do not know fp8.
+    """
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     data = model.SerializeToString()
     return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 RECIPES: dict[str, str] = {
     "fp16-stored": "mt3_calibration.precision.stored",
+    "int8": "mt3_calibration.qdq.int8",
+    "fp8": "mt3_calibration.qdq.fp8",
 }
 """Module of each recipe, by the recipe's name; it is the module's ``RECIPE``."""
 

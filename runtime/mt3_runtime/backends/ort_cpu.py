@@ -281,6 +281,9 @@ def _load(runtime: Any, bundle: Bundle, graph: GraphFile, threads: int) -> Any:
     # Encoder and decoder have a thread pool each; the idle one must not spin against the other.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors only: the rest is meant for developers of the graphs
+    # Pairs of Q and DQ are computed as they are written: the int8 kernels that ONNX Runtime would
+    # put in their place saturate on CPUs without VNNI.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the binding raises a dozen types that share no base class

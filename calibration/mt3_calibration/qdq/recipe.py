@@ -1,0 +1,124 @@
+"""The recipes ``int8`` and ``fp8``: weight products in 8 bits, for engines.
+
+Only the profile ``portable`` is written, which engines are made of.  On a CPU int8 runs as it is
+written, slowly, and fp8 not at all: other graphs stand in for it when it is judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mt3_calibration.precision.forced import segments_of
+from mt3_calibration.precision.gate import GateName
+from mt3_calibration.precision.material import Material
+from mt3_calibration.precision.measure import ROLES
+from mt3_calibration.precision.recipes import Product, Talk
+from mt3_calibration.precision.source import Source
+from mt3_calibration.qdq.collector import PROFILE, collect
+from mt3_calibration.qdq.insertion import Format, insert
+from mt3_calibration.qdq.products import WeightProduct, find_products, without
+from mt3_calibration.qdq.ranges import Method, Ranges, read_ranges
+from mt3_calibration.qdq.standin import simulated
+from mt3_runtime.manifest import Role
+from mt3_runtime.precision import Precision
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+#: Segments that ranges are measured on, evenly spread over the calibration material.
+SEGMENTS = 24
+
+#: What the ranges are called inside the bundle.
+RANGES_FILE = "ranges.json"
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Implements `mt3_calibration.precision.recipes.Recipe`.
+
+    Attributes:
+        name: The format of the products.
+        keep: Products, groups or layers that stay as they are.
+        ranges: File of ranges to use; measured if None.
+        method: How ranges are chosen where they are measured.
+    """
+
+    name: Format
+    keep: tuple[str, ...] = ()
+    ranges: Path | None = None
+    method: Method = "percentile"
+    gate: GateName = "relaxed"
+
+    def apply(self, source: Source, material: Material, talk: Talk) -> Product:
+        graphs = portable_graphs(source)
+        products = weight_products(graphs)
+        chosen = without(products, self.keep)
+        ranges = self.ranges_of(source, graphs, products, material, talk)
+        made = {
+            (role, PROFILE): insert(
+                graphs[role],
+                [product for product in chosen if product.role == role],
+                ranges.of(role),
+                self.name,
+            )
+            for role in ROLES
+        }
+        talk(f"{len(chosen)} of {len(products)} products are {self.name}")
+        fp8 = self.name == "fp8"
+        return Product(
+            made,
+            Precision(self.name, weights=self.name, arithmetic=self.name),
+            stand_ins={key: simulated(model) for key, model in made.items()} if fp8 else {},
+            stand_in_precision=Precision("fp32") if fp8 else None,
+            files={RANGES_FILE: ranges.to_json()},
+        )
+
+    def ranges_of(
+        self,
+        source: Source,
+        graphs: dict[Role, ModelProto],
+        products: list[WeightProduct],
+        material: Material,
+        talk: Talk,
+    ) -> Ranges:
+        """The ranges that were given, or fresh ones.
+
+        Raises:
+            BundleError: Those given are damaged, or of another bundle.
+        """
+        if self.ranges is not None:
+            found = read_ranges(self.ranges)
+            found.check(source.bundle)
+            return found
+        heard = source.listen(material.calibration)
+        segments = segments_of(heard, source.manifest, most=SEGMENTS)
+        talk(f"measuring ranges on {len(segments)} segments")
+        return collect(
+            source,
+            graphs,
+            products,
+            segments,
+            method=self.method,
+            material=f"{len(heard)} pieces of synthetic music",
+        )
+
+
+def portable_graphs(source: Source) -> dict[Role, ModelProto]:
+    """Encoder and decoder that engines are made of.
+
+    Raises:
+        BundleError: The bundle lacks them.
+    """
+    return {role: source.graph(role, PROFILE) for role in ROLES}
+
+
+def weight_products(graphs: dict[Role, ModelProto]) -> list[WeightProduct]:
+    """All products of both graphs that may be quantised."""
+    return [product for role in ROLES for product in find_products(graphs[role], role)]
+
+
+#: A few hidden units reach a hundred times what all others do.  int8 does better to clip them; fp8
+#: has exponents, and loses a third as much if it does not.
+INT8, FP8 = Quantised("int8"), Quantised("fp8", method="absmax")

@@ -353,7 +353,11 @@ def test_train_and_export(tmp_path, config_file, monkeypatch, capsys):
     assert calibrate(monkeypatch, "export", run, "-o", out, "--name", "mine") == 0
     assert capsys.readouterr().out == f"{out}\n"
     manifest = Bundle(out).manifest
-    assert (manifest.name, manifest.variant, manifest.precision) == ("mine", "default", "fp16")
+    assert (manifest.name, manifest.variant, manifest.precision.weights) == (
+        "mine",
+        "default",
+        "fp16",
+    )
     assert manifest.licence.startswith("Apache-2.0")
     assert manifest.source["sounds"] == "tiny (none; made of sines)"
     assert set(manifest.source) == {"layout", "digest", "step", "held_out_onset_f1", "sounds"}
@@ -363,7 +367,7 @@ def test_train_and_export(tmp_path, config_file, monkeypatch, capsys):
     last = ("--state", "last", "--weights", "fp32", "-o", tmp_path / "last")
     assert calibrate(monkeypatch, "export", run, *last) == 0
     manifest = Bundle(tmp_path / "last").manifest
-    assert (manifest.precision, manifest.source["step"]) == ("fp32", "4")
+    assert (manifest.precision.weights, manifest.source["step"]) == ("fp32", "4")
 
 
 def test_a_run_is_resumed_without_options_and_not_changed(

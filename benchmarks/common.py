@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -44,16 +45,33 @@ class Worker:
             text=True,
         )
 
-    def ask(self, request: str, **arguments: Any) -> dict[str, Any]:
-        """Sends one request and waits for its answer."""
+    def ask(
+        self, request: str, *, patience: float | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        """Sends one request and waits for its answer, so many seconds at most.
+
+        Raises:
+            TimeoutError: There was none; the process is of no use any more.
+            SystemExit: The process ended.
+        """
         talk(f"{self.name}: {request}")
         assert self._process.stdin is not None  # noqa: S101  for the type checker
         assert self._process.stdout is not None  # noqa: S101
-        print(json.dumps([request, arguments]), file=self._process.stdin, flush=True)
+        try:
+            print(json.dumps([request, arguments]), file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise SystemExit(f"{self.name} ended with status {self._process.wait()}.") from None
+        if not select.select([self._process.stdout], [], [], patience)[0]:
+            raise TimeoutError(f"no answer to {request} within {patience:.0f} s")
         answer = self._process.stdout.readline()
         if not answer:
             raise SystemExit(f"{self.name} ended with status {self._process.wait()}; see above.")
         return dict(json.loads(answer))
+
+    def kill(self) -> None:
+        """Ends the process whatever it does."""
+        self._process.kill()
+        self._process.communicate()
 
     def close(self) -> None:
         """Ends the process: the end of its input is the request to leave."""

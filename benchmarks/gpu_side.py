@@ -26,14 +26,16 @@ def load(
     bundle: str, *, device: str, cuda_graph: bool = True, rehearsal: bool = False
 ) -> dict[str, Any]:
     """Loads the bundle; ``device`` is cpu or cuda."""
+    _state["before"] = memory()["used"]
     begin, found = time.perf_counter(), Bundle(bundle)
     if device == "cpu":
-        backend: Any = OrtCpuBackend(found)
+        profile = "cpu" if "cpu" in found.profiles else "portable"
+        backend: Any = OrtCpuBackend(found, profile=profile)
     else:
         place = Place(CPU, "cpu") if rehearsal else None
         backend = OrtCudaBackend(found, cuda_graph=cuda_graph, place=place)
-    loaded = time.perf_counter()
-    model = Model(found, backend)
+    loaded, weights = time.perf_counter(), memory()["used"]
+    model = Model(found, backend, auto_filter=False)
     model.warmup()
     _state.update(model=model, backend=backend)
     return {
@@ -41,6 +43,8 @@ def load(
         "warmup": time.perf_counter() - loaded,
         "device": model.device,
         "precision": found.manifest.precision.name,
+        "memory loaded": _more(weights),
+        "memory warm": _more(memory()["used"]),
     }
 
 
@@ -63,10 +67,12 @@ def forward(copies: int = 1) -> dict[str, Any]:
     begin = time.perf_counter()
     found = _state["model"].forward(inputs)
     seconds = time.perf_counter() - begin
+    one = found[: len(found) // copies]
     return {
         "seconds": seconds,
-        "digest": token_digest(found[: len(found) // copies]),
-        "each": [token_digest([sequence]) for sequence in found[: len(found) // copies]],
+        "digest": token_digest(one),
+        "said": [sequence.tokens.tolist() for sequence in one],
+        "log_probs": [sequence.log_probs.tolist() for sequence in one],
         "tokens": sum(len(sequence.tokens) for sequence in found),
     }
 
@@ -77,6 +83,14 @@ def song(audio: str, midi: str) -> dict[str, Any]:
     result = _state["model"].transcribe_notes(audio)
     result.save(midi)
     return {"seconds": time.perf_counter() - begin, "digest": result.token_digest}
+
+
+def songs(audio: str, copies: int) -> dict[str, Any]:
+    """So many audio files at once, to notes."""
+    begin = time.perf_counter()
+    found = list(_state["model"].transcribe_many([audio] * copies))
+    digests = {result.token_digest for result in found}
+    return {"seconds": time.perf_counter() - begin, "digest": " ".join(sorted(digests))}
 
 
 def first_note(audio: str) -> dict[str, Any]:
@@ -105,16 +119,27 @@ def steps(rows: int, count: int) -> dict[str, Any]:
     return {"seconds": seconds / count, "last_ids": lane.token_ids[:, 0].tolist()}
 
 
+def held() -> dict[str, Any]:
+    """MiB of the GPU's memory that were taken since the model was loaded, others' included."""
+    return {"memory": _more(memory()["used"])}
+
+
 def memory() -> dict[str, Any]:
     """What the GPU's processes hold together, in MiB, as nvidia-smi says; None without it."""
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.check_output(command, text=True)  # noqa: S603  a fixed command
-    except (OSError, subprocess.CalledProcessError):
+        return {"used": int(lines.split()[0])}
+    except (OSError, subprocess.CalledProcessError, ValueError, IndexError):
         return {"used": None}
-    return {"used": int(lines.split()[0])}
+
+
+def _more(now: int | None) -> int | None:
+    before = _state.get("before")
+    return None if now is None or before is None else now - before
 
 
 if __name__ == "__main__":
     serve({"load": load, "features": features, "take": take, "forward": forward, "song": song,
-           "first_note": first_note, "steps": steps, "memory": memory})  # fmt: skip
+           "songs": songs, "first_note": first_note, "steps": steps, "held": held,
+           "memory": memory})  # fmt: skip

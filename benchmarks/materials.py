@@ -12,13 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 from common import ROOT, SHARED, STATE, talk
 
-from mt3_export.bundles import export_bundle
-from mt3_export.checkpoints import read_checkpoint
-from mt3_export.variants import variant_named
 from mt3_runtime.commands.machine import describe, machine, versions
 
 #: Order of the recordings in the song; the last one is cut where the song is long enough.
@@ -58,6 +53,10 @@ def bundle(options: argparse.Namespace) -> Path:
     """The bundle to measure; exported anew if none was named, so that it is never a stale one."""
     if options.bundle:
         return Path(options.bundle)
+    from mt3_export.bundles import export_bundle  # noqa: PLC0415  the extra `export`
+    from mt3_export.checkpoints import read_checkpoint  # noqa: PLC0415
+    from mt3_export.variants import variant_named  # noqa: PLC0415
+
     made = STATE / "magenta_mt3.bundle"
     talk(f"exporting {options.checkpoint}")
     contents = read_checkpoint(options.checkpoint)
@@ -71,6 +70,7 @@ def torch_checkpoint(options: argparse.Namespace) -> Path:
     made = STATE / "magenta_mt3.torch"
     if not (made / "mt3.pth").exists():
         sys.path.insert(0, str(ROOT))
+        from mt3_export.checkpoints import read_checkpoint  # noqa: PLC0415  the extra `export`
         from tests.export.writers import write_kunato  # noqa: PLC0415  needs the path above
 
         talk(f"converting {options.checkpoint}")
@@ -83,6 +83,8 @@ def song(folder: Path, seconds: float) -> Path:
     path = STATE / f"song_{seconds:g}s.wav"
     if path.exists():
         return path
+    import soundfile  # noqa: PLC0415  other materials do without it
+
     path.parent.mkdir(parents=True, exist_ok=True)
     part, wanted = path.with_suffix(".part"), round(seconds * SONG_RATE)
     with soundfile.SoundFile(part, "w", SONG_RATE, 2, "PCM_16", format="WAV") as file:
@@ -96,6 +98,9 @@ def song(folder: Path, seconds: float) -> Path:
 
 def _recordings(folder: Path) -> Iterator[Any]:
     """The recordings over and over, each float32 [n, 2] at `SONG_RATE`."""
+    import soundfile  # noqa: PLC0415
+    import soxr  # noqa: PLC0415
+
     while True:
         for name in RECORDINGS:
             samples, rate = soundfile.read(folder / name, dtype="float32", always_2d=True)

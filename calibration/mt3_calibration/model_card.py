@@ -79,8 +79,9 @@ def write_card(
     )
     page = folder / PAGE
     curve = progress_plot.draw(log, scores, title="Training of the default model")
-    write_atomic(folder / CURVE, to_bytes(curve, "svg"))
-    write_atomic(folder / CHART, to_bytes(scoreboard_report.chart(dict(board)), "svg"))
+    chart = scoreboard_report.chart(dict(board))
+    write_atomic(folder / CURVE, to_bytes(curve, "svg", title="Training of the default model"))
+    write_atomic(folder / CHART, to_bytes(chart, "svg", title="Scores of the test sets"))
     write_atomic(page, text.encode())
     return page
 

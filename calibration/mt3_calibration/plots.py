@@ -93,10 +93,17 @@ def look() -> Any:
     return _matplotlib().rc_context(_STYLE)
 
 
-def to_bytes(figure: Figure, kind: str) -> bytes:
-    """The picture as a file of the kind ``png``, ``svg`` or ``pdf``."""
+def to_bytes(figure: Figure, kind: str, *, title: str | None = None) -> bytes:
+    """The picture as a file of the kind ``png``, ``svg`` or ``pdf``.
+
+    Args:
+        figure: The picture.
+        kind: Of file.
+        title: What it is, for those who cannot see it.
+    """
     dates = {"svg": "Date", "pdf": "CreationDate"}
-    metadata = {dates[kind]: None} if kind in dates else {"Software": None}
+    metadata: dict[str, str | None] = {dates.get(kind, "Software"): None}
+    metadata |= {"Title": title} if title else {}
     buffer = io.BytesIO()
     with look():
         figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)

@@ -22,7 +22,7 @@ ROOMS = {
     "runtime": ("mt3_runtime", set()),
     "export": ("mt3_export", {"mt3_runtime"}),
     "engines": ("mt3_engines", {"mt3_runtime"}),
-    "calibration": ("mt3_calibration", {"mt3_runtime", "mt3_export"}),
+    "calibration": ("mt3_calibration", {"mt3_runtime", "mt3_export", "mt3_engines"}),
 }
 
 #: What the runtime may import at all, and what of it only inside a function.

@@ -1,59 +1,75 @@
-"""fp16 where it pays off, and only there.
+"""fp16 or bf16 where it pays off, and only there.
 
-Matrix products and convolutions read fp16 (their sums are fp32 inside, on every GPU that matters),
-caches and what the encoder hands over are fp16: those are the bytes a step moves.  Everything
-between stays fp32: residual sums, norms, softmax, gates.  So does every product that decides
-something: the output head, whose near-ties choose tokens, and the routers that choose experts.
+Matrix products and convolutions read 16 bits (their sums are fp32 inside, on every GPU that
+matters), caches and what the encoder hands over have 16: those are the bytes a step moves.
+Everything between stays fp32: residual sums, norms, softmax, gates.  So does every product that
+decides something: the output head, whose near-ties choose tokens, and the routers that choose
+experts.
 
 A product that is quantised already (int8, fp8) stays quantised: what is dequantised becomes fp16
 instead of fp32, and what is there as fp16 is quantised from it.  Scales that are fp16 numbers, as
 `mt3 calibrate` writes them, are the same numbers then.
 
-In a strongly typed network the casts are the precision; TensorRT fuses them into the products.
+In a strongly typed network the casts are the precision; TensorRT fuses them into the products.  In
+ONNX Runtime's CUDA provider `Attention` is one kernel, which keeps scores and softmax in fp32
+registers whatever it reads; the attribute that would demand it (``softmax_precision``) is one that
+the kernel refuses.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from mt3_engines.graph import Rewriter
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-#: Operators that compute in fp16, and which of their inputs are values to cast.
-_COMPUTE = {"MatMul": (0, 1), "Conv": (0, 1, 2), "TensorScatter": (0, 1)}
-#: Operators that only move values: done in fp16 where the value is there as fp16 already.
+Half = Literal["fp16", "bf16"]
+
+#: Operators that compute in 16 bits, and which of their inputs are values to cast.
+_COMPUTE = {
+    "MatMul": (0, 1), "Conv": (0, 1, 2), "TensorScatter": (0, 1), "Attention": (0, 1, 2),
+}  # fmt: skip
+#: Operators that only move values: done in 16 bits where the value is there in them already.
 _MOVE = {"Transpose", "Reshape", "Slice", "Split", "Unsqueeze", "Squeeze"}
 #: Parameters whose products stay fp32.
 _EXACT = ("logits_dense", ".router.")
-#: Inputs and outputs of the graph that become fp16.
+#: Inputs and outputs of the graph that get 16 bits.
 _CARRIED = ("past_", "present_", "cross_")
 #: Largest finite fp16; a larger weight would become infinite.
 _LARGEST = 65504.0
 
 
-def to_half(model: ModelProto) -> None:
-    """Changes a graph in place.
+def to_half(model: ModelProto, kind: Half = "fp16") -> None:
+    """Changes a graph in place; what it stores as fp16 must be wanted as fp16.
 
     Raises:
         ValueError: A weight does not fit into fp16.
     """
-    _Halver(model).run()
+    _Halver(model, kind).run()
     _drop_unused(model)
 
 
+def bf16_words(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Finite numbers as bf16, to the nearest, ties to even: the upper words of fp32."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
 class _Halver(Rewriter):
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, kind: Half) -> None:
         from onnx import TensorProto  # noqa: PLC0415
 
         super().__init__(model)
-        self._half, self._float = TensorProto.FLOAT16, TensorProto.FLOAT
+        self._half = TensorProto.FLOAT16 if kind == "fp16" else TensorProto.BFLOAT16
+        self._float = TensorProto.FLOAT
         graph = model.graph
         self._weights = {t.name: t for t in graph.initializer if t.data_type == self._float}
-        #: Names under which a value is there as fp16.
+        #: Names under which a value is there in 16 bits.
         self._halves: dict[str, str] = {
             t.name: t.name for t in graph.initializer if t.data_type == self._half
         }
@@ -63,7 +79,7 @@ class _Halver(Rewriter):
         inputs = {v.name for v in graph.input if v.name.startswith(_CARRIED)}
         self._results = {v.name for v in graph.output if v.name.startswith(_CARRIED)}
         self._halves |= {name: name for name in inputs}
-        #: Values there are as fp16 alone, and their casts for those who want fp32.
+        #: Values there are in 16 bits alone, and their casts for those who want fp32.
         self._only_half = inputs | self._results
         self._casts: dict[str, str] = {}
         #: What was dequantised, by the name of its value.
@@ -94,7 +110,7 @@ class _Halver(Rewriter):
         return any(part in name for name in node.input for part in _EXACT)
 
     def _compute(self, node: NodeProto, values: set[str]) -> None:
-        """Writes the node with fp16 inputs; its results as fp16 and, for others, as fp32."""
+        """Writes the node with 16-bit inputs; its results so and, for others, as fp32."""
         for index, name in enumerate(node.input):
             if name in values:
                 node.input[index] = self._as_half(name)
@@ -140,20 +156,28 @@ class _Halver(Rewriter):
         return self.op("DequantizeLinear", values, self._as_half(scale), *zero, **attributes)
 
     def _store(self, name: str) -> str:
-        """A weight as fp16, under its own name if nobody else reads it as fp32."""
-        from onnx import numpy_helper  # noqa: PLC0415
+        """A weight in 16 bits, under its own name if nobody else reads it as fp32."""
+        from onnx import TensorProto, numpy_helper  # noqa: PLC0415
 
-        values = numpy_helper.to_array(self._weights[name])
-        if np.abs(values).max(initial=0.0) > _LARGEST:
+        values, halved = numpy_helper.to_array(self._weights[name]), self.fresh(name)
+        words: npt.NDArray[np.uint16]
+        if self._half == TensorProto.BFLOAT16:
+            words = bf16_words(values)
+        elif np.abs(values).max(initial=0.0) > _LARGEST:
             raise ValueError(f"{name} holds values beyond fp16; build it with --precision fp32")
-        halved = self.fresh(name)
-        tensor = numpy_helper.from_array(values.astype(np.float16), halved)
-        self.model.graph.initializer.append(tensor)
+        else:
+            words = values.astype(np.float16).view(np.uint16)
+        self.model.graph.initializer.add(
+            name=halved,
+            data_type=self._half,
+            dims=values.shape,
+            raw_data=words.astype("<u2").tobytes(),
+        )
         return halved
 
 
 def _drop_unused(model: ModelProto) -> None:
-    """Removes nodes and parameters nobody reads, and gives fp16 weights their own names back."""
+    """Removes nodes and parameters nobody reads, and gives weights their own names back."""
     graph = model.graph
     needed = {value.name for value in graph.output}
     kept = []

@@ -9,7 +9,7 @@ from mt3_engines.keys import QUANTISED, RECIPE, EngineKey, Hardware, Place, Prec
 from mt3_engines.shapes import CAPACITIES, SLOTS, ShapePlan
 from mt3_engines.store import EngineInfo, EngineStore, graph_digests
 from mt3_runtime.bundle import Bundle, Role
-from mt3_runtime.errors import DeviceError
+from mt3_runtime.errors import DeviceError, OptionError
 
 #: The graphs engines are made of.
 PROFILE = "portable"
@@ -52,7 +52,16 @@ class EngineSet:
 
 
 def make_keys(bundle: Bundle, plan: ShapePlan, wish: Wish, place: Place) -> list[EngineKey]:
-    """The keys of all engines of a bundle, the encoder's first."""
+    """The keys of all engines of a bundle, the encoder's first.
+
+    Raises:
+        OptionError: Its graphs are of 16 bits already; engines get theirs when they are built.
+    """
+    if bundle.manifest.precision.arithmetic in ("fp16", "bf16"):
+        raise OptionError(
+            f"{bundle.path} is of precision {bundle.manifest.precision}, which is made for device "
+            "cuda; build engines of the exact bundle, with --precision fp16."
+        )
     digests = graph_digests(bundle, PROFILE)
     arithmetic = bundle.manifest.precision.arithmetic
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mt3_calibration.precision.forced import segments_of
 from mt3_calibration.precision.gate import GATES, Change, GateName
-from mt3_calibration.precision.graphs import parsed, plain
+from mt3_calibration.precision.graphs import parsed
 from mt3_calibration.precision.material import Excerpt
 from mt3_calibration.precision.measure import (
     FORCED_SEGMENTS,
@@ -135,7 +135,7 @@ def _drift(source: Source, played: Bundle, excerpts: Sequence[Excerpt]) -> Drift
     """Compares thoughts, on the CPU, in the first profile that the judged bundle has."""
     profile = played.profiles[0]
     exact = {role: source.graph(role, profile) for role in ROLES}
-    other = {role: plain(parsed(played, played.graph(role, profile))) for role in ROLES}
+    other = {role: parsed(played, played.graph(role, profile)) for role in ROLES}
     heard = source.listen(excerpts)
     segments = segments_of(heard, source.manifest, most=FORCED_SEGMENTS)
     return drift(exact, other, source.manifest, segments, threads=source.threads)

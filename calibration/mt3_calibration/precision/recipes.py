@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 RECIPES: dict[str, str] = {
     "fp16-stored": "mt3_calibration.precision.stored",
+    "fp16": "mt3_calibration.precision.halves:FP16",
+    "bf16": "mt3_calibration.precision.halves:BF16",
     "int8": "mt3_calibration.qdq.int8",
     "fp8": "mt3_calibration.qdq.fp8",
 }
-"""Module of each recipe, by the recipe's name; it is the module's ``RECIPE``."""
+"""Where each recipe is, by its name: the ``RECIPE`` of a module, unless another one is named."""
 
 Graphs = Mapping[tuple[Role, str], "ModelProto"]
 """Graphs by role and profile."""
@@ -88,5 +90,6 @@ def recipe_named(name: str) -> Recipe:
     """
     if name not in RECIPES:
         raise OptionError(f"--precision is {name!r}; expected one of {', '.join(RECIPES)}.")
-    recipe: Recipe = importlib.import_module(RECIPES[name]).RECIPE
+    module, _, attribute = RECIPES[name].partition(":")
+    recipe: Recipe = getattr(importlib.import_module(module), attribute or "RECIPE")
     return recipe

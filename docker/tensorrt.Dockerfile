@@ -19,6 +19,6 @@ ENV PATH=/opt/mt3/bin:$PATH MT3_CACHE=/models PYTHONDONTWRITEBYTECODE=1 \
 USER 10001
 WORKDIR /work
 VOLUME /models
-HEALTHCHECK --interval=5m --timeout=1m CMD ["mt3", "doctor", "--device", "cuda"]
+HEALTHCHECK --interval=1h --timeout=5m CMD ["mt3", "doctor", "--device", "tensorrt"]
 ENTRYPOINT ["mt3"]
 CMD ["--help"]

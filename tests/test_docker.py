@@ -94,6 +94,23 @@ def test_the_extras_exist(path: Path) -> None:
     assert not {"cpu", "gpu"} <= set(extras.split(",")), "both wheels own the same import name"
 
 
+@pytest.mark.parametrize("name", ["tensorrt", "jetson"])
+def test_images_for_tensorrt_have_all_that_engines_need(name: str) -> None:
+    """What the extra `trt` has, but TensorRT itself, where that is the base's."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split(r"[<>=]", wheel)[0] for wheel in project["optional-dependencies"]["trt"]}
+    path = ROOT / "docker" / f"{name}.Dockerfile"
+    build, shipped = stages(path)
+    script = only(build, "RUN").rest + " ".join(s.rest for s in build if s.name == "ARG")
+    if ",trt]" in script:
+        script += " ".join(needed)
+    else:
+        assert "nvcr.io/nvidia/tensorrt" in steps(path)[0].rest
+        needed.discard("tensorrt-cu13")
+    assert {package for package in needed if package not in script} == set()
+    assert command(only(shipped, "HEALTHCHECK"))[-1] == "tensorrt"
+
+
 def test_the_context_is_what_the_wheel_is_built_of() -> None:
     patterns = (ROOT / ".dockerignore").read_text().split()
     kept = {pattern[1:] for pattern in patterns if pattern.startswith("!")}

@@ -13,6 +13,7 @@ from mt3_engines.shapes import make_plan
 from mt3_engines.verify_on_gpu import Agreement, Run, compare, main, report
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.cli import ExitCode
+from mt3_runtime.errors import DeviceError
 from tests.engines.fake_gpu import FakeCuda, FakeTensorRt
 from tests.engines.test_build import Loaders
 
@@ -40,8 +41,9 @@ def test_the_report_says_whether_the_promise_is_kept():
     assert fine
     assert "| a.wav | fp16 | 0.500 | 2 | 4 |" in text
     assert "1 of 1 segments" in text
-    _, fine = report([], [], {"a.wav": {"cpu": same, "fp32": other}})
-    assert not fine
+    for results in ({"a.wav": {"cpu": same, "fp32": other}}, {"a.wav": {"cpu": same}}, {}):
+        _, fine = report([], [], results)
+        assert not fine
 
 
 class Builder(Loaders):
@@ -79,6 +81,29 @@ def test_build_parity_and_speed_in_one_command(tiny_bundle, machine, tmp_path, a
     times = [path.stat().st_mtime_ns for path in engines]
     main(arguments)  # takes those that are there
     assert [path.stat().st_mtime_ns for path in engines] == times
+
+
+def test_what_fails_is_reported_beside_the_rest(tiny_bundle, machine, tmp_path, audio, monkeypatch):
+    soundfile.write(tmp_path / "song.wav", audio[:40000], 16000)
+    build = module.build_engine
+
+    def fail(bundle, key, **options):
+        if key.precision == "fp16":
+            raise DeviceError("no kernel for this")
+        return build(bundle, key, **options)
+
+    monkeypatch.setattr(module, "build_engine", fail)
+    arguments = [
+        *(str(tiny_bundle), str(tmp_path / "song.wav"), str(tmp_path / "none.wav")),
+        *("-o", str(tmp_path / "report.md"), "--engines", str(tmp_path / "engines")),
+        *("--slots", "1,4", "--repeats", "1"),
+    ]
+    assert main(arguments) == ExitCode.FAILED
+    text = (tmp_path / "report.md").read_text()
+    assert "FAILED fp16: no kernel for this" in text
+    assert "none.wav" in text
+    assert "| song.wav | fp32 |" in text
+    assert "| song.wav | fp16 |" not in text
 
 
 def test_what_is_missing_is_said(tiny_bundle, tmp_path, capsys):

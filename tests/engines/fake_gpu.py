@@ -74,7 +74,8 @@ class FakeCuda:
         del self.pins[array.ctypes.data]
 
     def _check(self, address: int, size: int) -> None:
-        fits = any(at <= address and address + size <= at + len(a) for at, a in self.memory.items())
+        there = list(self.memory.items())  # another lane may allocate meanwhile
+        fits = any(at <= address and address + size <= at + len(a) for at, a in there)
         assert fits, "not device memory"
 
     def _copy(self, target: int, source: int, size: int, stream: Stream) -> None:

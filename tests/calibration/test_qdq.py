@@ -14,15 +14,16 @@ from onnx import TensorProto, numpy_helper
 
 from mt3_calibration import precision_command
 from mt3_calibration.precision.forced import Segment, open_session, segments_of
+from mt3_calibration.precision.graphs import exposing
 from mt3_calibration.precision.material import Material, Part
 from mt3_calibration.precision.measure import drift
 from mt3_calibration.precision.source import Source
 from mt3_calibration.qdq import qdq_command, recipe
-from mt3_calibration.qdq.collector import PROFILE, collect
+from mt3_calibration.qdq.collector import PROFILE, _Histogram, _range, collect
 from mt3_calibration.qdq.insertion import insert
 from mt3_calibration.qdq.products import find_products, without
 from mt3_calibration.qdq.ranges import BARS, METHODS, Ranges, TensorRange, read_ranges, write_ranges
-from mt3_calibration.qdq.recipe import portable_graphs, weight_products
+from mt3_calibration.qdq.recipe import FP8, INT8, portable_graphs, weight_products
 from mt3_calibration.qdq.sensitivity import parts_of
 from mt3_calibration.qdq.standin import simulated
 from mt3_calibration.soundfonts import Role
@@ -31,6 +32,7 @@ from mt3_runtime import cli
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.errors import BundleError, OptionError
 from mt3_runtime.loading import load_model
+from tests.calibration import modelopt_recipe
 from tests.calibration.sounds import tiny_bank
 from tests.seeded import TINY_MOE, seeded_weights
 
@@ -154,6 +156,42 @@ def test_every_method_finds_ranges(source, graphs, segments, ranges, method):
             assert one.amax == one.absmax
 
 
+def test_histograms_widen_and_lose_nothing():
+    rng = np.random.default_rng(0)
+    parts = [rng.standard_normal(1000).astype(np.float32) * 4.0**k for k in range(-2, 4)]
+    seen = _Histogram()
+    for part in (np.zeros(10, np.float32), *parts):
+        seen.add(part)
+    values = np.abs(np.concatenate(parts))
+    assert seen.absmax == values.max()
+    assert seen.counts.sum() == len(values) + 10
+    expected, _ = np.histogram(np.append(values, np.zeros(10)), BARS, (0.0, seen.absmax))
+    assert np.abs(np.cumsum(seen.bars(BARS)) - np.cumsum(expected)).max() <= 5  # at borders of bars
+
+
+def test_the_least_error_clips_a_few_to_serve_the_rest():
+    rng = np.random.default_rng(0)
+    values = np.append(rng.standard_normal(100_000), [12.0, -12.0]).astype(np.float32)
+    seen = _Histogram()
+    seen.add(values)
+    found = _range("encoder", "x", ("a",), seen, "mse")
+
+    def error(amax: float) -> float:
+        step = amax / 127
+        return float(np.mean((np.clip(np.round(values / step), -127, 127) * step - values) ** 2))
+
+    tried = [error(amax) for amax in np.linspace(0.5, 12.0, 200)]
+    assert error(found.amax) <= 1.02 * min(tried)
+    assert found.amax < 0.8 * found.absmax
+    assert not found.outlying
+
+
+def test_values_far_from_all_others_are_noticed():
+    seen = _Histogram()
+    seen.add(np.append(np.random.default_rng(0).standard_normal(100_000), [300.0]))
+    assert _range("encoder", "x", ("a",), seen, "absmax").outlying
+
+
 def test_silence_has_no_range(source, graphs, segments):
     silent = [one._replace(features=np.zeros_like(one.features)) for one in segments]
     with pytest.raises(OptionError, match="continuous_inputs_projection was zero throughout"):
@@ -238,6 +276,30 @@ def test_scales_are_half_precision_numbers_that_clip_nothing(graphs, ranges, kin
                 assert amax <= scale * largest <= 1.002 * amax
 
 
+@pytest.mark.parametrize("role", ["encoder", "decoder"])
+def test_scales_are_those_of_nvidias_optimizer(role):
+    """But for the rounding to fp16, which goes up; and the head, which it quantises as well."""
+    expected = json.loads((Path(__file__).parent / "golden" / "modelopt.json").read_bytes())[role]
+    expected.pop("decoder.logits_dense.kernel", None)
+    model = modelopt_recipe.graphs()[role]
+    feeds = modelopt_recipe.feeds(model)
+    products = find_products(model, role)
+    inner = list(dict.fromkeys(p.activation for p in products if p.activation not in feeds))
+    heard = open_session(exposing(model, inner)).run(inner, feeds)
+    values = feeds | dict(zip(inner, heard, strict=True))
+    largest = {p.activation: float(np.abs(values[p.activation]).max()) for p in products}
+    ranges = {
+        name: TensorRange(role, name, (), amax, amax, 1, (1,) * BARS)
+        for name, amax in largest.items()
+    }
+    found = modelopt_recipe.scales(insert(model, products, ranges, "int8"))
+    assert found.keys() == expected.keys()
+    for name, theirs in expected.items():
+        for part, scales in theirs.items():
+            ratio = np.array(found[name][part]) / np.array(scales)
+            assert 0.9999 < ratio.min() <= ratio.max() < 1.001, (name, part)
+
+
 def test_what_describes_a_graph_stays(graphs, ranges):
     for role, made in quantised(graphs, ranges, "int8").items():
         onnx.checker.check_model(made, full_check=True)
@@ -278,8 +340,10 @@ def test_what_stands_in_for_fp8_computes_the_same(graphs, ranges, segments):
     assert not {"QuantizeLinear", "DequantizeLinear"} & {n.op_type for n in other.graph.node}
     usual = onnxruntime.InferenceSession(other.SerializeToString())
     for one, two in zip(expected, usual.run(None, feeds), strict=True):
-        np.testing.assert_allclose(one, two, rtol=0, atol=2e-2 * np.abs(one).max())
-        assert np.mean(one != two) < 0.99 or np.array_equal(one, two)
+        # Another order of summation moves single values to the next of fp8's coarse steps; what fp8
+        # itself loses is several times as much.
+        assert np.sqrt(np.mean((one - two) ** 2)) < 0.05 * np.std(one)
+        assert np.median(np.abs(one - two)) < 1e-3 * np.std(one)
 
 
 # Sensitivity -------------------------------------------------------------------------------------
@@ -328,6 +392,25 @@ def test_int8_becomes_a_bundle(tmp_path, run, ranges, capsys):
     assert "measuring ranges" not in capsys.readouterr().err
     for name in ("encoder.portable.onnx", "decoder.portable.onnx", "ranges.json"):
         assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_int8_leaves_out_what_it_cannot_serve(tmp_path, ranges, graphs):
+    """fp8, which has exponents, does not."""
+    document = json.loads(ranges.to_json())
+    for tensor in document["tensors"]:
+        if tensor["products"] == ["encoder.layers_1.mlp.wo"]:
+            tensor["histogram"] = [tensor["values"], *[0] * (BARS - 1)]
+    path = tmp_path / "ranges.json"
+    path.write_text(json.dumps(document))
+    found = read_ranges(path)
+    products = weight_products(graphs)
+    said = []
+    left = set(products) - set(INT8.chosen(products, found, said.append))
+    assert [product.name for product in left] == ["encoder.layers_1.mlp.wo"]
+    assert said == [
+        "encoder.layers_1.mlp.wo stays exact: a few of its inputs are ten times all others"
+    ]
+    assert len(FP8.chosen(products, found, said.append)) == len(products)
 
 
 def test_fp8_is_judged_by_a_stand_in(tmp_path, run, capsys):

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--keep", action="append", default=[], metavar="NAME", help="leave a product, a group or a "
         "layer as it is, by its name in the report of --sensitivity; may be repeated")  # fmt: skip
     add("--ranges", metavar="FILE", help="ranges of activations to use instead of measuring them")
-    add("--ranges-by", choices=METHODS, help="how ranges are chosen (default: percentile "
-        "for int8, absmax for fp8)")  # fmt: skip
+    add("--ranges-by", choices=METHODS, help="how ranges are chosen (default: mse for "
+        "int8, absmax for fp8)")  # fmt: skip
     add("--sensitivity", action="store_true", help="quantise each group of products and each layer "
         "alone, and show what it costs; writes no bundle, and -o takes a JSON file")  # fmt: skip
     add("--each", action="store_true", help="with --sensitivity: each product as well")

@@ -48,14 +48,14 @@ class Quantised:
     name: Format
     keep: tuple[str, ...] = ()
     ranges: Path | None = None
-    method: Method = "percentile"
+    method: Method = "mse"
     gate: GateName = "relaxed"
 
     def apply(self, source: Source, material: Material, talk: Talk) -> Product:
         graphs = portable_graphs(source)
         products = weight_products(graphs)
-        chosen = without(products, self.keep)
         ranges = self.ranges_of(source, graphs, products, material, talk)
+        chosen = self.chosen(products, ranges, talk)
         made = {
             (role, PROFILE): insert(
                 graphs[role],
@@ -74,6 +74,24 @@ class Quantised:
             stand_in_precision=Precision("fp32") if fp8 else None,
             files={RANGES_FILE: ranges.to_json()},
         )
+
+    def chosen(
+        self, products: list[WeightProduct], ranges: Ranges, talk: Talk
+    ) -> list[WeightProduct]:
+        """The products that are quantised.
+
+        Raises:
+            OptionError: One that shall be kept does not exist.
+        """
+        wanted = without(products, self.keep)
+        if self.name == "fp8":
+            return wanted
+        outlying = {(r.role, r.tensor) for r in ranges.tensors if r.outlying}
+        fit = [product for product in wanted if (product.role, product.activation) not in outlying]
+        for product in wanted:
+            if product not in fit:
+                talk(f"{product.name} stays exact: a few of its inputs are ten times all others")
+        return fit
 
     def ranges_of(
         self,
@@ -119,6 +137,5 @@ def weight_products(graphs: dict[Role, ModelProto]) -> list[WeightProduct]:
     return [product for role in ROLES for product in find_products(graphs[role], role)]
 
 
-#: A few hidden units reach a hundred times what all others do.  int8 does better to clip them; fp8
-#: has exponents, and loses a third as much if it does not.
+#: int8 does better to clip some values, and fp8, which has exponents, does not.
 INT8, FP8 = Quantised("int8"), Quantised("fp8", method="absmax")

@@ -7,6 +7,8 @@ its own: gpu-wheel-requirements.txt, its Python in MT3_GPU_WHEEL_PYTHON.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,6 +20,7 @@ import onnx
 import pytest
 
 import mt3_runtime
+from mt3_engines.half import to_half
 from mt3_export.decoder import build_decoder
 from mt3_export.encoder import build_encoder
 from mt3_runtime.backends.ort_cuda import SHAPE_OPERATORS
@@ -286,6 +289,38 @@ for path in sys.argv[2:]:
              for node in line.split()[1:]]  # fmt: skip
     assert set(nodes) <= set(SHAPE_OPERATORS)
     assert len(nodes) <= 1
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_graphs_of_16_bits_run_as_a_whole(packages, libraries, tiny_bundle, tmp_path, kind) -> None:
+    path = Path(shutil.copytree(tiny_bundle, tmp_path / kind))
+    manifest = json.loads((path / "bundle.json").read_bytes())
+    for graph in manifest["graphs"]:
+        if graph["profile"] == "portable":
+            model = onnx.load(path / graph["file"])
+            to_half(model, kind)
+            data = model.SerializeToString()
+            (path / graph["file"]).write_bytes(data)
+            graph |= {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    precision = manifest["precision"]
+    precision |= {key: kind for key, value in precision.items() if value == "fp32"}
+    (path / "bundle.json").write_text(json.dumps(manifest))
+    script = LANE + (
+        """
+lane.load(0, silence)
+lane.load(1, silence)
+lane.step(2)
+lane.move(1, 0)
+lane.positions[:] = 128
+say("grow"); lane.step(2)
+say("step"); lane.step(2)
+say("end")
+"""
+    )
+    out, events = _run(packages, libraries, path, script, "graphs")
+    assert out.startswith("cuda:0")
+    assert "record" in events["grow"]
+    assert "replay" in events["step"]
 
 
 def test_options_reach_the_provider(run) -> None:

@@ -37,11 +37,14 @@ class Worker:
 
     def __init__(self, script: str, *, python: str | Path = sys.executable) -> None:
         self.name = script
+        found = environment()
+        if str(python) == sys.executable and "PYTHONPATH" in os.environ:  # other peers stay apart
+            found["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
         self._process = subprocess.Popen(  # noqa: S603  our own scripts
             [str(python), str(HERE / script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | environment(),
+            env=os.environ | found,
             text=True,
         )
 

@@ -136,6 +136,17 @@ def test_the_linter_is_content(path: Path) -> None:
     assert not found.stdout
 
 
+def copy_context(source: Path) -> Path:
+    """What ``COPY . /src`` copies."""
+    source.mkdir()
+    for pattern in (ROOT / ".dockerignore").read_text().split():
+        for entry in ROOT.iterdir():
+            if pattern.startswith("!") and fnmatch(entry.name, pattern[1:]):
+                copy = shutil.copytree if entry.is_dir() else shutil.copy
+                copy(entry, source / entry.name)
+    return source
+
+
 @pytest.mark.skipif(
     not os.environ.get("MT3_TEST_INSTALL"),
     reason="installs packages from an index (set MT3_TEST_INSTALL=1)",
@@ -144,13 +155,7 @@ def test_the_linter_is_content(path: Path) -> None:
 def test_what_is_installed_works(name: str, tmp_path: Path) -> None:
     """Carries out the build stage, then asks what the image would be asked."""
     build, shipped = stages(ROOT / "docker" / f"{name}.Dockerfile")
-    source = tmp_path / "src"
-    source.mkdir()
-    for pattern in (ROOT / ".dockerignore").read_text().split():
-        for entry in ROOT.iterdir():
-            if pattern.startswith("!") and fnmatch(entry.name, pattern[1:]):
-                copy = shutil.copytree if entry.is_dir() else shutil.copy
-                copy(entry, source / entry.name)
+    source = copy_context(tmp_path / "src")
     script = only(build, "RUN").rest
     for there, here in (("/src", source), ("/opt/mt3", tmp_path / "opt")):
         script = script.replace(there, str(here))
@@ -164,3 +169,49 @@ def test_what_is_installed_works(name: str, tmp_path: Path) -> None:
         done = subprocess.run(asked, env=inside, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout
+
+
+#: What the base image has, as far as the steps use it.
+BASE = "python3,python3-pip,python3-venv,python-is-python3,ca-certificates"
+BASE_PYTHON = "3.11"  # of Debian bookworm
+
+
+@pytest.mark.skipif(
+    not os.environ.get("MT3_TEST_ROOT"),
+    reason="makes a bare Debian as root (set MT3_TEST_ROOT=1, or to one made by debootstrap)",
+)
+def test_the_cpu_image_in_a_bare_root(tmp_path: Path) -> None:
+    """All its steps where nothing of this machine is found, and its commands as its user."""
+    made, root = os.environ["MT3_TEST_ROOT"], tmp_path / "root"
+    if made == "1":
+        bootstrap = ["debootstrap", "--variant=minbase", f"--include={BASE}", "bookworm", root]
+        subprocess.run(bootstrap, check=True, timeout=1500, stdout=subprocess.DEVNULL)
+    else:
+        subprocess.run(["cp", "-a", made, root], check=True)
+    copy_context(root / "src")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"],
+              *project["project"]["optional-dependencies"]["cpu"]]  # fmt: skip
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
+    download += ["--python-version", BASE_PYTHON, "--dest", root / "wheels", *wanted]
+    subprocess.run(download, check=True, timeout=500)
+    build, shipped = stages(ROOT / "docker" / "cpu.Dockerfile")
+    clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PIP_NO_INDEX": "1", "HOME": "/root",
+             "PIP_FIND_LINKS": "/wheels"}  # fmt: skip
+
+    def inside(words: list[str], env: dict[str, str], *options: str) -> str:
+        done = subprocess.run(["chroot", *options, root, *words], env=env, capture_output=True,
+                              text=True, check=False, timeout=500)  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    for step in (only(build, "RUN"), only(shipped, "RUN")):
+        inside(["sh", "-eu", "-c", step.rest], clean)
+    given = [pair.partition("=") for pair in only(shipped, "ENV").rest.split()]
+    running = {name: value.replace("$PATH", clean["PATH"]) for name, _, value in given}
+    user = only(shipped, "USER").rest
+    for asked in (command(only(shipped, "HEALTHCHECK")),
+                  [*only(shipped, "ENTRYPOINT").words, *only(shipped, "CMD").words]):  # fmt: skip
+        assert inside(asked, running, f"--userspec={user}:{user}")
+    volume = root / only(shipped, "VOLUME").rest.lstrip("/")
+    assert volume.stat().st_uid == int(user)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 from mt3_runtime import wheels
 from mt3_runtime.backends.ort_common import import_onnxruntime
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
-from mt3_runtime.backends.ort_cuda import CUDA, OrtCudaBackend
+from mt3_runtime.backends.ort_cuda import CUDA, OrtCudaBackend, options_of_environment
 from mt3_runtime.errors import DeviceError, OptionError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def open_backend(
     if wanted.kind == "cuda":
         _check_provider()
         _check_profile(bundle, wanted, profile)
-        return OrtCudaBackend(bundle, index=wanted.index, threads=threads, profile=profile)
+        return _open_cuda(bundle, wanted.index, threads, profile)
     _check_profile(bundle, wanted, profile)
     return _registered(wanted)(bundle, wanted, threads, profile)
 
@@ -90,11 +90,16 @@ def _best(bundle: Bundle, threads: int | None, profile: str | None) -> Backend:
     if CUDA in import_onnxruntime().get_available_providers():
         try:
             if graphs & set(bundle.profiles):
-                return OrtCudaBackend(bundle, threads=threads, profile=profile)
+                return _open_cuda(bundle, 0, threads, profile)
             log.info("device auto: not using cuda:0, because: no graphs of profile portable")
         except DeviceError as error:
             log.info("device auto: not using cuda:0, because: %s", error)
     return OrtCpuBackend(bundle, threads=threads, profile=profile)
+
+
+def _open_cuda(bundle: Bundle, index: int, threads: int | None, profile: str | None) -> Backend:
+    options = options_of_environment()
+    return OrtCudaBackend(bundle, index=index, threads=threads, profile=profile, options=options)
 
 
 def _check_provider() -> None:

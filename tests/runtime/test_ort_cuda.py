@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import shutil
@@ -14,13 +15,14 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mt3_runtime import nvidia
+from mt3_runtime import devices, nvidia
 from mt3_runtime.backends import ort_cuda
 from mt3_runtime.backends.ort_common import import_onnxruntime
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.backends.ort_cuda import CPU, CUDA, OrtCudaBackend, padded
 from mt3_runtime.backends.ort_memory import Buffer, Copier, Place, Staging
 from mt3_runtime.bundle import Bundle
+from mt3_runtime.devices import open_backend
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 from mt3_runtime.model import Model, token_digest
 from mt3_runtime.nvidia import preload
@@ -329,6 +331,27 @@ def test_the_provider_is_asked_for_exact_products(monkeypatch, tiny_bundle) -> N
     refusal(monkeypatch, tiny_bundle, runtime)
     assert runtime.asked[0]["use_tf32"] == "0"
     assert runtime.asked[0]["device_id"] == "1"
+
+
+def test_options_come_from_the_environment(monkeypatch, tiny_bundle) -> None:
+    """An unknown one is the provider's to refuse (test_fake_cuda.py)."""
+    runtime = FakeSessions(strays=("x",))
+    runtime.get_available_providers = lambda: [CUDA]
+    for module in (ort_cuda, devices):
+        monkeypatch.setattr(module, "import_onnxruntime", lambda: runtime)
+    monkeypatch.setattr(nvidia, "trouble", lambda index: "")
+    monkeypatch.setenv("MT3_CUDA_OPTIONS", "use_tf32=1, enable_cuda_graph=0")
+    for device in ("cuda:2", "auto"):
+        with contextlib.suppress(DeviceError):
+            open_backend(Bundle(tiny_bundle), device).close()
+    assert [(asked["device_id"], asked["use_tf32"]) for asked in runtime.asked] == [
+        ("2", "1"), ("0", "1"),
+    ]  # fmt: skip
+    assert not [asked for asked in runtime.asked if "enable_cuda_graph" in asked]
+    for nonsense in ("use_tf32", "=1", "use_tf32="):
+        monkeypatch.setenv("MT3_CUDA_OPTIONS", nonsense)
+        with pytest.raises(OptionError, match="MT3_CUDA_OPTIONS must be like"):
+            open_backend(Bundle(tiny_bundle), "cuda")
 
 
 def test_a_failing_device_is_an_error_of_ours(tiny_bundle, features) -> None:

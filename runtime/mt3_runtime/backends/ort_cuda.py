@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,8 @@ OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
 }
 
+#: Names options for all models of a process: ``use_tf32=1,gpu_mem_limit=4294967296``.
+OPTIONS_VARIABLE = "MT3_CUDA_OPTIONS"
 
 #: What the provider computes with.
 KINDS = ("fp32", "fp16", "bf16")
@@ -103,7 +106,7 @@ class OrtCudaBackend:
             index: Which GPU.
             threads: Lanes, each driven by a thread of the host; at most four by default.
             profile: Graph profile; ``portable`` by default.
-            cuda_graph: Record steps as CUDA graphs.
+            cuda_graph: Record steps as CUDA graphs; so does the option ``enable_cuda_graph``.
             options: Options of the CUDA provider over those of `OPTIONS`, such as
                 ``gpu_mem_limit`` (bytes).
             place: Runs elsewhere than on a GPU, for tests.
@@ -118,10 +121,10 @@ class OrtCudaBackend:
         check_threads(threads)
         check_runnable(bundle.manifest, "cuda", KINDS)
         self._runtime = import_onnxruntime()
-        self.place = place or Place(
-            CUDA, "cuda", index, {"device_id": str(index), **OPTIONS, **(options or {})}
-        )
-        self.cuda_graph = cuda_graph and self.place.memory == "cuda"
+        asked = {"device_id": str(index), **OPTIONS, **(options or {})}
+        recording = asked.pop("enable_cuda_graph", "1") != "0"  # of decoders alone
+        self.place = place or Place(CUDA, "cuda", index, asked)
+        self.cuda_graph = cuda_graph and recording and self.place.memory == "cuda"
         if self.place.memory == "cuda":
             nvidia.preload(self._runtime)
             self._refuse(nvidia.trouble(index))
@@ -367,6 +370,21 @@ class CudaLane(HostSlots):
         old = self._memory.cache(self._capacity)
         self._backend.copier.double(old, self._memory.cache(2 * self._capacity))
         self._capacity *= 2
+
+
+def options_of_environment() -> dict[str, str]:
+    """What ``MT3_CUDA_OPTIONS`` asks for.
+
+    Raises:
+        OptionError: It is no list of names and values.
+    """
+    text = os.environ.get(OPTIONS_VARIABLE, "")
+    pairs = [pair.strip().partition("=") for pair in text.split(",") if pair.strip()]
+    if not all(name and value for name, _, value in pairs):
+        raise OptionError(
+            f"{OPTIONS_VARIABLE} must be like use_tf32=1,gpu_mem_limit=4294967296, got {text!r}."
+        )
+    return {name: value for name, _, value in pairs}
 
 
 def padded(rows: int, slots: int) -> int:

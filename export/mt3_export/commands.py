@@ -45,10 +45,11 @@ class ExportCommand:
             help="folder or .mt3 file to write (default: where `mt3 transcribe` looks by name)",
         )
         parser.add_argument(
-            "--weights",
-            choices=("fp32", "fp16"),
-            default="fp32",
-            help="precision of the stored weights; arithmetic is always fp32 (default: fp32)",
+            *("--weights", "--precision"),
+            choices=("fp16", "fp32"),
+            dest="weights",
+            help="precision of the stored weights; arithmetic is always fp32. fp16 (default) is "
+            "half the size, fp32 exact",
         )
         parser.add_argument(
             "--profiles",
@@ -107,7 +108,7 @@ class ExportCommand:
             out,
             source={"layout": contents.layout, "digest": contents.digest},
             profiles=profiles,
-            storage=args.weights,
+            storage=args.weights or ("fp16" if args.via == "direct" else "fp32"),
             name=name,
             stem=args.stem,
             route=args.via,

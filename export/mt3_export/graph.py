@@ -21,6 +21,9 @@ Dim = int | str
 
 MICROSOFT = "com.microsoft"
 
+LARGEST_HALF = 65504.0
+"""The largest finite fp16 number."""
+
 #: The IR version that goes with each opset in use, passed explicitly because the onnx package would
 #: otherwise write its own newest one, which older parsers (TensorRT 10.3, onnxruntime-web) refuse.
 IR_VERSIONS = {17: 8, 18: 8, 24: 11}
@@ -77,10 +80,11 @@ class Graph:
         """Stores a weight under its own name and returns the name of its fp32 value.
 
         Only matrices follow `storage`; vectors (norm scales) are 0.05 % of the bytes and stay fp32,
-        as does what is marked ``exact``.
+        as does what is marked ``exact``, and what holds numbers beyond fp16.
         """
         if name not in self._parameters:
             half = self.storage == "fp16" and value.ndim >= 2 and not exact
+            half = half and bool(np.abs(value).max(initial=0.0) <= LARGEST_HALF)
             stored = np.ascontiguousarray(value, np.float16 if half else np.float32)
             self._initializers.append(numpy_helper.from_array(stored, name))
             self._parameters[name] = self.op("Cast", name, to=TensorProto.FLOAT) if half else name

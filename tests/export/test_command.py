@@ -42,7 +42,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_export_to_a_folder(checkpoint: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "model"
     arguments = ["export", str(checkpoint), "--variant", "magenta_mt3", "-o", str(out)]
-    more = ["--profiles", "cpu, compat", "--weights", "fp16", "--stem", "bass"]
+    more = ["--profiles", "cpu, compat", "--stem", "bass"]
     assert main([*arguments, *more]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{out}\n"
@@ -53,6 +53,13 @@ def test_export_to_a_folder(checkpoint: Path, tmp_path: Path, capsys) -> None:
     assert bundle.manifest.stem == "bass"
     assert bundle.manifest.source["layout"] == "t5x"
     assert len(bundle.manifest.source["digest"]) == 64
+
+
+@pytest.mark.parametrize("option", ["--weights", "--precision"])
+def test_the_exact_weights_are_an_option_away(checkpoint: Path, tmp_path: Path, option) -> None:
+    out = tmp_path / "model.mt3"
+    assert main(["export", str(checkpoint), "-o", str(out), option, "fp32"]) == 0
+    assert str(Bundle(out).manifest.precision) == "fp32"
 
 
 def test_without_output_it_goes_where_names_are_looked_up(checkpoint: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mt3_export.decoder import build_decoder
 from mt3_export.encoder import build_encoder
-from mt3_export.graph import IR_VERSIONS, Storage
+from mt3_export.graph import IR_VERSIONS, Graph, Storage
 from mt3_export.lint import lint
 from mt3_export.profiles import PROFILES, blocks_for
 from mt3_export.weights import Weights
@@ -284,3 +284,11 @@ def _broken(model: onnx.ModelProto, fault: str) -> onnx.ModelProto:
 def test_lint_finds_broken_promises(fault: str, message: str, tiny_weights: Weights) -> None:
     model = build_decoder(tiny_weights, FRAMES, max_tokens=32, profile="portable")
     assert any(message in sentence for sentence in lint(_broken(model, fault)))
+
+
+def test_what_half_precision_cannot_hold_stays_as_it_is() -> None:
+    graph = Graph("g", opset=24, storage="fp16")
+    for name, largest in (("small", 65504.0), ("large", 65536.0)):
+        graph.parameter(name, np.array([[1.0, -largest]], np.float32))
+    kinds = {tensor.name: tensor.data_type for tensor in graph._initializers}
+    assert kinds == {"small": onnx.TensorProto.FLOAT16, "large": onnx.TensorProto.FLOAT}

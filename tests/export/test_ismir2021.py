@@ -26,7 +26,7 @@ def weights() -> Weights:
 def bundle(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> Path:
     folder = tmp_path_factory.mktemp("ismir2021")
     write_t5x(folder / "checkpoint_1", weights.tensors)
-    arguments = ["export", str(folder), "-o", str(folder / "piano.mt3")]
+    arguments = ["export", str(folder), "-o", str(folder / "piano.mt3"), "--weights", "fp32"]
     assert main([*arguments, "--profiles", "cpu,portable,compat"]) == 0
     return folder / "piano.mt3"
 

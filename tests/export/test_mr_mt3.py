@@ -228,7 +228,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, weights: Weights, memory: i
     """Exported from a training checkpoint."""
     folder = tmp_path_factory.mktemp(f"mr_mt3_{memory}")
     checkpoint = write_mr_mt3(folder / f"exp_segmemV2_prev_context={memory}.ckpt", weights)
-    assert main(["export", str(checkpoint), "-o", str(folder / "model.mt3")]) == 0
+    arguments = ["export", str(checkpoint), "-o", str(folder / "model.mt3"), "--weights", "fp32"]
+    assert main(arguments) == 0
     return folder / "model.mt3"
 
 
@@ -267,7 +268,7 @@ def test_notes_come_out(bundle, memory, audio) -> None:
 
 def test_both_forms_of_a_model_say_the_same(bundle, weights, memory, audio, tmp_path) -> None:
     path = write_mr_mt3(tmp_path / f"context={memory}.pt", weights)
-    assert main(["export", str(path), "-o", str(tmp_path / "model")]) == 0
+    assert main(["export", str(path), "-o", str(tmp_path / "model"), "--weights", "fp32"]) == 0
     found = [load_model(b).transcribe_notes(audio) for b in (bundle, tmp_path / "model")]
     assert found[0].token_digest == found[1].token_digest
     assert found[0].notes == found[1].notes

@@ -65,7 +65,8 @@ def test_tokens_are_those_of_the_formulas(name, tmp_path, audio):
     """Two segments, from our features on: greedy tokens of the float64 reference."""
     weights = seeded_weights(SMALL[name])
     checkpoint = write_yourmt3(tmp_path / "model.pt", weights, bare=True)
-    assert main(["export", str(checkpoint), "-o", str(tmp_path / "model.mt3")]) == 0
+    arguments = ["export", str(checkpoint), "-o", str(tmp_path / "model.mt3"), "--weights", "fp32"]
+    assert main(arguments) == 0
     model = load_model(tmp_path / "model.mt3", device="cpu")
     features = model.preprocess(audio)[:2]
     sequences = model.forward(features)

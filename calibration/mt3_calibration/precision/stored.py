@@ -12,6 +12,7 @@ from mt3_calibration.precision.material import Material
 from mt3_calibration.precision.recipes import Product, Talk
 from mt3_calibration.precision.source import Source
 from mt3_export.bundles import stored
+from mt3_export.graph import LARGEST_HALF
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -41,8 +42,10 @@ def halved(model: ModelProto) -> ModelProto:
         exact = any(part in tensor.name for part in EXACT)
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or exact:
             continue
-        values = numpy_helper.to_array(tensor).astype(np.float16)
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        values = numpy_helper.to_array(tensor)
+        if np.abs(values).max(initial=0.0) > LARGEST_HALF:
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), tensor.name))
         cast = f"{tensor.name}/fp32"
         casts.append(
             helper.make_node("Cast", [tensor.name], [cast], name=cast, to=TensorProto.FLOAT)

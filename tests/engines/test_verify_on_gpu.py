@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ from mt3_engines.verify_on_gpu import Agreement, Run, compare, main, report
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.errors import DeviceError
+from mt3_runtime.precision import Precision
 from tests.engines.fake_gpu import FakeCuda, FakeTensorRt
 from tests.engines.test_build import Loaders
 
@@ -44,6 +47,14 @@ def test_the_report_says_whether_the_promise_is_kept():
     for results in ({"a.wav": {"cpu": same, "fp32": other}}, {"a.wav": {"cpu": same}}, {}):
         _, fine = report([], [], results)
         assert not fine
+
+
+def test_nothing_is_promised_for_quantised_products():
+    same, other = run([5, 1]), run([6, 1])
+    text, fine = report([], [], {"a.wav": {"cpu": same, "fp32": other}}, promised=False)
+    assert fine
+    assert "fp32: 0 of 1 segments as on the CPU.\n" in text
+    assert not report([], [], {}, promised=False)[1]
 
 
 class Builder(Loaders):
@@ -81,6 +92,24 @@ def test_build_parity_and_speed_in_one_command(tiny_bundle, machine, tmp_path, a
     times = [path.stat().st_mtime_ns for path in engines]
     main(arguments)  # takes those that are there
     assert [path.stat().st_mtime_ns for path in engines] == times
+
+
+def test_engines_are_compared_with_another_bundle(tiny_bundle, machine, tmp_path, audio):
+    other = tmp_path / "quantised"
+    shutil.copytree(tiny_bundle, other)
+    manifest = Bundle(other).manifest
+    precision = Precision("fp8", weights="fp8", arithmetic="fp8")
+    (other / "bundle.json").write_bytes(replace(manifest, precision=precision).to_json())
+    soundfile.write(tmp_path / "song.wav", audio[:40000], 16000)
+    arguments = [
+        *(str(other), str(tmp_path / "song.wav"), "-o", str(tmp_path / "report.md")),
+        *("--engines", str(tmp_path / "engines"), "--slots", "1,4", "--repeats", "1"),
+    ]
+    assert main(arguments) == ExitCode.UNUSABLE  # no CPU has fp8
+    assert main([*arguments, "--exact", str(tiny_bundle)]) == ExitCode.OK
+    text = (tmp_path / "report.md").read_text()
+    assert "fp8 in fp16" in text
+    assert "promise" not in text
 
 
 def test_what_fails_is_reported_beside_the_rest(tiny_bundle, machine, tmp_path, audio, monkeypatch):

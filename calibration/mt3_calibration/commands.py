@@ -75,7 +75,7 @@ class EvaluateCommand:
         add("-q", "--quiet", action="store_true", help="only warnings and errors on stderr")
         add = parser.add_argument_group("model").add_argument
         add("-m", "--model", help="bundle, or name of a model (default: $MT3_MODEL, else the only "
-            "installed one, else the one that comes with this package)")  # fmt: skip
+            "installed one, else default)")  # fmt: skip
         add("--device", default="auto", help="auto (default), cpu, cuda[:N] or tensorrt[:N]")
         add("--threads", type=int, metavar="N", help="CPU threads (default: chosen for you)")
         add("--profile", metavar="NAME", help="graph profile (default: the device's best)")

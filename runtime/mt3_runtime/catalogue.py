@@ -183,7 +183,7 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
     Args:
         model: A path, or the name of an installed bundle (an installed name wins over a file of
             that name here; write ``./name`` for the file).  None stands for ``MT3_MODEL``, else
-            for the only installed bundle, else for the one that comes with the package.
+            for the only installed bundle, else for `mt3_runtime.shipped`'s.
 
     Raises:
         BundleNotFoundError: There is no such bundle; the message says how to get one.

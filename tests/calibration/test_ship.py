@@ -9,14 +9,14 @@ import json
 import pytest
 
 from mt3_calibration import ship as shipping
-from mt3_calibration.checkpointing import Best, RunFolder
+from mt3_calibration.checkpointing import Best, Position, RunFolder, State
 from mt3_calibration.config import PRESETS
 from mt3_calibration.ship import ship
 from mt3_calibration.trained import export_run, read_confidence
 from mt3_export.weights import T5Shape
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.confidence import Calibration, Weights
-from mt3_runtime.errors import OptionError, OutputError
+from mt3_runtime.errors import CheckpointError, OptionError, OutputError
 from tests.seeded import seeded_weights
 
 SHAPE = T5Shape(d_model=64, heads=1, head_dim=64, d_ff=32, encoder_layers=1, decoder_layers=1)
@@ -46,6 +46,20 @@ def test_a_bundle_says_whose_sounds_and_music_it_knows(run, tmp_path):
     assert manifest.confidence == FIT
     assert Bundle(tmp_path / "bundle").manifest == manifest
     assert export_run(run, tmp_path / "other").confidence is None
+
+
+def test_the_weights_where_a_run_stands(run, tmp_path):
+    arrays = {f"average.{name}": array for name, array in seeded_weights(SHAPE).tensors.items()}
+    with pytest.raises(CheckpointError, match="no saved state yet"):
+        export_run(run, tmp_path / "bundle", which="last")
+    run.save(State(Position(step=9), arrays, b""))
+    last, best = (export_run(run, tmp_path / w, which=w).source for w in ("last", "best"))
+    assert last["step"] == "9"
+    assert "held_out_onset_f1" not in last
+    assert last["digest"] != best["digest"]
+    (run.path / "best.json").unlink()
+    with pytest.raises(CheckpointError, match="no judged weights yet"):
+        export_run(run, tmp_path / "best")
 
 
 def test_what_is_shipped_is_listed_by_digest_and_always_the_same(run, tmp_path):

@@ -82,7 +82,7 @@ class BenchCommand:
         add = parser.add_argument
         add("audio", nargs="*", metavar="AUDIO", help=f"default: a {TEST_SECONDS} s test signal")
         add("-m", "--model", help="bundle, or name of a model (default: $MT3_MODEL, else the only "
-            "installed one, else the one that comes with this package)")  # fmt: skip
+            "installed one, else default)")  # fmt: skip
         add("--runs", type=int, default=3, metavar="N", help="repetitions (default: 3)")
         add("--json", action="store_true", help="print JSON instead of a table")
         add("--device", default="auto", help="auto (default), cpu, cuda[:N] or tensorrt[:N]")

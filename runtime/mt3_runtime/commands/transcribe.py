@@ -50,7 +50,7 @@ class TranscribeCommand:
         add = parser.add_argument
         add("files", nargs="+", metavar="FILE", help="audio file, or folder of audio files")
         add("-m", "--model", help="bundle, or name of a model (default: $MT3_MODEL, else the only "
-            "installed one, else the one that comes with this package)")  # fmt: skip
+            "installed one, else default)")  # fmt: skip
         add("-o", "--output", metavar="OUT", help="file, folder or - (default: beside each input)")
         add(
             "-f",

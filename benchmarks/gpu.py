@@ -4,7 +4,8 @@ Sides, each in a process of its own, asked in turns:
 
     cuda            the CUDA backend, steps recorded as CUDA graphs
     cuda, plain     the same without CUDA graphs
-    bundle NAME     one per --also: another bundle (fp16, bf16) on CUDA
+    cuda fp16, bf16 bundles made of the same weights that compute in 16 bits
+    bundle NAME     one per --also: another bundle on CUDA
     torch ...       a cached PyTorch loop on the same GPU (gpu_torch.py): fp32, fp16, each with and
                     without torch.compile; --torch-python names an interpreter that has torch
 
@@ -89,6 +90,7 @@ def arguments() -> Any:
     add("--copies", type=int, default=16, help="songs at once, for the throughput")
     add("--also", type=Path, nargs="*", default=[], help="other bundles to run on CUDA")
     add("--sides", nargs="*", help="only these sides")
+    add("--no-half", action="store_true", help="leave fp16 and bf16 out")
     add("--no-torch", action="store_true", help="leave PyTorch out")
     add("--torch-python", type=Path, default=ORACLE, help="an interpreter that has torch")
     add("--minutes", type=float, default=9.0, help="stop after so long")
@@ -272,6 +274,8 @@ class Plan:
         fp32 = {"bundle": str(setup.bundle), **cuda}
         sides = {"cuda": ("gpu_side.py", fp32),
                  "cuda, plain": ("gpu_side.py", {**fp32, "cuda_graph": False})}  # fmt: skip
+        for kind, path in setup.halves.items():
+            sides[f"cuda {kind}"] = ("gpu_side.py", {"bundle": str(path), **cuda})
         for path in options.also:
             sides[f"bundle {path.name}"] = ("gpu_side.py", {"bundle": str(path), **cuda})
         for side, arguments in TORCH.items() if setup.weights else ():

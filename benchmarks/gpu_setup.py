@@ -23,6 +23,7 @@ class Setup:
 
     Attributes:
         bundle: fp32, with the profile portable.
+        halves: The same in 16 bits, by the name of their arithmetic.
         audio: The song.
         features: Of the song, .npy.
         truth: The CPU's tokens and log-probabilities, JSON.
@@ -30,6 +31,7 @@ class Setup:
     """
 
     bundle: Path
+    halves: dict[str, Path]
     audio: Path
     features: Path
     truth: Path
@@ -44,13 +46,18 @@ def prepare(options: argparse.Namespace) -> Setup:
     bundle = options.bundle or folder / "bundle"
     if not (bundle / "bundle.json").exists():
         _export(weights, bundle)
+    kinds = () if options.no_half else ("fp16",) if options.rehearse else ("fp16", "bf16")
     made = Setup(
         bundle=bundle,
+        halves={kind: folder / f"bundle.{kind}" for kind in kinds},
         audio=options.song or _song(options),
         features=folder / "features.npy",
         truth=folder / "truth.json",
         weights=None if options.no_torch else folder / "weights.npz",
     )
+    for kind, path in made.halves.items():
+        if not (path / "bundle.json").exists():
+            _halve(bundle, kind, path)
     if made.weights and not made.weights.exists():
         _save(weights, made.weights)
     if not made.truth.exists():
@@ -87,6 +94,21 @@ def _export(weights: Any, path: Path) -> None:
     source = {"layout": "benchmark", "digest": "0" * 64}
     variant = variant_named("magenta_mt3")
     export_bundle(weights, variant, path, source=source, profiles=("cpu", "portable"))
+
+
+def _halve(exact: Path, kind: str, path: Path) -> None:
+    """As ``mt3 calibrate --precision fp16`` and ``bf16`` do, unjudged."""
+    from mt3_calibration.precision.material import Material  # noqa: PLC0415  the extra `export`
+    from mt3_calibration.precision.recipes import recipe_named  # noqa: PLC0415
+    from mt3_calibration.precision.source import Source  # noqa: PLC0415
+    from mt3_calibration.precision.writing import write_graphs  # noqa: PLC0415
+    from mt3_export.bundles import new_bundle  # noqa: PLC0415
+    from mt3_runtime.bundle import Bundle  # noqa: PLC0415
+
+    source = Source(Bundle(exact))
+    product = recipe_named(kind).apply(source, Material(), talk)
+    with new_bundle(path) as folder:
+        write_graphs(source.manifest, product.graphs, folder, precision=product.precision)
 
 
 def _save(weights: Any, path: Path) -> None:

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import io
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ log = logging.getLogger("mt3_runtime")
 
 #: cuDeviceGetAttribute: compute capability, major and minor.
 _MAJOR, _MINOR = 75, 76
+
+#: The driver's library.
+_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 #: CUDA of the wheels from 1.27 on, where the wheel does not say it.
 _DEFAULT = 13
@@ -83,7 +87,7 @@ def _wheel_folders(major: int) -> list[Path]:
 
 def driver() -> Driver | None:
     """Asks the driver; None where there is none."""
-    library = _open("libcuda.so.1")
+    library = _open(_DRIVER)
     if library is None:
         return None
     served = ctypes.c_int()
@@ -117,7 +121,7 @@ def trouble(index: int = 0) -> str:
     """Why ONNX Runtime's CUDA provider cannot work on a GPU; empty if nothing is in its way."""
     here, major = driver(), wheel_cuda()
     if here is None:
-        return "there is no NVIDIA driver (libcuda.so.1)"
+        return f"there is no NVIDIA driver ({_DRIVER})"
     if not here.gpus:
         return f"there is a driver, but no GPU ({here.trouble or 'none is listed'})"
     if index >= len(here.gpus):
@@ -149,8 +153,15 @@ def missing(major: int) -> list[str]:
 
 def _needed(major: int) -> tuple[str, ...]:
     """What the provider is linked to; cuDNN and cuFFT it loads where a graph needs them."""
+    if sys.platform == "win32":
+        return tuple(f"{name}64_{major}.dll" for name in ("cudart", "cublasLt", "cublas"))
     return (*(f"lib{name}.so.{major}" for name in ("cudart", "cublasLt", "cublas")),
             "libcurand.so.10")  # fmt: skip
+
+
+def runtime_library() -> str:
+    """Name of the CUDA runtime that ONNX Runtime's provider is linked to."""
+    return _needed(wheel_cuda())[0]
 
 
 def runtime_version(major: int) -> str | None:

@@ -348,6 +348,14 @@ def test_libraries_of_wheels_elsewhere_are_loaded_by_path(monkeypatch, tmp_path)
     assert own == [cublas_lt, cublas, curand, cudnn]
 
 
+def test_windows_has_other_names(monkeypatch):
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr(nvidia, "_open", lambda name: None)
+    monkeypatch.setattr(nvidia, "wheel_cuda", lambda: 13)
+    assert nvidia.missing(13) == ["cudart64_13.dll", "cublasLt64_13.dll", "cublas64_13.dll"]
+    assert nvidia.runtime_library() == "cudart64_13.dll"
+
+
 def test_no_second_wheel_of_onnx_runtime_is_advised(cache, monkeypatch):
     monkeypatch.setattr(wheels, "installed", lambda: {"onnxruntime-gpu": "1.31.1"})
     monkeypatch.setitem(sys.modules, "soundfile", None)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.nvidia import wheel_cuda
+from mt3_runtime.nvidia import runtime_library
 
 #: cudaHostAllocPortable, cudaMemcpyHostToDevice and cudaMemcpyDeviceToHost.
 _PORTABLE, _TO_DEVICE, _TO_HOST = 1, 1, 2
@@ -24,7 +24,7 @@ class Bus:
 
     def __init__(self, index: int) -> None:
         """Raises `OSError` if there is no CUDA runtime."""
-        self._cuda = ctypes.CDLL(f"libcudart.so.{wheel_cuda()}")
+        self._cuda = ctypes.CDLL(runtime_library())
         self._call("cudaSetDevice", ctypes.c_int(index))
 
     def pinned(self, size: int) -> npt.NDArray[np.uint8]:

@@ -1,16 +1,17 @@
 """Writes the few, tiny ONNX models that the runtime itself needs, without the ``onnx`` package.
 
 A device has no operations of its own that Python could call, but it runs graphs: copying rows from
-one buffer to another and doubling a cache are graphs of a few nodes, and so is the sum by which
-`mt3_runtime.doctor` judges a provider.  Field numbers are those of onnx.proto; IR version 8 and
-opset 17 are old enough for every ONNX Runtime and TensorRT this project can meet.
+one buffer to another and doubling a cache are graphs of a few nodes.  So are the sum by which
+`mt3_runtime.doctor` judges a provider, and the product by which a CPU's integers are judged.  Field
+numbers are those of onnx.proto; IR version 8 and opset 17 are old enough for every ONNX Runtime and
+TensorRT this project can meet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-_FLOAT, _INT32 = 1, 6  # TensorProto.DataType
+_FLOAT, _UINT8, _INT8, _INT32 = 1, 2, 3, 6  # TensorProto.DataType
 _IR_VERSION, _OPSET = 8, 17
 
 
@@ -37,6 +38,15 @@ def double_model(count: int) -> bytes:
         [_node("Concat", [f"from_{k}"] * 2, f"to_{k}", axis) for k in range(count)],
         [_value(f"from_{k}", _INT32, ["rows", "columns"]) for k in range(count)],
         [_value(f"to_{k}", _INT32, ["rows", "twice"]) for k in range(count)],
+    )
+
+
+def product_model() -> bytes:
+    """``product = rows x columns`` of bytes: uint8 [M, K] and int8 [K, N], int32 [M, N]."""
+    return _model(
+        [_node("MatMulInteger", ["rows", "columns"], "product")],
+        [_value("rows", _UINT8, ["m", "k"]), _value("columns", _INT8, ["k", "n"])],
+        [_value("product", _INT32, ["m", "n"])],
     )
 
 

@@ -5,10 +5,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from mt3_runtime.onnxwrite import copy_model, double_model, sum_model
+from mt3_runtime.onnxwrite import copy_model, double_model, product_model, sum_model
 
 
-@pytest.mark.parametrize("model", [sum_model(), copy_model(1), copy_model(40), double_model(3)])
+@pytest.mark.parametrize(
+    "model", [sum_model(), copy_model(1), copy_model(40), double_model(3), product_model()]
+)
 def test_the_models_are_valid(model: bytes) -> None:
     onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
 
@@ -33,3 +35,9 @@ def test_doubles_repeat_every_row() -> None:
 def test_the_sum_is_one() -> None:
     (found,) = run(sum_model(), {"x": np.asarray([21.0], np.float32)})
     assert found.tolist() == [42.0]
+
+
+def test_products_of_bytes_are_exact() -> None:
+    rows, columns = np.full((2, 64), 255, np.uint8), np.full((64, 3), -128, np.int8)
+    (found,) = run(product_model(), {"rows": rows, "columns": columns})
+    assert found.tolist() == [[64 * 255 * -128] * 3] * 2

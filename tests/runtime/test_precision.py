@@ -6,9 +6,12 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from mt3_runtime.backends import ort_cpu
 from mt3_runtime.backends.ort_cuda import OrtCudaBackend
 from mt3_runtime.backends.ort_memory import Place
 from mt3_runtime.bundle import Bundle
@@ -72,6 +75,35 @@ def test_a_gpu_refuses_int8(tiny_bundle: Path, tmp_path: Path):
     path = told(tiny_bundle, tmp_path / "x", FAST)
     with pytest.raises(DeviceError, match="device cuda has no int8 arithmetic"):
         OrtCudaBackend(Bundle(path), place=Place("CPUExecutionProvider", "cpu"))
+
+
+def test_a_cpu_that_cuts_off_sums_refuses_int8(tiny_bundle: Path, tmp_path: Path, monkeypatch):
+    """As x86 without VNNI does: 255 * 127 + 255 * 127 becomes 32767."""
+
+    class Saturating:
+        def run(self, _names, feeds):
+            rows, depth = feeds["rows"].shape
+            return [np.full((rows, feeds["columns"].shape[1]), depth // 2 * 32767, np.int32)]
+
+    path = told(tiny_bundle, tmp_path / "x", FAST)
+    monkeypatch.setattr(
+        ort_cpu,
+        "import_onnxruntime",
+        lambda: SimpleNamespace(
+            SessionOptions=SimpleNamespace, InferenceSession=lambda *args, **kwargs: Saturating()
+        ),
+    )
+    with pytest.raises(DeviceError, match="multiplies 8-bit integers inexactly"):
+        load_model(path, device="cpu")
+
+
+def test_this_cpu_multiplies_bytes_exactly_or_says_so(tiny_bundle: Path, tmp_path: Path):
+    path = told(tiny_bundle, tmp_path / "x", FAST)
+    try:
+        model = load_model(path, device="cpu")
+    except DeviceError as refusal:
+        pytest.skip(str(refusal))
+    model.close()
 
 
 @pytest.mark.parametrize("part", ["self_cache", "cross_cache"])

@@ -5,8 +5,9 @@ may look at; ``check`` is what gates judge by: other pieces, drawn from other se
 sounds where such are installed.  Equal sounds give equal material.  Recordings of real music are in
 neither; a user may add labelled ones of their own for the judgement (``mt3 calibrate --audio``).
 
-Both parts are small: 2 minutes to calibrate, 8 to judge, which the exact model hears in a minute
-on two cores.
+Both parts are small: 4 minutes to calibrate, 8 to judge, which the exact model hears in a minute
+on two cores.  What is learned from inputs holds for other music the better, the more pieces there
+are, so the calibration has many short ones.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Part:
     seconds: float
 
 
-CALIBRATION = Part("calibration", (Role.TRAIN, Role.CHOICE), 12, 10.0)
+CALIBRATION = Part("calibration", (Role.TRAIN, Role.CHOICE), 36, 6.1)
 CHECK = Part("check", (Role.CHOICE, Role.TRAIN), 24, 20.0)
 """The sounds that are kept for the final test of models (`Role.TEST`) are used by neither."""
 

@@ -31,7 +31,8 @@ from mt3_runtime.backends.ort_common import (
     return_freed_memory,
     usable_cores,
 )
-from mt3_runtime.errors import BundleError
+from mt3_runtime.errors import BundleError, DeviceError
+from mt3_runtime.onnxwrite import product_model
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, IdArray, Lane
@@ -65,13 +66,15 @@ class OrtCpuBackend:
 
         Raises:
             BundleError: A graph is missing, damaged or refused by ONNX Runtime.
-            DeviceError: The graphs' arithmetic is none of a CPU's.
+            DeviceError: The graphs' arithmetic is none of a CPU's, or of this one's.
             MissingDependencyError: ONNX Runtime is not installed.
             OptionError: ``threads`` is no number from 1 to 1024.
         """
         check_threads(threads)
         precision = bundle.manifest.precision
         check_runnable(bundle.manifest, "cpu", KINDS)
+        if precision.arithmetic == "int8":
+            check_integers(import_onnxruntime())
         self.self_type, self.cross_type = KINDS[precision.self_cache], KINDS[precision.cross_cache]
         if profile is None:
             profile = "cpu" if "cpu" in bundle.profiles else next(iter(bundle.profiles), "cpu")
@@ -270,6 +273,30 @@ class ConcatLane(_OrtLane):
             name: np.concatenate([buffer[:rows, :, cut:], np.zeros(fresh, first.dtype)])
             for name, buffer in self._past.items()
         }
+
+
+def check_integers(runtime: Any) -> None:
+    """Multiplies the largest bytes there are, by the kernels for one row and for many.
+
+    x86 processors without the VNNI instructions add pairs of products in 16 bits, and what does
+    not fit they cut off; ONNX Runtime knows that and goes on.
+
+    Raises:
+        DeviceError: The products are wrong.
+    """
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = runtime.InferenceSession(product_model(), options, providers=["CPUExecutionProvider"])
+    columns = np.full((64, 32), 127, np.int8)
+    for rows in (1, 16):
+        (found,) = session.run(
+            None, {"rows": np.full((rows, 64), 255, np.uint8), "columns": columns}
+        )
+        if (found != 64 * 255 * 127).any():
+            raise DeviceError(
+                "This CPU multiplies 8-bit integers inexactly (an x86 processor without VNNI), so "
+                "bundles with int8 arithmetic do not work on it; use the exact bundle."
+            )
 
 
 def _load(runtime: Any, bundle: Bundle, graph: GraphFile, threads: int) -> Any:

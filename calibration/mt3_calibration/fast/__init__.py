@@ -1,0 +1,1 @@
+"""The recipe ``fast``: products of integers for CPUs (see docs/precision.md)."""

@@ -1,0 +1,138 @@
+"""``fast``: products of 8-bit integers for CPUs, where a song spends nine tenths of its time.
+
+The weights of all products of the T5 layers are rounded to 8 bits, one scale per column, so that
+their products change least on the calibration material (`mt3_calibration.fast.rounding`).
+What is multiplied by them:
+
+encoder   8 bits with a scale per row: it is bound by arithmetic, and a song's larger half here.
+          Inputs are smoothed first (`mt3_calibration.fast.smoothing`); where they still lose
+          more than `LOST`, as before the first layers' down projections, two terms are taken.
+decoder   16 bits in two terms of a fixed scale: a step is bound by reading weights and caches, so
+          the second term costs little, and its errors are what moves tokens.
+
+The decoder's last layer, the head, the embedding, norms, attention and its caches stay fp32; so
+does what is no T5 layer: the input projection, and the whole encoder of YourMT3 but for its cross
+projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import numpy_helper
+
+from mt3_calibration.fast.inputs import (
+    Inputs,
+    layer_products,
+    watch_decoder,
+    watch_encoder,
+)
+from mt3_calibration.fast.integers import Plan, replace
+from mt3_calibration.fast.rounding import LEVELS, Matrix, rounded
+from mt3_calibration.fast.smoothing import Smoothed, divide_norm, divisible, smoothed
+from mt3_calibration.precision.forced import segments_of
+from mt3_calibration.precision.gate import GateName
+from mt3_calibration.precision.material import Material
+from mt3_calibration.precision.recipes import Product, Talk
+from mt3_calibration.precision.source import Source
+from mt3_runtime.errors import BundleError
+from mt3_runtime.manifest import Role
+from mt3_runtime.precision import Precision
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+PROFILE = "cpu"
+"""The operators are ONNX Runtime's own for CPUs."""
+
+LOST = 0.007
+"""Relative error of a product from 8-bit inputs above which the encoder takes two terms."""
+
+HEADROOM = 4.0
+"""Times the largest input ever met that a fixed scale has room for; it costs 2 of 16 bits."""
+
+
+class Fast:
+    """Makes encoder and decoder multiply integers."""
+
+    name = "fast"
+    gate: GateName = "relaxed"
+
+    def apply(self, source: Source, material: Material, talk: Talk) -> Product:
+        encoder, decoder = source.graph("encoder", PROFILE), source.graph("decoder", PROFILE)
+        graphs: dict[Role, ModelProto] = {"encoder": encoder, "decoder": decoder}
+        for role, model in graphs.items():
+            if not layer_products(model, role):
+                raise BundleError(
+                    f"The {role} of {source.bundle.path} has none of the products that become "
+                    "integers: they are found by the names that `mt3 export` gives them."
+                )
+        heard = segments_of(source.listen(material.calibration), source.manifest)
+        talk(f"watching the exact graphs over {len(heard)} segments")
+        threads = source.threads
+        inputs = watch_decoder(graphs, source.manifest, heard, threads=threads)
+        said = quantised(decoder, "decoder", inputs)
+        inputs = watch_encoder(encoder, heard, threads=threads)
+        made = quantised(encoder, "encoder", inputs)
+        return Product(
+            {("encoder", PROFILE): made, ("decoder", PROFILE): said},
+            Precision(self.name, weights="int8", arithmetic="int8"),
+        )
+
+
+def quantised(model: ModelProto, role: Role, inputs: Mapping[str, Inputs]) -> ModelProto:
+    """Makes a graph multiply integers, in place; returns the model.
+
+    Args:
+        model: A graph with plain fp32 weights.
+        role: Which one it is.
+        inputs: What comes into its products, by the tensor's name.
+    """
+    groups: dict[str, list[str]] = {}
+    for product in layer_products(model, role):
+        groups.setdefault(product.activation, []).append(product.weight)
+    weights = {
+        tensor.name: numpy_helper.to_array(tensor).astype(np.float64)
+        for tensor in model.graph.initializer
+        if any(tensor.name in names for names in groups.values())
+    }
+    found = {
+        name: _smooth(model, weights, inputs[name], name, groups[name], role) for name in groups
+    }
+    plans = {}
+    for name, names in groups.items():
+        factors, terms = found[name].factors, 1
+        if role == "decoder" or found[name].input_error > LOST:
+            terms = 2
+        moments = inputs[name].moments / np.outer(factors, factors)
+        room = HEADROOM * float((inputs[name].largest / factors).max()) / LEVELS or 1.0
+        for weight in names:
+            became = rounded(weights[weight], moments)
+            plans[weight] = Plan(became, terms, room if role == "decoder" else None)
+    return replace(model, plans)
+
+
+def _smooth(
+    model: ModelProto,
+    weights: dict[str, Matrix],
+    inputs: Inputs,
+    name: str,
+    group: list[str],
+    role: Role,
+) -> Smoothed:
+    """Smooths what goes into a group of products, in the weights and the model."""
+    divisor = divisible(model, name, group)
+    matrices = [weights[weight] for weight in group]
+    found = smoothed(inputs, matrices, fixed=divisor is None, exact_inputs=role == "decoder")
+    for weight in group:
+        weights[weight] *= found.factors[:, np.newaxis]
+    if divisor in weights:
+        weights[divisor][:, -len(found.factors) :] /= found.factors
+    elif divisor is not None:
+        divide_norm(model, divisor, found.factors)
+    return found
+
+
+RECIPE = Fast()

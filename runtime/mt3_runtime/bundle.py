@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import struct
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 from mt3_runtime.errors import BundleError, BundleNotFoundError
+from mt3_runtime.inplace import referring
 from mt3_runtime.manifest import DecodingSpec, GraphFile, Manifest, ModelSpec, Role
 from mt3_runtime.onnxscan import scan
 
@@ -25,6 +28,13 @@ EXPORT_ID_KEY = "mt3.export_id"
 MAX_TOKENS_KEY = "mt3.max_tokens"
 #: A manifest is a few kilobytes; anything larger is not one.
 MAX_MANIFEST_BYTES = 1 << 20
+
+
+class InPlace(NamedTuple):
+    """A graph without its weights, which refers to files in a folder."""
+
+    model: bytes
+    folder: str
 
 
 class Bundle:
@@ -99,6 +109,27 @@ class Bundle:
             self._check(graph, memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
         return str(path)
 
+    def in_place(self, graph: GraphFile) -> InPlace | None:
+        """A verified graph whose fp16 weights are read where they lie in the bundle.
+
+        None where there is nothing to gain: only weights that are stored as fp16 and computed with
+        in fp32 are read once and never again.
+
+        Raises:
+            BundleError: As in `verified`.
+        """
+        precision = self.manifest.precision
+        if precision.weights != "fp16" or not precision.exact:
+            return None
+        self.verified(graph)
+        path, offset = self.path / graph.file, 0
+        if self._zip is not None:
+            path, offset = self.path, _member_offset(self._zip, graph.file)
+        with path.open("rb") as file:
+            whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        model = referring(whole[offset : offset + graph.size], path.name, offset)
+        return InPlace(model, str(path.parent.resolve()))
+
     def _check(self, graph: GraphFile, data: memoryview) -> None:
         if hashlib.sha256(data).hexdigest() != graph.sha256:
             raise self._damaged(graph, "its SHA-256 differs")
@@ -151,6 +182,16 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         raise BundleError(
             f"{path} is neither a bundle folder nor a zip of one: {error}."
         ) from error
+
+
+def _member_offset(archive: zipfile.ZipFile, name: str) -> int:
+    """Where in the archive the content of a stored member begins, behind its local header."""
+    start = archive.getinfo(name).header_offset
+    with Path(str(archive.filename)).open("rb") as file:
+        file.seek(start)
+        header = file.read(30)
+    name_length, extra_length = struct.unpack("<HH", header[26:30])
+    return start + 30 + int(name_length) + int(extra_length)
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, limit: int, where: str) -> bytes:

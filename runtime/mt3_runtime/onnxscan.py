@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mt3_runtime.errors import BundleError
 
@@ -30,7 +31,9 @@ _CHILDREN: dict[str, dict[int, str]] = {
 }
 _MAX_DEPTH = 16
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+#: How a field is encoded, if it has a length.
+BYTES = 2
+_VARINT, _FIXED64, _FIXED32 = 0, 1, 5
 
 
 @dataclass(frozen=True)
@@ -75,26 +78,60 @@ def _has_external(message: memoryview, kind: str, depth: int) -> bool:
     return False
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yields (field number, payload) of one message; scalars have an empty payload."""
+class Field(NamedTuple):
+    """Where a field lies in a message.
+
+    Attributes:
+        number: Of the field.
+        wire: How it is encoded.
+        start: First byte of its key.
+        begin: First byte of its content.
+        end: One behind its last byte.
+    """
+
+    number: int
+    wire: int
+    start: int
+    begin: int
+    end: int
+
+
+def fields(message: memoryview) -> Iterator[Field]:
+    """The fields of one message, in their order.
+
+    Raises:
+        BundleError: It is no message, or it is cut off.
+    """
     at, end = 0, len(message)
-    empty = message[:0]
     while at < end:
+        start = at
         key, at = _varint(message, at)
-        field, wire = key >> 3, key & 7
+        wire = key & 7
         size = 0
-        if wire == _BYTES:
+        if wire == BYTES:
             size, at = _varint(message, at)
         elif wire in (_FIXED64, _FIXED32):
             size = 8 if wire == _FIXED64 else 4
         elif wire == _VARINT:
-            _, at = _varint(message, at)
+            size = _varint(message, at)[1] - at
         else:
             raise BundleError("The file is not an ONNX model: its protobuf structure is broken.")
         if size > end - at:
             raise BundleError("The file is not an ONNX model, or it is cut off.")
-        yield field, message[at : at + size] if wire == _BYTES else empty
+        yield Field(key >> 3, wire, start, at, at + size)
         at += size
+
+
+def number(message: memoryview, field: Field) -> int:
+    """The value of a field that is a varint; -1 for any other."""
+    return _varint(message, field.begin)[0] if field.wire == _VARINT else -1
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yields (field number, payload) of one message; scalars have an empty payload."""
+    for field in fields(message):
+        whole = slice(field.begin, field.end if field.wire == BYTES else field.begin)
+        yield field.number, message[whole]
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

@@ -33,7 +33,7 @@ def copy_model(count: int) -> bytes:
 
 def double_model(count: int) -> bytes:
     """``to_k = concat(from_k, from_k)`` over the columns of so many int32 matrices of one shape."""
-    axis = _text(1, "axis") + _number(3, 1) + _number(20, 2)  # name, i, type: INT
+    axis = text(1, "axis") + number_field(3, 1) + number_field(20, 2)  # name, i, type: INT
     return _model(
         [_node("Concat", [f"from_{k}"] * 2, f"to_{k}", axis) for k in range(count)],
         [_value(f"from_{k}", _INT32, ["rows", "columns"]) for k in range(count)],
@@ -51,36 +51,38 @@ def product_model() -> bytes:
 
 
 def _model(nodes: list[bytes], inputs: list[bytes], outputs: list[bytes]) -> bytes:
-    graph = b"".join(_field(1, node) for node in nodes) + _text(2, "mt3")
-    graph += b"".join(_field(11, value) for value in inputs)
-    graph += b"".join(_field(12, value) for value in outputs)
-    return _number(1, _IR_VERSION) + _field(7, graph) + _field(8, _number(2, _OPSET))
+    graph = b"".join(field(1, node) for node in nodes) + text(2, "mt3")
+    graph += b"".join(field(11, value) for value in inputs)
+    graph += b"".join(field(12, value) for value in outputs)
+    return number_field(1, _IR_VERSION) + field(7, graph) + field(8, number_field(2, _OPSET))
 
 
 def _node(operator: str, inputs: list[str], output: str, attribute: bytes = b"") -> bytes:
-    node = b"".join(_text(1, name) for name in inputs) + _text(2, output) + _text(3, f"to {output}")
-    return node + _text(4, operator) + (_field(5, attribute) if attribute else b"")
+    node = b"".join(text(1, name) for name in inputs) + text(2, output) + text(3, f"to {output}")
+    return node + text(4, operator) + (field(5, attribute) if attribute else b"")
 
 
 def _value(name: str, kind: int, shape: Sequence[int | str]) -> bytes:
     """A ValueInfoProto; a name in the shape is a dimension known only when it runs."""
     dimensions = b"".join(
-        _field(1, _number(1, size) if isinstance(size, int) else _text(2, size)) for size in shape
+        field(1, number_field(1, size) if isinstance(size, int) else text(2, size))
+        for size in shape
     )
-    tensor = _number(1, kind) + _field(2, dimensions)
-    return _text(1, name) + _field(2, _field(1, tensor))
+    tensor = number_field(1, kind) + field(2, dimensions)
+    return text(1, name) + field(2, field(1, tensor))
 
 
-def _text(number: int, text: str) -> bytes:
-    return _field(number, text.encode())
+def text(number: int, content: str) -> bytes:
+    """A protobuf field of text."""
+    return field(number, content.encode())
 
 
-def _field(number: int, content: bytes) -> bytes:
+def field(number: int, content: bytes) -> bytes:
     """A length-delimited protobuf field."""
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
-def _number(number: int, value: int) -> bytes:
+def number_field(number: int, value: int) -> bytes:
     """A varint protobuf field."""
     return _varint(number << 3) + _varint(value)
 

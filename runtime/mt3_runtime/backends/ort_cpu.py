@@ -32,6 +32,7 @@ from mt3_runtime.backends.ort_common import (
     usable_cores,
 )
 from mt3_runtime.errors import BundleError, DeviceError
+from mt3_runtime.inplace import FOLDER
 from mt3_runtime.onnxwrite import product_model
 
 if TYPE_CHECKING:
@@ -301,8 +302,11 @@ def check_integers(runtime: Any) -> None:
 
 def _load(runtime: Any, bundle: Bundle, graph: GraphFile, threads: int) -> Any:
     """Verifies one graph and makes a session of it that uses so many threads."""
-    source = bundle.verified(graph)
     options = runtime.SessionOptions()
+    placed = bundle.in_place(graph)
+    if placed is not None:
+        options.add_session_config_entry(FOLDER, placed.folder)
+    source = bundle.verified(graph) if placed is None else placed.model
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Encoder and decoder have a thread pool each; the idle one must not spin against the other.

@@ -25,12 +25,19 @@ _state: dict[str, Any] = {}
 
 def load(bundle: str, threads: int | None = None) -> dict[str, Any]:
     """Loads the bundle and runs one silent segment."""
-    begin = time.perf_counter()
+    begin, worked = time.perf_counter(), time.process_time()
     model = load_model(bundle, device="cpu", threads=threads)
-    seconds = time.perf_counter() - begin
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - worked
+    load_peak_rss = peak_rss()
     model.warmup()
     _state.update(model=model, bundle=bundle, threads=threads)
-    return {"seconds": seconds, "device": model.device, "peak_rss": peak_rss()}
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "device": model.device,
+        "load_peak_rss": load_peak_rss,
+        "peak_rss": peak_rss(),
+    }
 
 
 def song(audio: str, midi: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Bundles of other precision against the exact one: the same song, in turns, in one run.
 
 Every bundle lives in a process of its own.  What is compared is the time from file to MIDI and from
-ready features to tokens; beside it stand the number of tokens (a bundle that says less has less to
-do), the share of segments whose tokens are those of the exact bundle, and the token digest.
+ready features to tokens; beside it stand the seconds of all threads together, which other work on
+the machine disturbs less, the number of tokens (a bundle that says less has less to do), the share
+of segments whose tokens are those of the exact bundle, the peak memory of the process after all
+rounds of the song, and the token digest.
 
     python benchmarks/precisions.py --bundle magenta_mt3/ --other fast/ --other small/
 """
@@ -72,7 +74,7 @@ def text(result: dict[str, Any]) -> list[str]:
     exact = next(iter(result["songs"]))
     said = result["networks"][exact][0]["each"]
     rows = [
-        ["precision", "file to MIDI", "faster", "features to tokens", "faster", "tokens",
+        ["precision", "file to MIDI", "faster", "CPU s", "features to tokens", "faster", "tokens",
          "identical segments", "graphs MB", "load s", "peak RSS MiB", "token digest"]
     ]  # fmt: skip
     for side, songs in result["songs"].items():
@@ -81,6 +83,7 @@ def text(result: dict[str, Any]) -> list[str]:
         for part in (result["songs"], result["networks"]):
             took = medians(part[side])
             times += [f"{took:.2f} s", f"{medians(part[exact]) / took:.2f} x"]
+        times.insert(2, f"{medians(songs, 'cpu_seconds'):.2f}")
         same = sum(a == b for a, b in zip(said, networks[0]["each"], strict=True))
         peak = max(answer["peak_rss"] or 0 for answer in songs) / 2**20
         rows.append(

@@ -29,6 +29,7 @@ RECIPES: dict[str, str] = {
     "fp16": "mt3_calibration.precision.halves:FP16",
     "bf16": "mt3_calibration.precision.halves:BF16",
     "fast": "mt3_calibration.fast.recipe",
+    "small": "mt3_calibration.precision.small",
     "int8": "mt3_calibration.qdq.int8",
     "fp8": "mt3_calibration.qdq.fp8",
 }

@@ -7,7 +7,7 @@ once: every recipe and every judgement starts from the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -85,6 +85,29 @@ class Source:
             found = transcribed(self._model, fresh, features)
             self._heard |= {heard.excerpt.name: heard for heard in found}
         return [self._heard[excerpt.name] for excerpt in excerpts]
+
+
+class Changed(Source):
+    """A source some of whose graphs are changed already, for a recipe that builds on another's.
+
+    Args:
+        source: The exact one, which goes on to listen.
+        graphs: What `graph` gives instead, by role and profile.
+    """
+
+    def __init__(self, source: Source, graphs: Mapping[tuple[Role, str], ModelProto]) -> None:
+        super().__init__(source.bundle, threads=source.threads)
+        self._exact, self._graphs = source, graphs
+
+    def graph(self, role: Role, profile: str) -> ModelProto:
+        if (role, profile) not in self._graphs:
+            return super().graph(role, profile)
+        copy = type(found := self._graphs[role, profile])()
+        copy.CopyFrom(found)
+        return copy
+
+    def listen(self, excerpts: Sequence[Excerpt]) -> list[Heard]:
+        return self._exact.listen(excerpts)
 
 
 def transcribed(

@@ -38,7 +38,7 @@ from mt3_runtime.hearing import Ear
 from mt3_runtime.leakage import AUTO_FILTERS
 from mt3_runtime.notes import Note
 from mt3_runtime.output import make_folder, write_atomic
-from mt3_runtime.percussion import CONTEXT_SECONDS, Heard, Scene
+from mt3_runtime.percussion import CONTEXT_SECONDS, Heard, Scene, together
 
 TOLERANCE, NEAR = 0.05, 0.08
 """Seconds: between a leaked note and a drum; and to melodic labels that must not be there."""
@@ -48,8 +48,8 @@ TRUE, LEAKED, OTHER = 1, -1, 0
 FILTERS = ("off", "on", "classic")
 
 CONSTANTS = (
-    "MELODY_PITCHES", "CHANCE", "TONAL", "TONAL_WITH_DRUMS", "WITH_DRUMS", "CLEAR_SHARE",
-    "REPEATED", "LOW_PITCH",
+    "MELODY_TONES", "TONAL", "CLEAR_SHARE",
+    "REPEATED", "LOW_PITCH", "ALIKE", "HARMONIC",
 )  # fmt: skip
 """Of `mt3_runtime.percussion`; beside them, the prominence from which a pitch is clear."""
 
@@ -128,9 +128,12 @@ def read(folder: Path, transcribe: Callable[[Path], Sequence[Note]], *, rate: in
         ear = Ear(rate)
         ear.hear(audio)
         melodic = sorted(pitched(notes))
+        sounding = [(note, ear.note(note), ear.tones(note.onset)) for note in melodic]
         judged = [
-            Judged(Heard(note, ear.note(note)), ear.tonal_share(*_context(note)), truth)
-            for note, truth in zip(melodic, truths(labels, melodic), strict=True)
+            Judged(heard, ear.tonal_share(*_context(heard.note)), truth)
+            for heard, truth in zip(
+                together(sounding, ear.harmonics), truths(labels, melodic), strict=True
+            )
         ]
         pieces.append(Piece(path.stem.rpartition("-")[0], labels, notes, judged, audio))
     return pieces
@@ -163,6 +166,7 @@ def signs_table(pieces: Sequence[Piece]) -> str:
     """
     signs: dict[str, Callable[[Heard], float]] = {
         "clarity": lambda heard: heard.impression.clarity,
+        "harmonics": lambda heard: heard.harmonic,
         "duration": lambda heard: heard.note.offset - heard.note.onset,
         "confidence": lambda heard: heard.note.confidence,
         "program token": lambda heard: heard.note.probabilities.program or 0.0,
@@ -238,7 +242,7 @@ def _outcome(pieces: Sequence[Piece], *, clear: float = 1.0) -> tuple[str, ...]:
         hard = 4 * piece.kind.startswith(HARD)
         for one, heard in zip(piece.judged, scaled, strict=True):
             start, end = _context(heard.note)
-            gone = scene.judge(heard.note, start, end, tonal_share=one.tonal_share).reason
+            gone = scene.judge(heard, start, end, tonal_share=one.tonal_share).reason
             if one.truth == TRUE:
                 counts[hard : hard + 2] += (bool(gone), 1)
             elif one.truth == LEAKED and (piece.is_stem or hard):

@@ -2,8 +2,8 @@
 
 Contract: `write_leakage_set` fills a folder like `mt3_calibration.testsets` does: ``KIND-000.wav``
 and ``KIND-000.mid``, its true notes.  Equal arguments give equal files.  The set called ``tune`` is
-the only material by which the leakage filter of the runtime was tuned; ``check`` has other sounds
-and other music, and was only looked at afterwards.
+the only material by which the leakage filter of the runtime was tuned; ``check`` and ``fresh`` have
+other sounds and other music, and were only looked at afterwards.
 
     python -m mt3_calibration.leakage_set tune FOLDER
 
@@ -25,7 +25,7 @@ import numpy as np
 from mt3_calibration import parts
 from mt3_calibration.augment import PREROLL, AugmentConfig, Augmenter, draw
 from mt3_calibration.bank import Bank, BankSpec, assemble, build_bank
-from mt3_calibration.membranes import membrane_bank
+from mt3_calibration.membranes import live_bank, membrane_bank
 from mt3_calibration.mixer import Palette, perform, render
 from mt3_calibration.music import Part, Piece, one_at_a_time
 from mt3_calibration.rendering import DRUM_KIT, SAMPLE_RATE, Request, Sound, needed, play_soundfont
@@ -38,6 +38,9 @@ from mt3_runtime.output import make_folder, write_atomic
 
 MALLETS = (8, 9, 10, 11, 12, 13, 14, 15, 108, 114)
 """Celesta to dulcimer, kalimba, steel drums: struck like drums, and yet melodies."""
+
+CHOPPED = (0, 4, 16, 17, 18, 25, 26, 27, 28, 29, 62)
+"""What plays chords on the off-beats, or a stab now and then."""
 
 GUITARS, BASSES = (24, 25, 26, 27, 29, 30), (32, 33, 34, 35, 36, 38, 39)
 
@@ -57,31 +60,45 @@ class Kind:
     """A line-up.
 
     Attributes:
-        players: Role (of `parts.STYLES`, or "pedal") and possible programs (the usual ones of the
+        players: Role (of `parts.STYLES` or `ROLES`) and possible programs (the usual ones of the
             role if none) of each.
         drums: Whether a drummer plays along.
         ringing: Whether that drummer also plays on drums with a pitch.
-        skins: Whether these, and the snare, are modelled ones; see `mt3_calibration.membranes`.
+        kit: "sampled"; or "skins" or "live", the modelled ones of `mt3_calibration.membranes`.
         layers: How many things each player does at once, at most.
+        loudness: Factor on the velocities of the players, but for the drummer.
     """
 
     players: tuple[tuple[str, tuple[int, ...]], ...] = ()
     drums: bool = False
     ringing: bool = False
-    skins: bool = False
+    kit: str = "sampled"
     layers: int = 1
+    loudness: float = 1.0
 
+
+ROCK = (("bass", BASSES), ("keys", (27, 28, 29, 30)), ("lead", (52, 53, 54, 65, 66, 81, 85)))
+"""Distorted guitars and something like a voice."""
 
 KINDS: dict[str, Kind] = {
     "drums": Kind(drums=True),
     "ringing_drums": Kind(drums=True, ringing=True),
-    "skins": Kind(drums=True, ringing=True, skins=True),
-    "bass_skins": Kind((("bass", BASSES),), drums=True, ringing=True, skins=True),
-    "mallets_skins": Kind((("lead", MALLETS),), drums=True, ringing=True, skins=True),
+    "skins": Kind(drums=True, ringing=True, kit="skins"),
+    "bass_skins": Kind((("bass", BASSES),), drums=True, ringing=True, kit="skins"),
+    "mallets_skins": Kind((("lead", MALLETS),), drums=True, ringing=True, kit="skins"),
     "bass_drums": Kind((("bass", BASSES),), drums=True),
     "pedal_drums": Kind((("pedal", BASSES),), drums=True),
     "mallets_drums": Kind((("lead", MALLETS),), drums=True),
     "lead_drums": Kind((("lead", ()),), drums=True),
+    "live": Kind(drums=True, kit="live"),
+    "bass_live": Kind((("bass", BASSES),), drums=True, kit="live"),
+    "mallets_live": Kind((("lead", MALLETS),), drums=True, kit="live"),
+    "chops_drums": Kind((("chops", CHOPPED),), drums=True),
+    "chops_live": Kind((("chops", CHOPPED),), drums=True, kit="live"),
+    "dub_live": Kind((("bass", BASSES), ("chops", CHOPPED)), drums=True, kit="live"),
+    "riff_drums": Kind((("riff", GUITARS),), drums=True),
+    "rock_drums": Kind(ROCK, drums=True, loudness=0.45),
+    "rock_live": Kind(ROCK, drums=True, kit="live", loudness=0.45),
     "trio": Kind((("bass", BASSES), ("keys", PIANO + GUITARS)), drums=True),
     "band": Kind((("bass", ()), ("keys", ()), ("lead", ()), ("pad", ())), drums=True),
     "band_no_drums": Kind((("bass", ()), ("keys", ()), ("lead", ()))),
@@ -118,6 +135,13 @@ class LeakageSet:
         ("band", 12),
         ("bass_drums", 12),
         ("pedal_drums", 12),
+        ("live", 30),
+        ("chops_drums", 12),
+        ("chops_live", 12),
+        ("dub_live", 12),
+        ("riff_drums", 12),
+        ("rock_drums", 12),
+        ("rock_live", 12),
     )
     count: int = 6
 
@@ -125,6 +149,7 @@ class LeakageSet:
 LEAKAGE_SETS = (
     LeakageSet("tune", ("fluidr3mono", "musescore", "gmbank")),
     LeakageSet("check", ("timgm6mb",)),
+    LeakageSet("fresh", ("timgm6mb",), counts=(("drums", 8), ("live", 8), ("skins", 8)), count=4),
 )
 
 MORE_PROGRAMS = (10, 14, 15, 114)
@@ -184,14 +209,18 @@ def compose(kind: Kind, seed: int, *, seconds: float) -> Piece:
     for role, programs in kind.players:
         program = rng.choice(programs or parts.PROGRAMS[role])
         layers = rng.randint(1, kind.layers)
-        styles = [pedal] if role == "pedal" else parts.styles(rng, role, layers)
-        notes = [note for play in styles for note in play(song, program)]
+        styles = [ROLES[role]] if role in ROLES else parts.styles(rng, role, layers)
+        notes = [_louder(n, kind.loudness) for play in styles for n in play(song, program)]
         made.append(Part(role, program, is_drum=False, notes=one_at_a_time(notes, seconds)))
     if kind.drums:
         beaten = [*parts.drums(song), *(ring(song) if kind.ringing else ())]
         hits = one_at_a_time(beaten, seconds)
         made.append(Part(parts.DRUMS, 0, is_drum=True, notes=hits))
     return Piece(seconds, tuple(part for part in made if part.notes))
+
+
+def _louder(note: Note, factor: float) -> Note:
+    return replace(note, velocity=max(1, round(factor * note.velocity)))
 
 
 def pedal(song: parts.Song, program: int) -> list[Note]:
@@ -207,6 +236,45 @@ def pedal(song: parts.Song, program: int) -> list[Note]:
         velocity = min(127, max(12, round(level + rng.gauss(0.0, 6.0))))
         notes.append(Note(onset, onset + length, key, velocity, program))
     return notes
+
+
+def chops(song: parts.Song, program: int) -> list[Note]:
+    """Short chords off the beat, the same few over and over; or one now and then, a stab."""
+    rng = song.rng
+    low, high = parts.range_of(program)
+    roots = rng.choices(range(7), k=rng.choice((1, 1, 2, 2, 3)))
+    size, octave = rng.choice((2, 3, 3, 4)), rng.choice((3, 4, 4))
+    step, shift = rng.choice(((1, 0.5), (2, 1.0), (2, 1.5), (4, 2.5), (8, 1.0)))
+    hold, level, played = rng.uniform(0.06, 0.25), rng.uniform(50.0, 110.0), rng.uniform(0.4, 1.0)
+    notes = []
+    for count in range(int(song.beats / step)):
+        if rng.random() > played:
+            continue
+        beat = count * step + shift
+        root, onset = roots[int(beat / 4) % len(roots)], song.played(beat)
+        velocity = min(127, max(12, round(level + rng.gauss(0.0, 8.0))))
+        for degree in range(root, root + 2 * size, 2):
+            key = parts.folded(song.pitch(degree, octave), low, high)
+            notes.append(Note(onset, onset + hold, key, velocity, program))
+    return notes
+
+
+def riff(song: parts.Song, program: int) -> list[Note]:
+    """Short single notes on two to four pitches, over and over."""
+    rng = song.rng
+    low, high = parts.range_of(program)
+    degrees = rng.sample(range(8), rng.randint(2, 4))
+    octave, hold, level = rng.choice((2, 3, 4)), rng.uniform(0.05, 0.2), rng.uniform(60.0, 110.0)
+    notes = []
+    for place, (beat, _) in enumerate(song.rhythm(rng.uniform(0.3, 0.8))):
+        key = parts.folded(song.pitch(degrees[place % len(degrees)], octave), low, high)
+        onset, velocity = song.played(beat), min(127, max(12, round(level + rng.gauss(0.0, 8.0))))
+        notes.append(Note(onset, onset + hold, key, velocity, program))
+    return notes
+
+
+ROLES: dict[str, parts.Style] = {"pedal": pedal, "chops": chops, "riff": riff}
+"""What `parts.STYLES` has no need of."""
 
 
 def ring(song: parts.Song) -> list[Note]:
@@ -234,35 +302,44 @@ def write_leakage_set(
         seconds: Length of each recording.
 
     Returns:
-        The audio files.
+        The audio files, by kit.
 
     Raises:
         MissingDependencyError: As in `banks_for`.
         OutputError: A file cannot be written.
     """
     chosen = banks_for(spec) if banks is None else list(banks)
-    drummers = enumerate(bank for bank in chosen if DRUM_KIT in bank.instruments)
-    skins = [membrane_bank(f"{bank.name} skins", bank, seed) for seed, bank in drummers]
-    others = [bank for bank in chosen if set(bank.instruments) != {DRUM_KIT}]
-    palettes = {False: Palette(chosen), True: Palette([*map(_without_drums, others), *skins])}
     samples = round(seconds * SAMPLE_RATE)
     augmenter = Augmenter(samples)
     counts = dict.fromkeys(KINDS, spec.count) | dict(spec.counts)
     make_folder(folder)
     written = []
-    for kind, line_up in KINDS.items():
-        for number in range(counts[kind]):
-            rng = np.random.default_rng((*spec.name.encode(), *kind.encode(), number))
-            piece = compose(line_up, int(rng.integers(1 << 62)), seconds=seconds - 0.5)
-            palette = palettes[line_up.skins]
-            voices, notes = perform(piece, palette, rng, start=-PREROLL, samples=PREROLL + samples)
-            audio = render(voices, palette, samples=PREROLL + samples)
-            path = folder / f"{kind}-{number:03d}.wav"
-            write_atomic(path, wav(augmenter(audio, draw(AugmentConfig(), rng))))
-            write_atomic(path.with_suffix(".mid"), render_notes(notes, "midi"))
-            written.append(path)
+    for kit in dict.fromkeys(line_up.kit for line_up in KINDS.values()):
+        palette = palette_with(kit, chosen)  # one at a time: they are large
+        for kind, line_up in KINDS.items():
+            for number in range(counts[kind] if line_up.kit == kit else 0):
+                rng = np.random.default_rng((*spec.name.encode(), *kind.encode(), number))
+                piece = compose(line_up, int(rng.integers(1 << 62)), seconds=seconds - 0.5)
+                start, length = -PREROLL, PREROLL + samples
+                voices, notes = perform(piece, palette, rng, start=start, samples=length)
+                audio = render(voices, palette, samples=length)
+                path = folder / f"{kind}-{number:03d}.wav"
+                write_atomic(path, wav(augmenter(audio, draw(AugmentConfig(), rng))))
+                write_atomic(path.with_suffix(".mid"), render_notes(notes, "midi"))
+                written.append(path)
     write_atomic(folder / "CREDITS.txt", credits_of([b for b in chosen if b.meta]).encode())
     return written
+
+
+def palette_with(kit: str, banks: Sequence[Bank]) -> Palette:
+    """All sounds, with drums of one sort (see `Kind`)."""
+    if kit == "sampled":
+        return Palette(banks)
+    model = {"skins": membrane_bank, "live": live_bank}[kit]
+    drummers = enumerate(bank for bank in banks if DRUM_KIT in bank.instruments)
+    kits = [model(f"{bank.name} {kit}", bank, seed) for seed, bank in drummers]
+    others = [_without_drums(bank) for bank in banks if set(bank.instruments) != {DRUM_KIT}]
+    return Palette([*others, *kits])
 
 
 def _without_drums(bank: Bank) -> Bank:
@@ -278,7 +355,7 @@ def set_named(name: str) -> LeakageSet:
     for spec in LEAKAGE_SETS:
         if spec.name == name:
             return spec
-    raise OptionError(f"there is no leakage set {name!r}; expected one of tune, check")
+    raise OptionError(f"there is no leakage set {name!r}; expected one of tune, check, fresh")
 
 
 def main() -> int:

@@ -8,20 +8,22 @@ notes alone, not on threads or on how far the audio was read ahead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mt3_runtime.hearing import SETTLED_SECONDS, WINDOW_SECONDS, Ear, Impression
+from mt3_runtime.hearing import SETTLED_SECONDS, WINDOW_SECONDS, Ear
 from mt3_runtime.leakage import AutoFilter, Change, Filtered, LeakageReport, classic
 from mt3_runtime.notes import Note
 from mt3_runtime.percussion import (
     CONTEXT_SECONDS,
     LOOK_BACK_SECONDS,
     Drums,
-    Heard,
     Scene,
+    Sounding,
     join,
+    together,
 )
 
 if TYPE_CHECKING:
@@ -124,9 +126,9 @@ class EvidenceFilter(LeakageFilter):
         super().__init__()
         self._ear = Ear(rate)
         self._drums = partial(Drums, keys=drum_keys, duration=drum_duration)
-        self._impressions: dict[int, Impression] = {}  # by place in the notes
+        self._sounding: dict[int, Sounding] = {}  # by place in the notes
         self._waiting: list[int] = []  # places of melodic notes that were not heard to the end
-        self._recent: list[Heard] = []
+        self._recent: list[Sounding] = []
         self._recent_drums: list[float] = []
 
     def listen(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
@@ -144,25 +146,25 @@ class EvidenceFilter(LeakageFilter):
             if end is not None and self._notes[place].onset + NEEDED_SECONDS > end:
                 still.append(place)
             else:
-                self._impressions[place] = self._ear.note(self._notes[place])
+                self._sounding[place] = self._listen(self._notes[place])
         self._waiting = still
         self._ear.forget(until - REMEMBERED_SECONDS)
 
     def finish(self) -> Filtered:
         self.add((), None)
-        heard = {p: Heard(self._notes[p], found) for p, found in self._impressions.items()}
         onsets = sorted(note.onset for note in self._notes if note.is_drum)
-        places = sorted(heard, key=heard.__getitem__)
-        scene, drums = Scene([heard[place] for place in places], onsets), self._drums(onsets)
+        places = sorted(self._sounding, key=lambda place: self._notes[place])
+        heard = together([self._sounding[place] for place in places], self._ear.harmonics)
+        scene, drums = Scene(heard, onsets), self._drums(onsets)
         changes: dict[int, Change] = {}
         stretches = []
-        for place in places:
-            onset = self._notes[place].onset
+        for place, one in zip(places, heard, strict=True):
+            onset = one.note.onset
             start, end = max(0.0, onset - CONTEXT_SECONDS), onset + CONTEXT_SECONDS
             share = self._ear.tonal_share(start, end)
-            verdict = scene.judge(self._notes[place], start, end, tonal_share=share)
+            verdict = scene.judge(one, start, end, tonal_share=share)
             if verdict.reason:
-                changes[place] = drums.replace(heard[place], verdict.reason)
+                changes[place] = drums.replace(one, verdict.reason)
             if verdict.stretch:
                 stretches.append(verdict.stretch)
         after = [
@@ -175,19 +177,19 @@ class EvidenceFilter(LeakageFilter):
     def live(self, notes: Sequence[Note], end: float | None) -> list[Note]:
         until = self._ear.seconds if end is None else end
         start = max(0.0, until - LOOK_BACK_SECONDS)
-        new = sorted(
-            Heard(note, self._ear.note(note, until=until)) for note in notes if not note.is_drum
-        )
+        new = [self._listen(note, until=until) for note in notes if not note.is_drum]
         self._ear.forget(until - REMEMBERED_SECONDS)
-        self._recent = sorted([h for h in self._recent if h.note.onset >= start] + new)
+        self._recent = [one for one in self._recent if one[0].onset >= start] + new
+        recent = together(self._recent, self._ear.harmonics)
         hits = [note.onset for note in notes if note.is_drum]
         self._recent_drums = sorted([t for t in self._recent_drums if t >= start] + hits)
-        scene, drums = Scene(self._recent, self._recent_drums), self._drums(self._recent_drums)
+        scene, drums = Scene(recent, self._recent_drums), self._drums(self._recent_drums)
         share = self._ear.tonal_share(start, until)
         kept = [note for note in notes if note.is_drum]
-        for heard in new:
+        added = {id(note) for note, *_ in new}
+        for heard in (one for one in recent if id(one.note) in added):
             verdict = scene.judge(
-                heard.note,
+                heard,
                 min(start, heard.note.onset),
                 until,
                 tonal_share=share,
@@ -199,3 +201,6 @@ class EvidenceFilter(LeakageFilter):
             if became:
                 kept.append(became)
         return sorted(kept, key=lambda note: note.offset)
+
+    def _listen(self, note: Note, *, until: float = math.inf) -> Sounding:
+        return note, self._ear.note(note, until=until), self._ear.tones(note.onset, until=until)

@@ -1,17 +1,17 @@
 """What the audio itself says about notes: whether a pitch is heard, and what kind of hit there is.
 
 Contract: `Ear.hear` is given a recording's samples, block by block, while they are read; afterwards
-`Ear.note` says of a note what was heard where it starts, and `Ear.tonal_share` how much of a
-stretch was made of tones.  Nothing here knows a model; nothing depends on how the audio came in
-blocks.
+`Ear.note` says of a note what was heard where it starts, `Ear.tones` what set in there, and
+`Ear.tonal_share` how much of a stretch was made of tones.  Nothing here knows a model; nothing
+depends on how the audio came in blocks.
 
 The evidence is the spectrum's *prominence*: how far a frequency stands out from the mean level (in
 dB) of its surroundings, 94 Hz to either side.  Partials of a tone stand out by 20 dB and more for
 as long as it sounds; the noise of a drum does so by chance only, and a drum that rings has few
 frequencies, always the same ones.
 
-A second of audio costs a core 1.5 ms.  Of every 32 ms a row of 200 bytes is kept until it is no
-longer needed, and 16 bytes for good.
+A second of audio costs a core 1.5 ms.  Of every 32 ms a row of 1 KB is kept until it is no longer
+needed, and 16 bytes for good.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.filterbank import hann_window
+from mt3_runtime.tones import HIGHEST_HZ as HIGHEST_TONE_HZ
+from mt3_runtime.tones import LOW_PITCH, Harmonics, setting_in, surroundings
 
 if TYPE_CHECKING:
     from mt3_runtime.notes import Note
@@ -39,27 +41,18 @@ FRAMES_PER_WINDOW = 4
 HIGHEST_HZ = 7000.0
 """Above, models at 16 kHz hear nothing."""
 
-SURROUNDINGS = 12
-"""Frequencies to either side that a frequency is compared with (94 Hz)."""
-
-LOWEST = 3
-"""The first of them (23 Hz); below, recordings have anything or nothing."""
-
 STANDS_OUT = 0.9
 """log10 of the prominence (18 dB) from which a frequency counts as part of a tone."""
 
 PARTIALS, LOW_PARTIALS = 4, 8
-"""How many are looked for, of a low pitch more: its first ones are as close as what a kick has."""
+"""How many are looked for, of a low pitch (below `LOW_PITCH`) more: its first ones are as close as
+what a kick has, and raise their own surroundings."""
 
 TUNING = 0.03
 """A partial may lie off by this share of its frequency (half a semitone)."""
 
 PIANO = (21, 108)
 """Pitches that are told apart; others count as the nearest of these."""
-
-LOW_PITCH = 55
-"""G3.  Below, partials are so close that they raise their own surroundings, and kicks and toms have
-their fundamentals."""
 
 CLEAR, LOW_CLEAR = 0.95, 0.48
 """log10 of the prominence that makes a pitch clear: 19 dB of its two clearest partials, of a low
@@ -109,6 +102,9 @@ class Ear:
 
     Args:
         rate: Samples per second.
+
+    Attributes:
+        harmonics: Of all pitches, in what `tones` gives.
     """
 
     def __init__(self, rate: int) -> None:
@@ -116,6 +112,8 @@ class Ear:
         self._size = 1 << round(math.log2(WINDOW_SECONDS * rate))
         self._hop = self._size // FRAMES_PER_WINDOW
         self._used = min(round(HIGHEST_HZ * self._size / rate), self._size // 2)
+        self._low = min(round(HIGHEST_TONE_HZ * self._size / rate), self._used)
+        self.harmonics = Harmonics(rate / self._size, self._low)
         self._window = hann_window(self._size)
         self._partials = _Partials(rate / self._size, self._used)
         edges = [round(hertz * self._size / rate) for hertz in BAND_EDGES_HZ]
@@ -152,7 +150,7 @@ class Ear:
         last = self._last(until)
         at = note.onset / self._seconds
         first = min(math.ceil(at), last)
-        settled = self._rows(first, min(int(at + SETTLED_SECONDS / self._seconds), last))
+        settled = self._settled(note.onset, last)
         if settled is None:
             forgotten = bool(self._chunks) and first < self._chunks[0].first
             return Impression(math.inf if forgotten else 0.0, 0.0, SNARE)
@@ -174,6 +172,18 @@ class Ear:
             drum_key=_drum_key(new / max(float(new.sum()), _FLOOR)),
         )
 
+    def tones(self, onset: float, *, until: float = math.inf) -> npt.NDArray[np.float16]:
+        """Which tones set in at a time, in the audio up to another: see `mt3_runtime.tones`."""
+        last = self._last(until)
+        settled = self._settled(onset, last)
+        if settled is None:
+            return np.zeros(self._low, np.float16)
+        frame = min(math.floor(onset / self._seconds) - FRAMES_PER_WINDOW, last)
+        past = self._rows(frame, frame)
+        silence = np.full(self._low, math.log10(_FLOOR), np.float32)
+        before = silence if past is None else past.level[0].astype(np.float32)
+        return setting_in(settled.level.mean(axis=0, dtype=np.float32), before).astype(np.float16)
+
     def tonal_share(self, start: float, end: float) -> float:
         """Share of the amplitudes from one time to another that belongs to tones, 0..1."""
         last = max(0, self._last(end) + 1)
@@ -186,11 +196,12 @@ class Ear:
         spectrum = np.abs(np.fft.rfft(frames * self._window))
         amplitude = spectrum[:, : self._used].astype(np.float32, copy=False)
         level = np.log10(amplitude + np.float32(_FLOOR))
-        around = _surroundings(level)
+        around = surroundings(level)
         stands_out = level - around > STANDS_OUT
         tones = np.where(stands_out, amplitude, 0.0).sum(axis=1, dtype=np.float64)
         power = np.add.reduceat(amplitude**2, self._bands[:-1], axis=1)
-        chunk = _Chunk(self._heard, self._partials.clarity(level, around), power)
+        low = level[:, : self._low].astype(np.float16)
+        chunk = _Chunk(self._heard, self._partials.clarity(level, around), power, low)
         with self._lock:
             self._chunks.append(chunk)
             _accumulate(self._tones, tones)
@@ -218,6 +229,12 @@ class Ear:
         row = self._rows(frame, frame)
         return np.zeros(len(self._bands) - 1, np.float32) if row is None else row.power[0]
 
+    def _settled(self, onset: float, last: int) -> _Chunk | None:
+        """The frames by which a note is judged, of those up to ``last``."""
+        at = onset / self._seconds
+        first = min(math.ceil(at), last)
+        return self._rows(first, min(int(at + SETTLED_SECONDS / self._seconds), last))
+
     def _rows(self, first: int, last: int) -> _Chunk | None:
         """What is kept of frames ``first`` to ``last``; None if that is nothing."""
         with self._lock:
@@ -229,6 +246,7 @@ class Ear:
             first,
             np.concatenate([c.clarity[rows] for c, rows in zip(parts, cut, strict=True)]),
             np.concatenate([c.power[rows] for c, rows in zip(parts, cut, strict=True)]),
+            np.concatenate([c.level[rows] for c, rows in zip(parts, cut, strict=True)]),
         )
 
 
@@ -239,11 +257,13 @@ class _Chunk(NamedTuple):
         first: Number of the first one.
         clarity: float16 [k, pitches].
         power: float32 [k, bands].
+        level: float16 [k, low frequencies], log10 of their amplitudes.
     """
 
     first: int
     clarity: npt.NDArray[np.float16]
     power: npt.NDArray[np.float32]
+    level: npt.NDArray[np.float16]
 
     @property
     def end(self) -> int:
@@ -291,16 +311,6 @@ def _accumulate(sums: array[float], values: npt.NDArray[np.float64]) -> None:
     """Continues cumulative sums."""
     for value in values.tolist():  # one by one, so that blocks do not matter
         sums.append(sums[-1] + value)
-
-
-def _surroundings(level: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The mean of each frequency's neighbours and itself, as far as there are any: [k, n]."""
-    count = level.shape[1]
-    sums = np.pad(np.cumsum(level, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
-    places = np.arange(count)
-    first = np.clip(places - SURROUNDINGS, LOWEST, count - 1)
-    last = np.clip(places + SURROUNDINGS + 1, LOWEST + SURROUNDINGS, count)
-    return np.asarray((sums[:, last] - sums[:, first]) / (last - first), np.float32)
 
 
 def _drum_key(shares: npt.NDArray[np.floating[Any]]) -> int:

@@ -55,7 +55,7 @@ class Stretch:
     Attributes:
         start: Onset of the first note that was judged there, in seconds.
         end: Onset of the last one.
-        pitches: Pitches that are clearly heard there, the largest number around any of the notes.
+        pitches: Pitches that are heard there as tones, the largest number around any of the notes.
         drum_share: Share of the drums in the notes there.
         tonal_share: Share of the amplitudes in the audio that belongs to tones.
     """
@@ -113,7 +113,7 @@ class LeakageReport:
         """The whole report for people."""
         head = self.summary() or f"{self._name}: {self.notes} notes, none changed"
         stretches = [
-            f"no melody from {s.start:.2f} to {s.end:.2f} s: {s.pitches} clear pitches, "
+            f"no melody from {s.start:.2f} to {s.end:.2f} s: {s.pitches} tones, "
             f"{s.drum_share:.0%} drums, {s.tonal_share:.0%} of the sound is tones"
             for s in self.stretches
         ]

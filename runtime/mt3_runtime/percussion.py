@@ -2,19 +2,23 @@
 
 Contract: `Scene.judge` says of a melodic note whether it is a drum hit in disguise, and why;
 `Drums.replace` makes a drum of it.  Both go by the notes and by what was heard of them
-(`mt3_runtime.hearing`); neither looks at programs, so nothing depends on which instrument a model
-mistakes a drum for.
+(`mt3_runtime.hearing`, `mt3_runtime.tones`); neither looks at programs, so nothing depends on which
+instrument a model mistakes a drum for.
 
 For each note, the notes around it are the context: five seconds to either side, or, while a
 recording is still running, the ten seconds before.
 
-1. If more than three different pitches are clear in the context (and more than chance would make
-   of so many notes), there is melody, and everything stays.
-2. If the sound is tonal, everything stays: less than 12 % of the amplitudes must belong to tones,
-   or less than 25 % where at least 15 % of the notes are drums.
-3. Otherwise only pitches stay that are clear in 30 % of their notes,
-4. and of these not those that come three times or more: they are drums that ring, as cowbells,
-   congas and toms do.  Low ones are exempt, as there are basses that never move.
+1. If more than three different tones are heard in the context, there is melody, and everything
+   stays.  A tone is a pitch that is clear and whose harmonics have more of what sets in with it
+   than chance would give them.  Pitches that sound alike, though that sound is not their harmonics,
+   are one: a snare that is written down as E, as B, and as a chord of both is one snare.
+2. If the sound is tonal, everything stays: less than 15 % of the amplitudes must belong to tones.
+3. Otherwise pitches stay whose harmonics have two fifths of what sets in with them, however few
+   they are: stabs, riffs, a chord over and over.
+4. Of the others, only pitches stay that are clear in 30 % of their notes,
+5. and of these not those that come three times or more, or that sound like others: they are drums
+   that ring, as cowbells, congas, toms and tuned snares do.  Low ones are exempt, as there are
+   basses that never move, unless their sound comes under three names.
 
 The numbers come from synthetic stems and bands alone; docs/leakage.md has the evidence, and what
 happens if they are moved.
@@ -28,10 +32,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from mt3_runtime.hearing import LOW_PITCH, Impression
+from mt3_runtime.hearing import Impression
 from mt3_runtime.leakage import Change, Stretch
 from mt3_runtime.notes import Note
+from mt3_runtime.tones import LOW_PITCH, Harmonics
 
 CONTEXT_SECONDS = 5.0
 """To either side of a note."""
@@ -39,19 +45,28 @@ CONTEXT_SECONDS = 5.0
 LOOK_BACK_SECONDS = 2 * CONTEXT_SECONDS
 """Before the end of the latest segment, while a recording is running."""
 
-MELODY_PITCHES, CHANCE = 3, 0.03
-"""More clear pitches than these make a melody: a number, and a share of all melodic notes, as so
-many of the notes that a model makes of drums are clear by chance."""
+MELODY_TONES = 3
+"""More than these make a melody."""
 
-TONAL, TONAL_WITH_DRUMS, WITH_DRUMS = 0.12, 0.25, 0.15
-"""Shares of tones from which sound is tonal, without drums and with them, and the share of drums in
-the notes that tells the two apart."""
+ALIKE = 0.5
+"""From this product on, what sets in with two notes is the same sound (see `mt3_runtime.tones`)."""
+
+HARMONIC = 0.4
+"""A pitch whose harmonics have so much of what sets in with it, on average, is no drum; and two
+such notes are two tones, however alike they sound: they are a chord."""
+
+TOGETHER_SECONDS = 0.04
+"""Notes that begin within this time set in together."""
+
+TONAL = 0.15
+"""Share of tones from which sound is tonal."""
 
 CLEAR_SHARE = 0.3
 """Of the notes of one pitch; as many must be clear for all of them to be."""
 
 REPEATED = 3
-"""So many notes within a semitone of one another, where there is no melody, are a ringing drum."""
+"""So many notes within a semitone of one another or of one sound, where there is no melody, are a
+ringing drum; and so many pitch classes of one sound are no bass."""
 
 HIT_DECIBELS = 5.0
 """By so much the level must rise for a hit; where it does not, nothing is put in a note's place."""
@@ -68,10 +83,36 @@ UNWANTED = "; drums of this kind are excluded"
 
 
 class Heard(NamedTuple):
-    """A melodic note and what was heard of it."""
+    """A melodic note and what was heard of it.
+
+    Attributes:
+        note: As the model has it.
+        impression: What is heard where it starts.
+        tones: Those that set in there, float16 [frequencies].
+        harmonic: How much of these belongs to it and to the notes that begin with it.
+    """
 
     note: Note
     impression: Impression
+    tones: npt.NDArray[np.float16]
+    harmonic: float
+
+
+Sounding = tuple[Note, Impression, npt.NDArray[np.float16]]
+"""A note before it is known what begins with it."""
+
+
+def together(notes: Sequence[Sounding], harmonics: Harmonics) -> list[Heard]:
+    """Notes, in order of their onsets, with what begins together."""
+    ordered = sorted(notes, key=lambda sounding: sounding[0])
+    onsets = [note.onset for note, *_ in ordered]
+    heard = []
+    for note, impression, tones in ordered:
+        first = bisect.bisect_left(onsets, note.onset - TOGETHER_SECONDS)
+        last = bisect.bisect(onsets, note.onset + TOGETHER_SECONDS)
+        pitches = {other.pitch for other, *_ in ordered[first:last]}
+        heard.append(Heard(note, impression, tones, harmonics.share(tones, pitches)))
+    return heard
 
 
 @dataclass(frozen=True)
@@ -94,23 +135,25 @@ class Scene:
     """All notes that a verdict may look at.
 
     Args:
-        heard: Melodic notes, by onset.
+        heard: Melodic notes, by onset, see `together`.
         drums: Onsets of the drums, ascending.
     """
 
     def __init__(self, heard: Sequence[Heard], drums: Sequence[float]) -> None:
         self._drums = drums
-        self._onsets = [note.onset for note, _ in heard]
-        self._pitches = np.array([note.pitch for note, _ in heard], np.int64)
-        self._clear = np.array([impression.clarity >= 1.0 for _, impression in heard], np.bool_)
+        self._onsets = [one.note.onset for one in heard]
+        self._pitches = np.array([one.note.pitch for one in heard], np.int64)
+        self._clear = np.array([one.impression.clarity >= 1.0 for one in heard], np.bool_)
+        self._harmonic = np.array([one.harmonic for one in heard], np.float64)
+        self._tones = np.array([one.tones for one in heard], np.float32)
 
     def judge(
-        self, note: Note, start: float, end: float, *, tonal_share: float, whole: float = 1.0
+        self, heard: Heard, start: float, end: float, *, tonal_share: float, whole: float = 1.0
     ) -> Verdict:
         """Judges one of the melodic notes.
 
         Args:
-            note: One of those handed over.
+            heard: One of those handed over.
             start: Where its context begins, in seconds.
             end: Where it ends.
             tonal_share: Of the audio there.
@@ -119,22 +162,38 @@ class Scene:
         """
         context = slice(bisect.bisect_left(self._onsets, start), bisect.bisect(self._onsets, end))
         pitches, clear = self._pitches[context], self._clear[context]
-        heard = len(np.unique(pitches[clear]))
         drums = bisect.bisect(self._drums, end) - bisect.bisect_left(self._drums, start)
         drum_share = drums / (drums + len(pitches))
-        if heard > whole * MELODY_PITCHES + CHANCE * len(pitches):
+        most = whole * MELODY_TONES
+        tones = self._count(np.flatnonzero(clear) + context.start, most)
+        if tones > most or tonal_share >= TONAL:
             return MELODY
-        if tonal_share >= (TONAL_WITH_DRUMS if drum_share >= WITH_DRUMS else TONAL):
-            return MELODY
+        note = heard.note
+        stretch = Stretch(note.onset, note.onset, tones, drum_share, tonal_share)
         same = pitches == note.pitch
-        reason = ""
+        if self._harmonic[context][same].mean() >= HARMONIC:
+            return Verdict(stretch=stretch)
         if clear[same].mean() < CLEAR_SHARE:
-            reason = UNHEARD
-        elif note.pitch >= LOW_PITCH:
-            near = int(np.sum(np.abs(pitches - note.pitch) <= 1))
-            reason = RINGING if near >= REPEATED else ""
-        stretch = Stretch(note.onset, note.onset, heard, drum_share, tonal_share)
-        return Verdict(reason, stretch)
+            return Verdict(UNHEARD, stretch)
+        sounds = self._tones[context] @ heard.tones.astype(np.float32)
+        alike = (np.abs(pitches - note.pitch) <= 1) | (sounds >= ALIKE)
+        low = note.pitch < LOW_PITCH and len(np.unique(pitches[alike] % 12)) < REPEATED
+        return Verdict("" if low or alike.sum() < REPEATED else RINGING, stretch)
+
+    def _count(self, places: npt.NDArray[np.intp], most: float) -> int:
+        """How many different tones clear notes are; counting ends with more than ``most``."""
+        pitches, harmonic, tones = (
+            of[places] for of in (self._pitches, self._harmonic, self._tones)
+        )
+        means = [harmonic[pitches == pitch].mean() for pitch in pitches]
+        left, count = np.flatnonzero(np.array(means) > 0.0), 0
+        while len(left) and count <= most:
+            one = left[0]
+            chord = np.minimum(harmonic[left], harmonic[one]) >= HARMONIC
+            alike = (tones[left] @ tones[one] >= ALIKE) & ~chord
+            left = left[~alike & (pitches[left] != pitches[one])]
+            count += 1
+        return count
 
 
 class Drums:
@@ -157,7 +216,7 @@ class Drums:
             heard: The note.
             reason: Why it is no melody.
         """
-        note, impression = heard
+        note, impression = heard.note, heard.impression
         near = bisect.bisect_left(self._onsets, note.onset - DUPLICATE_SECONDS)
         if near < bisect.bisect(self._onsets, note.onset + DUPLICATE_SECONDS):
             return Change(note, None, reason + DUPLICATE)

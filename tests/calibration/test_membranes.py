@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mt3_calibration.membranes import SKINS, drum, membrane_bank
+from mt3_calibration.membranes import CROSS_STICK, SKINS, drum, live_bank, membrane_bank
 from mt3_calibration.rendering import DRUM_KIT
 from tests.calibration.sounds import hertz_of, tiny_bank
 
@@ -42,3 +42,17 @@ def test_a_kit_keeps_everything_but_its_skins():
     assert not np.array_equal(bank.index, other.index) or not np.array_equal(
         bank.audio, other.audio
     )
+
+
+def test_a_live_kit_rings_along():
+    kit = tiny_bank()
+    bank, skins = live_bank("live", kit, 3), membrane_bank("skins", kit, 3)
+    assert bank.instruments == [DRUM_KIT]
+    keys = {shot.pitch for shot in skins.shots(DRUM_KIT)}
+    assert {shot.pitch for shot in bank.shots(DRUM_KIT)} == keys
+    assert np.array_equal(bank.audio, live_bank("live", kit, 3).audio)
+    for one, other in zip(bank.shots(DRUM_KIT), skins.shots(DRUM_KIT), strict=True):
+        size = min(one.length, other.length)
+        new, old = (b.audio[s.start : s.start + size] for b, s in ((bank, one), (skins, other)))
+        assert one.pitch == CROSS_STICK or size > 1000
+        assert not np.array_equal(new, old)

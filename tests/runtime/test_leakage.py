@@ -119,7 +119,7 @@ def test_a_report_in_words():
     assert report.summary() == ("leakage filter (auto): 1 of 3 notes removed, 1 moved to the drums")
     assert report.lines() == [
         report.summary(),
-        "no melody from 0.50 to 2.25 s: 1 clear pitches, 75% drums, 3% of the sound is tones",
+        "no melody from 0.50 to 2.25 s: 1 tones, 75% drums, 3% of the sound is tones",
         "1.00 s: program 32, pitch 33 -> drum 36: it is a kick",
         "1.00 s: program 32, pitch 33 -> removed: it is a shadow",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,20 +24,37 @@ from mt3_runtime.percussion import (
     Scene,
     Verdict,
     join,
+    together,
 )
+from mt3_runtime.tones import Harmonics
+
+FREQUENCIES = 128
 
 
-def heard(onset: float, pitch: int, *, clear: bool, length: float = 0.1) -> Heard:
+def heard(
+    onset: float,
+    pitch: int,
+    *,
+    clear: bool,
+    length: float = 0.1,
+    sound: int | None = None,
+    harmonic: float = 0.2,
+) -> Heard:
+    """A note; notes of one sound sound alike, by default those of a pitch."""
     impression = Impression(1.5 if clear else 0.4, 20.0, KICK)
-    return Heard(Note(onset, onset + length, pitch, 100, 33), impression)
+    tones = np.zeros(FREQUENCIES, np.float16)
+    tones[pitch if sound is None else sound] = 1.0
+    return Heard(Note(onset, onset + length, pitch, 100, 33), impression, tones, harmonic)
+
+
+def replaced(one: Heard, **values) -> Heard:
+    return one._replace(**values)
 
 
 def verdicts(notes, drums=(), *, tonal: float = 0.02, whole: float = 1.0) -> list[str]:
     """The reasons for notes that have everything in their context."""
-    scene = Scene(sorted(notes), sorted(drums))
-    return [
-        scene.judge(note, 0.0, 10.0, tonal_share=tonal, whole=whole).reason for note, _ in notes
-    ]
+    scene = Scene(sorted(notes, key=lambda one: one.note), sorted(drums))
+    return [scene.judge(one, 0.0, 10.0, tonal_share=tonal, whole=whole).reason for one in notes]
 
 
 UNCLEAR = [heard(k * 0.5, 60 + k, clear=False) for k in range(6)]
@@ -57,26 +75,9 @@ def test_one_pitch_is_no_melody_however_often_it_is_clear():
     assert UNHEARD in verdicts([*UNCLEAR, *again])
 
 
-def test_of_many_notes_some_are_clear_by_chance():
-    crowd = [heard(k * 0.05, 40 + k % 50, clear=False) for k in range(100)]
-    assert UNHEARD in verdicts([*crowd, *(heard(k, 95 + k, clear=True) for k in range(6))])
-    assert set(verdicts([*crowd, *(heard(k, 95 + k, clear=True) for k in range(7))])) == {""}
-
-
-@pytest.mark.parametrize(
-    ("tonal", "drums", "acts"),
-    [
-        (0.11, 0, True),
-        (0.13, 0, False),
-        (0.13, 1, False),  # one of seven notes is less than 15 %
-        (0.13, 2, True),
-        (0.24, 2, True),
-        (0.26, 99, False),
-    ],
-)
-def test_tonal_sound_stays(tonal, drums, acts):
-    found = verdicts(UNCLEAR, [0.1 * k for k in range(drums)], tonal=tonal)
-    assert found == [UNHEARD if acts else ""] * 6
+@pytest.mark.parametrize(("tonal", "acts"), [(0.14, True), (0.16, False)])
+def test_tonal_sound_stays(tonal, acts):
+    assert verdicts(UNCLEAR, [1.0, 2.0], tonal=tonal) == [UNHEARD if acts else ""] * 6
 
 
 def test_a_clear_pitch_stays_and_takes_its_unclear_notes_along():
@@ -99,14 +100,63 @@ def test_at_the_beginning_less_is_a_melody():
     assert verdicts([*UNCLEAR, *MELODY[:2]], whole=0.4) == [""] * 8
 
 
+def test_pitches_that_sound_alike_are_one_tone():
+    snare = [heard(k, 60 + k, clear=True, sound=0) for k in range(6)]
+    assert verdicts(snare) == [RINGING] * 6
+    three = [heard(k, 70 + k, clear=True) for k in range(3)]
+    assert verdicts([*snare, *three]) == [""] * 9
+    chord = [replaced(one, harmonic=0.41) for one in snare]
+    assert verdicts(chord) == [""] * 6
+    half = [*chord[:3], *snare[3:]]  # each must be a pitch of its own
+    assert set(verdicts(half)) == {RINGING, ""}
+
+
+def test_what_is_not_harmonic_is_no_tone():
+    rings = [heard(k, 60 + 3 * k, clear=True, harmonic=-0.01) for k in range(8)]
+    assert verdicts(rings) == [""] * 8  # each comes once
+    assert verdicts([*rings, *rings, *rings]) == [RINGING] * 24
+    mixed = [heard(k, 60, clear=True, harmonic=h) for k, h in enumerate((-0.3, 0.1, 0.1))]
+    assert set(verdicts([*rings, *rings, *rings, *mixed])) == {RINGING}
+
+
+def test_a_few_harmonic_pitches_stay():
+    stab = [heard(k, pitch, clear=False, harmonic=0.41) for k in range(4) for pitch in (60, 64)]
+    assert verdicts(stab) == [""] * 8
+    assert verdicts([replaced(one, harmonic=0.39) for one in stab]) == [UNHEARD] * 8
+    uneven = [replaced(one, harmonic=0.2 + 0.5 * (one.note.onset < 2)) for one in stab]
+    assert verdicts(uneven) == [""] * 8
+
+
+def test_a_low_sound_of_several_names_is_no_bass():
+    bass = [heard(k, pitch, clear=True, sound=0) for k, pitch in enumerate((40, 52, 40, 47))]
+    assert verdicts(bass) == [""] * 4
+    assert verdicts([*bass, heard(5, 45, clear=True, sound=0)]) == [RINGING] * 5
+    assert verdicts([*bass, heard(5, 45, clear=True)]) == [""] * 5
+
+
+def test_what_begins_together_is_explained_together():
+    harmonics = Harmonics(7.8125, 384)
+    tones = np.zeros(384, np.float16)
+    tones[[33, 67, 50, 100]] = 0.5  # C4 and G4, two harmonics each
+    found = [
+        (Note(onset, 2.0, pitch, 100), Impression(1.5, 20.0, KICK), tones)
+        for onset, pitch in ((1.0, 60), (1.03, 67), (1.5, 60))
+    ]
+    first, second, third = together(found[::-1], harmonics)
+    assert [one.note for one in (first, second, third)] == [note for note, *_ in found]
+    assert first.harmonic == second.harmonic == harmonics.share(tones, [60, 67])
+    assert third.harmonic == harmonics.share(tones, [60])
+    assert first.harmonic > third.harmonic
+
+
 def test_only_the_context_counts():
     far = [heard(20.0 + k, 60 + k, clear=True) for k in range(5)]
     near = heard(5.0, 60, clear=False)
     scene = Scene([near, *far], [5.0, 21.0])
-    assert scene.judge(near.note, 0.0, 10.0, tonal_share=0.0) == Verdict(
+    assert scene.judge(near, 0.0, 10.0, tonal_share=0.0) == Verdict(
         UNHEARD, Stretch(5.0, 5.0, 0, 0.5, 0.0)
     )
-    assert scene.judge(near.note, 0.0, 30.0, tonal_share=0.0) == Verdict()
+    assert scene.judge(near, 0.0, 30.0, tonal_share=0.0) == Verdict()
 
 
 def test_programs_play_no_part():
@@ -169,9 +219,9 @@ NOTES = st.lists(
 
 @given(NOTES, st.floats(0, 1), st.integers(1, 3))
 def test_clear_pitches_never_hurt(notes, tonal, added):
-    """More melody around a note never makes a drum of one that stayed before."""
+    """More melody behind a note never makes a drum of one that stayed before."""
     before = verdicts(notes, tonal=tonal)
-    more = [heard(9.9, pitch, clear=True) for pitch in range(111, 111 + added)]
+    more = [heard(10.0, pitch, clear=True) for pitch in range(111, 111 + added)]
     for old, new in zip(before, verdicts([*notes, *more], tonal=tonal), strict=False):
         assert old or not new
 

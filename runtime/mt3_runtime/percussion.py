@@ -185,8 +185,9 @@ class Scene:
         pitches, harmonic, tones = (
             of[places] for of in (self._pitches, self._harmonic, self._tones)
         )
-        means = [harmonic[pitches == pitch].mean() for pitch in pitches]
-        left, count = np.flatnonzero(np.array(means) > 0.0), 0
+        _, number, times = np.unique(pitches, return_inverse=True, return_counts=True)
+        means = np.bincount(number, harmonic) / times
+        left, count = np.flatnonzero(means[number] > 0.0), 0
         while len(left) and count <= most:
             one = left[0]
             chord = np.minimum(harmonic[left], harmonic[one]) >= HARMONIC

@@ -48,7 +48,7 @@ TRUE, LEAKED, OTHER = 1, -1, 0
 FILTERS = ("off", "on", "classic")
 
 CONSTANTS = (
-    "MELODY_TONES", "TONAL", "CLEAR_SHARE",
+    "MELODY_TONES", "TONAL", "TONAL_WITH_DRUMS", "WITH_DRUMS", "CLEAR_SHARE",
     "REPEATED", "LOW_PITCH", "ALIKE", "HARMONIC",
 )  # fmt: skip
 """Of `mt3_runtime.percussion`; beside them, the prominence from which a pitch is clear."""

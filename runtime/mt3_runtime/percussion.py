@@ -12,7 +12,8 @@ recording is still running, the ten seconds before.
    stays.  A tone is a pitch that is clear and whose harmonics have more of what sets in with it
    than chance would give them.  Pitches that sound alike, though that sound is not their harmonics,
    are one: a snare that is written down as E, as B, and as a chord of both is one snare.
-2. If the sound is tonal, everything stays: less than 15 % of the amplitudes must belong to tones.
+2. If the sound is tonal, everything stays: less than 12 % of the amplitudes must belong to tones,
+   or less than 25 % where at least 15 % of the notes are drums.
 3. Otherwise pitches stay whose harmonics have two fifths of what sets in with them, however few
    they are: stabs, riffs, a chord over and over.
 4. Of the others, only pitches stay that are clear in 30 % of their notes,
@@ -58,8 +59,9 @@ such notes are two tones, however alike they sound: they are a chord."""
 TOGETHER_SECONDS = 0.04
 """Notes that begin within this time set in together."""
 
-TONAL = 0.15
-"""Share of tones from which sound is tonal."""
+TONAL, TONAL_WITH_DRUMS, WITH_DRUMS = 0.12, 0.25, 0.15
+"""Shares of tones from which sound is tonal, without drums and with them, and the share of drums in
+the notes that tells the two apart."""
 
 CLEAR_SHARE = 0.3
 """Of the notes of one pitch; as many must be clear for all of them to be."""
@@ -166,7 +168,8 @@ class Scene:
         drum_share = drums / (drums + len(pitches))
         most = whole * MELODY_TONES
         tones = self._count(np.flatnonzero(clear) + context.start, most)
-        if tones > most or tonal_share >= TONAL:
+        tonal = TONAL_WITH_DRUMS if drum_share >= WITH_DRUMS else TONAL
+        if tones > most or tonal_share >= tonal:
             return MELODY
         note = heard.note
         stretch = Stretch(note.onset, note.onset, tones, drum_share, tonal_share)

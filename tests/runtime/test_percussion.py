@@ -75,9 +75,20 @@ def test_one_pitch_is_no_melody_however_often_it_is_clear():
     assert UNHEARD in verdicts([*UNCLEAR, *again])
 
 
-@pytest.mark.parametrize(("tonal", "acts"), [(0.14, True), (0.16, False)])
-def test_tonal_sound_stays(tonal, acts):
-    assert verdicts(UNCLEAR, [1.0, 2.0], tonal=tonal) == [UNHEARD if acts else ""] * 6
+@pytest.mark.parametrize(
+    ("tonal", "drums", "acts"),
+    [
+        (0.11, 0, True),
+        (0.13, 0, False),
+        (0.13, 1, False),  # one of seven notes is less than 15 %
+        (0.13, 2, True),
+        (0.24, 2, True),
+        (0.26, 99, False),
+    ],
+)
+def test_tonal_sound_stays(tonal, drums, acts):
+    found = verdicts(UNCLEAR, [0.1 * k for k in range(drums)], tonal=tonal)
+    assert found == [UNHEARD if acts else ""] * 6
 
 
 def test_a_clear_pitch_stays_and_takes_its_unclear_notes_along():

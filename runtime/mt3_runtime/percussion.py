@@ -15,7 +15,7 @@ recording is still running, the ten seconds before.
 2. If the sound is tonal, everything stays: less than 12 % of the amplitudes must belong to tones,
    or less than 25 % where at least 15 % of the notes are drums.
 3. Otherwise pitches stay whose harmonics have two fifths of what sets in with them, however few
-   they are: stabs, riffs, a chord over and over.
+   they are: stabs, riffs, a chord over and over.  (Not those so high that there is but one.)
 4. Of the others, only pitches stay that are clear in 30 % of their notes,
 5. and of these not those that come three times or more, or that sound like others: they are drums
    that ring, as cowbells, congas, toms and tuned snares do.  Low ones are exempt, as there are
@@ -38,7 +38,7 @@ import numpy.typing as npt
 from mt3_runtime.hearing import Impression
 from mt3_runtime.leakage import Change, Stretch
 from mt3_runtime.notes import Note
-from mt3_runtime.tones import LOW_PITCH, Harmonics
+from mt3_runtime.tones import HIGH_PITCH, LOW_PITCH, Harmonics
 
 CONTEXT_SECONDS = 5.0
 """To either side of a note."""
@@ -174,7 +174,7 @@ class Scene:
         note = heard.note
         stretch = Stretch(note.onset, note.onset, tones, drum_share, tonal_share)
         same = pitches == note.pitch
-        if self._harmonic[context][same].mean() >= HARMONIC:
+        if note.pitch <= HIGH_PITCH and self._harmonic[context][same].mean() >= HARMONIC:
             return Verdict(stretch=stretch)
         if clear[same].mean() < CLEAR_SHARE:
             return Verdict(UNHEARD, stretch)

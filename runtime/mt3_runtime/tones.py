@@ -36,8 +36,9 @@ HARMONICS, WIDTH = 10, 0.015
 """How many count, and their width to either side: a share of their frequency, but one frequency of
 the spectrum at least."""
 
-LOW_PITCH = 55
-"""G3.  Below, kicks and toms have their fundamentals."""
+LOW_PITCH, HIGH_PITCH = 55, 90
+"""G3: below, kicks and toms have their fundamentals.  F#6: above, there is only one harmonic, and a
+cowbell has as much."""
 
 
 def surroundings(level: npt.NDArray[np.float32]) -> FloatArray:

@@ -138,6 +138,12 @@ def test_a_few_harmonic_pitches_stay():
     assert verdicts(uneven) == [""] * 8
 
 
+def test_one_harmonic_alone_says_nothing():
+    for pitch, reason in ((90, ""), (91, RINGING)):
+        bell = [heard(k, pitch, clear=True, harmonic=0.9) for k in range(4)]
+        assert verdicts(bell) == [reason] * 4
+
+
 def test_a_low_sound_of_several_names_is_no_bass():
     bass = [heard(k, pitch, clear=True, sound=0) for k, pitch in enumerate((40, 52, 40, 47))]
     assert verdicts(bass) == [""] * 4

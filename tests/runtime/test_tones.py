@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt3_runtime.tones import LOW_PITCH, Harmonics, setting_in, surroundings
+from mt3_runtime.tones import HIGH_PITCH, HIGHEST_HZ, LOW_PITCH, Harmonics, setting_in, surroundings
 
 SPACING, USED = 7.8125, 384
 HARMONICS = Harmonics(SPACING, USED)
@@ -72,6 +72,11 @@ def test_the_fundamental_of_a_low_pitch_does_not_count():
     assert HARMONICS.share(kick, [31]) < 0.0
     bass = setting_in(series(43, 1, 2, 3, 4), SILENCE)
     assert 0.5 < HARMONICS.share(bass, [43]) < 0.9
+
+
+def test_pitches_that_are_not_high_have_two_harmonics():
+    assert 2 * 440.0 * 2.0 ** ((HIGH_PITCH - 69) / 12) < HIGHEST_HZ
+    assert 2 * 440.0 * 2.0 ** ((HIGH_PITCH + 1 - 69) / 12) > HIGHEST_HZ
 
 
 @given(st.sets(st.integers(0, 127), min_size=1, max_size=8), st.integers(0, 99))

@@ -2,7 +2,7 @@
 
 Contract: `write_leakage_set` fills a folder like `mt3_calibration.testsets` does: ``KIND-000.wav``
 and ``KIND-000.mid``, its true notes.  Equal arguments give equal files.  The set called ``tune`` is
-the only material by which the leakage filter of the runtime was tuned; ``check`` and ``fresh`` have
+the only material by which the leakage filter of the runtime was tuned; ``check`` and ``last`` have
 other sounds and other music, and were only looked at afterwards.
 
     python -m mt3_calibration.leakage_set tune FOLDER
@@ -149,7 +149,7 @@ class LeakageSet:
 LEAKAGE_SETS = (
     LeakageSet("tune", ("fluidr3mono", "musescore", "gmbank")),
     LeakageSet("check", ("timgm6mb",)),
-    LeakageSet("fresh", ("timgm6mb",), counts=(("drums", 8), ("live", 8), ("skins", 8)), count=4),
+    LeakageSet("last", ("timgm6mb",), counts=(("drums", 8), ("live", 8), ("skins", 8)), count=4),
 )
 
 MORE_PROGRAMS = (10, 14, 15, 114)
@@ -355,7 +355,7 @@ def set_named(name: str) -> LeakageSet:
     for spec in LEAKAGE_SETS:
         if spec.name == name:
             return spec
-    raise OptionError(f"there is no leakage set {name!r}; expected one of tune, check, fresh")
+    raise OptionError(f"there is no leakage set {name!r}; expected one of tune, check, last")
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ recording is still running, the ten seconds before.
 4. Of the others, only pitches stay that are clear in 30 % of their notes,
 5. and of these not those that come three times or more, or that sound like others: they are drums
    that ring, as cowbells, congas, toms and tuned snares do.  Low ones are exempt, as there are
-   basses that never move, unless their sound comes under three names.
+   basses that never move.
 
 The numbers come from synthetic stems and bands alone; docs/leakage.md has the evidence, and what
 happens if they are moved.
@@ -68,7 +68,7 @@ CLEAR_SHARE = 0.3
 
 REPEATED = 3
 """So many notes within a semitone of one another or of one sound, where there is no melody, are a
-ringing drum; and so many pitch classes of one sound are no bass."""
+ringing drum."""
 
 HIT_DECIBELS = 5.0
 """By so much the level must rise for a hit; where it does not, nothing is put in a note's place."""
@@ -178,10 +178,11 @@ class Scene:
             return Verdict(stretch=stretch)
         if clear[same].mean() < CLEAR_SHARE:
             return Verdict(UNHEARD, stretch)
+        if note.pitch < LOW_PITCH:
+            return Verdict(stretch=stretch)
         sounds = self._tones[context] @ heard.tones.astype(np.float32)
         alike = (np.abs(pitches - note.pitch) <= 1) | (sounds >= ALIKE)
-        low = note.pitch < LOW_PITCH and len(np.unique(pitches[alike] % 12)) < REPEATED
-        return Verdict("" if low or alike.sum() < REPEATED else RINGING, stretch)
+        return Verdict(RINGING if alike.sum() >= REPEATED else "", stretch)
 
     def _count(self, places: npt.NDArray[np.intp], most: float) -> int:
         """How many different tones clear notes are; counting ends with more than ``most``."""

@@ -99,8 +99,8 @@ def test_what_is_tuned_on_and_what_is_not_share_no_sounds():
     tune, *others = LEAKAGE_SETS
     assert not any(set(tune.sources) & set(other.sources) for other in others)
     assert all(source_named(name).role is not Role.TEST for name in tune.sources)
-    assert [spec.name for spec in LEAKAGE_SETS] == ["tune", "check", "fresh"]
-    with pytest.raises(OptionError, match="tune, check, fresh"):
+    assert [spec.name for spec in LEAKAGE_SETS] == ["tune", "check", "last"]
+    with pytest.raises(OptionError, match="tune, check, last"):
         set_named("test")
 
 

@@ -95,6 +95,40 @@ def test_no_rise_without_a_hit():
     assert abs(ear.note(note(1.0, 60)).rise) < 1.0
 
 
+def test_what_sets_in_is_the_new_tone():
+    ear = listen(tone(72, 1.0), tone(72, 1.0) + tone(76, 1.0))
+    new = ear.tones(1.0)
+    assert np.linalg.norm(new.astype(float)) == pytest.approx(1.0, abs=1e-2)
+    assert ear.harmonics.share(new, [76]) > 0.9
+    assert ear.harmonics.share(new, [72]) < 0.3
+    assert not ear.tones(0.5).any()  # nothing is new there
+    assert ear.harmonics.share(ear.tones(0.0), [72]) > 0.9  # before the beginning is silence
+
+
+@pytest.mark.parametrize("until", [1.1, 1.2, 1.5])
+def test_tones_that_come_later_do_not_matter(until):
+    audio = np.concatenate([silence(1.0), tone(72, 0.4), tone(79, 0.6)])
+    ahead, behind = listen(audio), listen(audio[: round(until * RATE)])
+    for onset in (0.95, 1.0, 1.05, 1.39):
+        assert np.array_equal(ahead.tones(onset, until=until), behind.tones(onset, until=until))
+
+
+def test_tones_that_were_not_heard_or_are_forgotten_are_none():
+    assert not Ear(RATE).tones(0.0).any()
+    ear = listen(silence(1.0), tone(72, 3.0))
+    assert ear.tones(1.0).any()
+    ear.forget(3.0)
+    assert not ear.tones(1.0).any()
+
+
+def test_like_hits_sound_alike():
+    one, other = tone(50, 0.5, decay=8.0), tone(57, 0.5, decay=8.0)
+    ear = listen(silence(0.5), one, other, one)
+    first, second, third = (ear.tones(onset).astype(float) for onset in (0.5, 1.0, 1.5))
+    assert first @ third > 0.8
+    assert first @ second < 0.5
+
+
 def test_share_of_tones():
     ear = listen(tone(60, 2.0), hit(2.0, low=30, high=8000))
     assert ear.tonal_share(0.0, 1.5) > 0.9

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from common import ROOT, Worker, talk
 
+from mt3_runtime.errors import MT3Error
+
 MAX_TOKENS = 1024
 
 
@@ -55,9 +57,9 @@ def prepare(options: argparse.Namespace) -> Setup:
         truth=folder / "truth.json",
         weights=None if options.no_torch else folder / "weights.npz",
     )
-    for kind, path in made.halves.items():
-        if not (path / "bundle.json").exists():
-            _halve(bundle, kind, path)
+    for kind, path in list(made.halves.items()):
+        if not (path / "bundle.json").exists() and not _halved(bundle, kind, path):
+            del made.halves[kind]
     if made.weights and not made.weights.exists():
         _save(weights, made.weights)
     if not made.truth.exists():
@@ -94,6 +96,15 @@ def _export(weights: Any, path: Path) -> None:
     source = {"layout": "benchmark", "digest": "0" * 64}
     variant = variant_named("magenta_mt3")
     export_bundle(weights, variant, path, source=source, profiles=("cpu", "portable"))
+
+
+def _halved(exact: Path, kind: str, path: Path) -> bool:
+    """Makes a bundle in 16 bits; False, with the reason told, if that cannot be done here."""
+    try:
+        _halve(exact, kind, path)
+    except (ImportError, MT3Error) as error:
+        talk(f"no bundle in {kind}: {error}")
+    return path.exists()
 
 
 def _halve(exact: Path, kind: str, path: Path) -> None:

@@ -70,6 +70,17 @@ def test_it_says_what_the_cpu_says(tiny_bundle, store, audio, version, workers):
     assert tokens(model, audio) == expected  # on rows that were used before
 
 
+@pytest.mark.parametrize("version", ["10.3.0", "10.16.1.11"])
+def test_real_weights_say_what_the_cpu_says(real_bundle, shared, store, version, monkeypatch):
+    """Six seconds of a piano, through the graphs that engines are made of."""
+    monkeypatch.setitem(globals(), "CAPACITIES", (256,))
+    cpu = load_model(real_bundle, profile="cpu")
+    features = cpu.preprocess(shared / "audio" / "piano_bach.mp3")[2:5]
+    expected = [tuple(sequence.tokens) for sequence in cpu.forward(features)]
+    model = Machine(real_bundle, store, version, slots=(3,)).model(workers=1)
+    assert [tuple(sequence.tokens) for sequence in model.forward(features)] == expected
+
+
 def test_channels(tiny_bundle, store, audio, tmp_path):
     path = with_channels(tiny_bundle, tmp_path / "channels", (1.0, 0.5, 2.0))
     machine = Machine(path, store)

@@ -102,6 +102,15 @@ def test_other_sounds_are_taken_where_those_are_installed(monkeypatch):
     assert installed((Role.CHOICE, Role.TRAIN)) == ["fluidr3mono", "fluidr3", "musescore"]
 
 
+def test_rounded_weights_are_not_stored_again(run, tmp_path: Path, tiny_bundle: Path, capsys):
+    path = shutil.copytree(tiny_bundle, tmp_path / "half")
+    other = replace(Bundle(path).manifest, precision=Precision("fp16-stored", weights="fp16"))
+    (path / "bundle.json").write_bytes(other.to_json())
+    words = ("--precision", "fp16-stored", "-o", tmp_path / "out")
+    assert run(path, *words) == cli.ExitCode.USAGE
+    assert "are stored as fp16 already" in capsys.readouterr().err
+
+
 def test_an_approximate_bundle_is_no_source(tmp_path: Path, tiny_bundle: Path):
     path = shutil.copytree(tiny_bundle, tmp_path / "fast")
     bundle = Bundle(path)
@@ -177,6 +186,7 @@ def test_a_bundle_that_passes_is_written(run, tmp_path: Path, tiny_bundle: Path,
     assert precision.exact
     assert precision.gate is not None
     assert precision.gate.gate == "packaging"
+    assert precision.gate.judged == "against fp32; recordings: 2 of check; cpu"
     assert precision.gate.figures["kl"] < 1e-3
     assert bundle.manifest.export_id != Bundle(tiny_bundle).manifest.export_id
     with load_model(out) as model:

@@ -45,7 +45,7 @@ class Judgement:
         drift: Of the thoughts about the first set.
         independent: Whether tokens are the same whatever they are decoded with.
         sizes: Bytes of the exact graphs, and of the others.
-        loads: Seconds to load either.
+        loads: Seconds to load either; None where other graphs stood in.
         verdict: What the gate says.
     """
 
@@ -53,7 +53,7 @@ class Judgement:
     drift: Drift
     independent: bool
     sizes: tuple[int, int]
-    loads: tuple[float, float]
+    loads: tuple[float, float] | None
     verdict: Verdict
 
     def document(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Judgement:
             "drift": asdict(self.drift),
             "independent": self.independent,
             "bytes": {"exact": self.sizes[0], "other": self.sizes[1]},
-            "load_seconds": {"exact": self.loads[0], "other": self.loads[1]},
+            "load_seconds": self.loads and {"exact": self.loads[0], "other": self.loads[1]},
         }
 
 
@@ -105,23 +105,27 @@ def judge(
             first = first or other[:INDEPENDENT_EXCERPTS]
             found[name] = compared(exact, other)
             faults += [f"{name}: {fault}" for fault in _faults(gate, found[name].changes)]
+    talk("decoding some again in other slots")
     steady = independent(played, device, first)
     if not steady:
         faults.append("tokens depend on what they are decoded together with")
+    talk("comparing what they think of the same tokens")
     drifted = _drift(source, played, next(iter(sets.values())))
     profile = made.profiles[0]
-    exact_loads = load_seconds(source.bundle, played, device=device)
+    both = (source.bundle, made)
+    loads = None if stand_in else load_seconds(*both, device=device, profile=profile)
     figures = {"kl": drifted.kl, "flips": drifted.flips}
     for name, each in found.items():
         figures |= {f"{name}_{key}": round(value, 6) for key, value in each.figures.items()}
     sizes = ", ".join(f"{len(excerpts)} of {name}" for name, excerpts in sets.items())
+    judged = f"against {source.manifest.precision}; recordings: {sizes}; {where}"
     return Judgement(
         sets=found,
         drift=drifted,
         independent=steady,
         sizes=(total_bytes(source.bundle, profile), total_bytes(made, profile)),
-        loads=(exact_loads[0], exact_loads[1]),
-        verdict=Verdict(gate, not faults, tuple(faults), f"recordings: {sizes}; {where}", figures),
+        loads=loads,
+        verdict=Verdict(gate, not faults, tuple(faults), judged, figures),
     )
 
 

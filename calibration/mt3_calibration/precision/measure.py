@@ -158,15 +158,17 @@ def independent(bundle: Bundle, device: str, heard: Sequence[Heard]) -> bool:
     )
 
 
-def load_seconds(*bundles: Bundle, device: str = "cpu") -> list[float]:
-    """Median time to load each of some bundles, taken in turns."""
-    taken: list[list[float]] = [[] for _ in bundles]
+def load_seconds(
+    one: Bundle, two: Bundle, *, device: str = "cpu", profile: str | None = None
+) -> tuple[float, float]:
+    """Median times to load a profile of two bundles, taken in turns."""
+    taken: tuple[list[float], list[float]] = ([], [])
     for _ in range(LOADS):
-        for bundle, times in zip(bundles, taken, strict=True):
+        for bundle, times in zip((one, two), taken, strict=True):
             begin = time.perf_counter()
-            load_model(bundle.path, device=device).close()
+            load_model(bundle.path, device=device, profile=profile).close()
             times.append(time.perf_counter() - begin)
-    return [median(times) for times in taken]
+    return median(taken[0]), median(taken[1])
 
 
 def total_bytes(bundle: Bundle, profile: str) -> int:

@@ -13,6 +13,7 @@ from mt3_calibration.precision.recipes import Product, Talk
 from mt3_calibration.precision.source import Source
 from mt3_export.bundles import stored
 from mt3_export.graph import LARGEST_HALF
+from mt3_runtime.errors import OptionError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -28,6 +29,12 @@ class StoredHalf:
     gate: GateName = "packaging"
 
     def apply(self, source: Source, _material: Material, _talk: Talk) -> Product:
+        if source.manifest.precision.weights != "fp32":
+            raise OptionError(
+                f"The weights of {source.bundle.path} are stored as "
+                f"{source.manifest.precision.weights} already, and nothing tells what they were; "
+                "export the checkpoint with --weights fp32 to compare."
+            )
         graphs = {
             (graph.role, graph.profile): halved(source.graph(graph.role, graph.profile))
             for graph in source.manifest.graphs

@@ -35,13 +35,13 @@ def _figures(judgement: Judgement) -> str:
         cells = [each.figures.get(key) for each in judgement.sets.values()]
         shown = ("-" if value is None else format(value, f"{sign}.4f") for value in cells)
         rows.append((key.replace("_", " "), *shown))
-    drift, (old, new), (slow, fast) = judgement.drift, judgement.sizes, judgement.loads
-    lines = (
+    drift, (old, new), loads = judgement.drift, judgement.sizes, judgement.loads
+    lines = [
         f"logit KL {drift.kl:.2e}, top-1 flips {100 * drift.flips:.2f} % of {drift.steps} steps",
         f"tokens independent of batch and slots: {'yes' if judgement.independent else 'NO'}",
         f"graphs {new / _MIB:.1f} MiB (exact {old / _MIB:.1f})",
-        f"loaded in {fast:.2f} s (exact {slow:.2f})",
-    )
+        *([f"loaded in {loads[1]:.2f} s (exact {loads[0]:.2f})"] if loads else []),
+    ]
     return "\n".join([aligned(rows), "", *lines])
 
 

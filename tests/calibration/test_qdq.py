@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from mt3_calibration import precision_command
+from mt3_calibration.plots import to_bytes
 from mt3_calibration.precision.forced import Segment, open_session, segments_of
 from mt3_calibration.precision.graphs import exposing
 from mt3_calibration.precision.material import Material, Part
@@ -24,10 +25,13 @@ from mt3_calibration.qdq.insertion import insert
 from mt3_calibration.qdq.products import find_products, without
 from mt3_calibration.qdq.ranges import BARS, METHODS, Ranges, TensorRange, read_ranges, write_ranges
 from mt3_calibration.qdq.recipe import FP8, INT8, portable_graphs, weight_products
-from mt3_calibration.qdq.sensitivity import parts_of
+from mt3_calibration.qdq.sensitivity import Loss, Sensitivity, parts_of
+from mt3_calibration.qdq.sensitivity_report import chart
 from mt3_calibration.qdq.standin import simulated
 from mt3_calibration.soundfonts import Role
+from mt3_export.bundles import export_bundle
 from mt3_export.encoder import build_encoder
+from mt3_export.variants import variant_named
 from mt3_runtime import cli
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.errors import BundleError, OptionError
@@ -358,6 +362,12 @@ def test_no_part_is_measured_twice(graphs):
     assert {p.kind for p in parts_of(weight_products(graphs))} == {"all", "group", "layer"}
 
 
+def test_a_single_part_has_a_picture():
+    loss = Loss("all", "all", ("encoder.mlp.wo",), kl=0.0, flips=0.0, rms=0.0)
+    found = Sensitivity("0" * 32, "tiny", "int8", segments=1, steps=1, losses=(loss,))
+    assert to_bytes(chart(found), "svg").count(b"% flips") == 1
+
+
 # The command -------------------------------------------------------------------------------------
 
 
@@ -411,6 +421,26 @@ def test_int8_leaves_out_what_it_cannot_serve(tmp_path, ranges, graphs):
         "encoder.layers_1.mlp.wo stays exact: a few of its inputs are ten times all others"
     ]
     assert len(FP8.chosen(products, found, said.append)) == len(products)
+
+
+def test_what_was_stored_as_half_is_again(tmp_path, tiny_weights, material, monkeypatch):
+    export_bundle(
+        tiny_weights,
+        variant_named("magenta_mt3"),
+        tmp_path / "half",
+        source={"layout": "seeded", "digest": "0" * 64},
+        profiles=("cpu", PROFILE),
+        storage="fp16",
+    )
+    source = Source(Bundle(tmp_path / "half"), threads=1)
+    monkeypatch.setattr(recipe, "SEGMENTS", 1)
+    made = INT8.apply(source, material, lambda line: None)
+    kinds = {t.name: t.data_type for t in made.graphs["decoder", PROFILE].graph.initializer}
+    assert kinds["decoder.logits_dense.kernel"] == TensorProto.FLOAT16
+    assert kinds["decoder.layers_0.mlp.wo.kernel"] == TensorProto.INT8
+    assert kinds["decoder.decoder_norm.scale"] == TensorProto.FLOAT
+    for model in made.graphs.values():
+        onnx.checker.check_model(model, full_check=True)
 
 
 def test_fp8_is_judged_by_a_stand_in(tmp_path, run, capsys):

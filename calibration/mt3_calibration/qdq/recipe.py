@@ -16,6 +16,7 @@ from mt3_calibration.precision.material import Material
 from mt3_calibration.precision.measure import ROLES
 from mt3_calibration.precision.recipes import Product, Talk
 from mt3_calibration.precision.source import Source
+from mt3_calibration.precision.stored import halved
 from mt3_calibration.qdq.collector import PROFILE, collect
 from mt3_calibration.qdq.insertion import Format, insert
 from mt3_calibration.qdq.products import WeightProduct, find_products, without
@@ -66,6 +67,8 @@ class Quantised:
             for role in ROLES
         }
         talk(f"{len(chosen)} of {len(products)} products are {self.name}")
+        if source.manifest.precision.weights == "fp16":  # what is exact came from fp16
+            made = {key: halved(model) for key, model in made.items()}
         fp8 = self.name == "fp8"
         return Product(
             made,

@@ -57,12 +57,15 @@ def table(found: Sensitivity) -> str:
 
 def chart(found: Sensitivity) -> Figure:
     """Bars of KL, worst first; the dashed line is everything together."""
-    kinds = {kind: losses for kind, losses in _by_kind(found).items() if kind != "all"}
+    every = _by_kind(found)
+    kinds = {kind: losses for kind, losses in every.items() if kind != "all"} or every
     heights = [_BAR * len(losses) + _AROUND for losses in kinds.values()]
     whole = [loss.kl for loss in found.losses if loss.kind == "all"]
     with look():
         figure = new_figure(sum(heights) + 0.5)
-        axes = figure.subplots(len(kinds), 1, height_ratios=heights, squeeze=False)[:, 0]
+        axes = figure.subplots(len(kinds), 1, height_ratios=heights, sharex=True, squeeze=False)[
+            :, 0
+        ]
         for place, (kind, losses) in zip(axes, kinds.items(), strict=True):
             _bars(place, losses)
             place.set_title(_TITLES[kind], loc="left", fontsize=10, color=INK)

@@ -304,16 +304,17 @@ class CudaLane(HostSlots):
         self._capacity = min(INITIAL_CAPACITY, backend.max_tokens)
         self._masks: FloatArray | Any = None  # what the device has of `allowed`
         self._encoding = backend.encoder.io_binding()
-        for name, buffer in memory.segment.items():
-            buffer.bind(self._encoding.bind_input, name, slice(0, 1))
+        for name in memory.segment.arrays:
+            memory.segment.bind(self._encoding.bind_input, name, 1)
 
     def load(self, slot: int, features: FloatArray, previous_ids: IdArray | None = None) -> None:
         memory, filled = self._memory, slice(slot, slot + self.channels)
 
         def encode() -> None:
-            memory.segment["features"].write(np.asarray(features, np.float32))
+            memory.segment.arrays["features"][:] = features
             if previous_ids is not None:
-                memory.segment["previous_ids"].write(np.asarray(previous_ids, np.int64))
+                memory.segment.arrays["previous_ids"][:] = previous_ids
+            memory.segment.write()
             for name, buffer in memory.cross.items():
                 buffer.bind(self._encoding.bind_output, name, filled)
             self._backend.encoder.run_with_iobinding(self._encoding)

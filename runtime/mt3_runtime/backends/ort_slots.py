@@ -57,10 +57,11 @@ class Slots:
                                     "top_log_probs": ((2,), "tensor(float)")})  # fmt: skip
         # Nobody reads it: the same ids come back in `given`.
         self._next_ids = self._buffer(slots, (1,), "tensor(int64)")
-        self.segment = {
-            port.name: self._buffer(1, shapes["encoder"][port.name], port.type)
+        heard = {
+            port.name: (tuple(shapes["encoder"][port.name]), port.type)
             for port in encoder.get_inputs()
         }
+        self.segment = Staging(runtime, place, 1, tensors=heard)
         self.recorded: set[tuple[int, int]] = set()
         self._caches: dict[int, list[Buffer]] = {}
         self._steps: dict[tuple[int, int], tuple[Any, Any]] = {}

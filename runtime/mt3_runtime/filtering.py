@@ -164,7 +164,7 @@ class EvidenceFilter(LeakageFilter):
             share = self._ear.tonal_share(start, end)
             verdict = scene.judge(one, start, end, tonal_share=share)
             if verdict.reason:
-                changes[place] = drums.replace(one, verdict.reason)
+                changes[place] = drums.replace(one, verdict)
             if verdict.stretch:
                 stretches.append(verdict.stretch)
         after = [
@@ -197,7 +197,7 @@ class EvidenceFilter(LeakageFilter):
             )
             became: Note | None = heard.note
             if verdict.reason:
-                became = drums.replace(heard, verdict.reason).became
+                became = drums.replace(heard, verdict).became
             if became:
                 kept.append(became)
         return sorted(kept, key=lambda note: note.offset)

@@ -35,7 +35,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.hearing import Impression
+from mt3_runtime.hearing import KICK, Impression
 from mt3_runtime.leakage import Change, Stretch
 from mt3_runtime.notes import Note
 from mt3_runtime.tones import HIGH_PITCH, LOW_PITCH, Harmonics
@@ -73,6 +73,10 @@ ringing drum."""
 HIT_DECIBELS = 5.0
 """By so much the level must rise for a hit; where it does not, nothing is put in a note's place."""
 
+MOST_ARE_DRUMS = 0.5
+"""Share of drums in the notes from which they are found well.  A hit that is missing among them is
+put in only if it is a kick, the one that is told from the others in most cases."""
+
 DUPLICATE_SECONDS = 0.05
 """A drum this close is the same hit (the tolerance by which onsets are compared everywhere)."""
 
@@ -80,6 +84,7 @@ UNHEARD = "no melody here, and its pitch is not heard"
 RINGING = "no melody here, and its pitch is that of a drum which rings"
 DUPLICATE = "; the hit is among the drums already"
 SILENT = "; no hit is heard either"
+UNCERTAIN = "; most notes here are drums, and it is not a kick"
 UNWANTED = "; drums of this kind are excluded"
 """What is added where a note is removed."""
 
@@ -214,19 +219,22 @@ class Drums:
         self._onsets = list(onsets)
         self._keys, self._duration = keys, duration
 
-    def replace(self, heard: Heard, reason: str) -> Change:
-        """Makes a drum of a note, unless the hit is there already or none is heard.
+    def replace(self, heard: Heard, verdict: Verdict) -> Change:
+        """Makes a drum of a note, unless the hit is there already or none is heard for certain.
 
         Args:
             heard: The note.
-            reason: Why it is no melody.
+            verdict: Why it is no melody, and what is around it.
         """
+        reason, around = verdict.reason, verdict.stretch
         note, impression = heard.note, heard.impression
         near = bisect.bisect_left(self._onsets, note.onset - DUPLICATE_SECONDS)
         if near < bisect.bisect(self._onsets, note.onset + DUPLICATE_SECONDS):
             return Change(note, None, reason + DUPLICATE)
         if impression.rise < HIT_DECIBELS:
             return Change(note, None, reason + SILENT)
+        if around and around.drum_share >= MOST_ARE_DRUMS and impression.drum_key != KICK:
+            return Change(note, None, reason + UNCERTAIN)
         if impression.drum_key not in self._keys:
             return Change(note, None, reason + UNWANTED)
         bisect.insort(self._onsets, note.onset)

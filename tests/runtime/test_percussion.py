@@ -17,6 +17,7 @@ from mt3_runtime.percussion import (
     DUPLICATE,
     RINGING,
     SILENT,
+    UNCERTAIN,
     UNHEARD,
     UNWANTED,
     Drums,
@@ -180,13 +181,18 @@ def test_programs_play_no_part():
     assert verdicts(notes) == verdicts(other)
 
 
+def few(reason: str, drum_share: float = 0.4) -> Verdict:
+    """A verdict on a note among so many drums."""
+    return Verdict(reason, Stretch(1.0, 1.0, 0, drum_share, 0.0))
+
+
 def drums(onsets=(), keys=range(128)) -> Drums:
     return Drums(onsets, keys=keys, duration=0.01)
 
 
 def test_a_hit_takes_the_place_of_a_note():
     found = heard(1.0, 70, clear=False, length=0.6)
-    change = drums([0.5, 1.2]).replace(found, UNHEARD)
+    change = drums([0.5, 1.2]).replace(found, few(UNHEARD))
     assert change.note == found.note
     assert change.reason == UNHEARD
     assert change.became == Note(1.0, 1.01, KICK, 100, 0, is_drum=True)
@@ -195,18 +201,31 @@ def test_a_hit_takes_the_place_of_a_note():
 def test_no_hit_is_doubled_or_made_up():
     found = heard(1.0, 70, clear=False)
     for onset in (0.951, 1.0, 1.049):
-        assert drums([onset]).replace(found, UNHEARD) == (found.note, None, UNHEARD + DUPLICATE)
+        assert drums([onset]).replace(found, few(UNHEARD)) == (
+            found.note,
+            None,
+            UNHEARD + DUPLICATE,
+        )
     quiet = found._replace(impression=Impression(0.0, 4.9, KICK))
-    assert drums([0.9]).replace(quiet, RINGING) == (found.note, None, RINGING + SILENT)
-    assert drums([], keys=(38, 42)).replace(found, UNHEARD).reason == UNHEARD + UNWANTED
-    assert drums([], keys=(KICK,)).replace(found, UNHEARD).became is not None
+    assert drums([0.9]).replace(quiet, few(RINGING)) == (found.note, None, RINGING + SILENT)
+    assert drums([], keys=(38, 42)).replace(found, few(UNHEARD)).reason == UNHEARD + UNWANTED
+    assert drums([], keys=(KICK,)).replace(found, few(UNHEARD)).became is not None
+
+
+@pytest.mark.parametrize("key", [KICK, CLOSED_HAT])
+def test_among_many_drums_only_kicks_are_put_in(key):
+    found = heard(1.0, 70, clear=False)._replace(impression=Impression(0.0, 20.0, key))
+    for share, reason in ((0.49, UNHEARD), (0.5, UNHEARD if key == KICK else UNHEARD + UNCERTAIN)):
+        change = drums([0.5]).replace(found, few(UNHEARD, share))
+        assert change.reason == reason
+        assert (change.became is None) == (reason != UNHEARD)
 
 
 def test_hits_that_were_put_in_count_as_well():
     hits = drums()
-    assert hits.replace(heard(1.0, 70, clear=False), UNHEARD).became is not None
-    assert hits.replace(heard(1.04, 71, clear=False), UNHEARD).became is None
-    assert hits.replace(heard(1.06, 72, clear=False), UNHEARD).became is not None
+    assert hits.replace(heard(1.0, 70, clear=False), few(UNHEARD)).became is not None
+    assert hits.replace(heard(1.04, 71, clear=False), few(UNHEARD)).became is None
+    assert hits.replace(heard(1.06, 72, clear=False), few(UNHEARD)).became is not None
 
 
 def test_stretches_whose_contexts_touch_are_one():
@@ -249,6 +268,6 @@ def test_tonal_sound_never_hurts(notes, tonal, more):
 
 def test_a_hat_is_a_hat():
     found = heard(1.0, 70, clear=False)._replace(impression=Impression(0.0, 9.0, CLOSED_HAT))
-    became = drums().replace(found, UNHEARD).became
+    became = drums().replace(found, few(UNHEARD)).became
     assert became is not None
     assert became.pitch == CLOSED_HAT

@@ -23,7 +23,7 @@ from mt3_runtime.manifest import Manifest, Role
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-SAMPLE = 24
+SAMPLE = 5
 """Rows of each chunk of inputs that are kept as they are; of all others only the moments are."""
 
 TINY = 1e-20

@@ -14,14 +14,16 @@ from mt3_runtime.leakage import Filtered, classic
 from mt3_runtime.model import Model
 from tests.parity.recordings import Run
 
-#: Share of the notes that end up on drums.  Of the reggae drummer, chords are heard as clearly as
-#: of a guitar (docs/leakage.md); all others reach what was aimed at.
+#: Share of the notes that end up on drums.  Of the reggae drummer, a few notes that come once or
+#: twice are heard clearly (docs/leakage.md); all others reach what was aimed at, and so do all
+#: together.
 STEMS = {
     "drums_80s.flac": 0.99,
     "drums_fdnb.wav": 0.99,
     "drums_rock.flac": 0.99,
-    "drums_reggae.flac": 0.90,
+    "drums_reggae.flac": 0.96,
 }
+TOGETHER = 0.99
 BANDS = ("band_hendrix.flac", "band_reggae.flac")
 KEPT = 0.97
 SOLOS = ("violin_solo.mp3", "piano_bach.mp3", "guitar_loop.wav")
@@ -44,6 +46,11 @@ def melodic(notes) -> int:
 def test_drum_stems_become_drums(name: str, filtered: dict[str, Filtered]) -> None:
     notes = filtered[name].notes
     assert 1 - melodic(notes) / len(notes) >= STEMS[name]
+
+
+def test_all_drum_stems_together(filtered: dict[str, Filtered]) -> None:
+    notes = [note for name in STEMS for note in filtered[name].notes]
+    assert 1 - melodic(notes) / len(notes) >= TOGETHER
 
 
 @pytest.mark.parametrize("name", BANDS)

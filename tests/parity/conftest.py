@@ -55,7 +55,7 @@ def _oracle(variable: str, requirements: str) -> Oracle:
 
 @pytest.fixture(scope="session")
 def real_model(real_bundle: Path) -> Model:
-    """Magenta's MT3 as a user would load it."""
+    """Magenta's MT3 with exact weights."""
     return load_model(real_bundle)
 
 

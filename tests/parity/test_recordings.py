@@ -14,7 +14,12 @@ import pytest
 
 from mt3_calibration.confidence import assess, verdicts
 from mt3_calibration.labels import find_labels, read_drums, read_labels, read_notes
+from mt3_calibration.precision.gate import Change, packaging
+from mt3_calibration.precision.measure import scored
 from mt3_calibration.scoring import before, score_drums, score_notes
+from mt3_export.bundles import export_bundle
+from mt3_export.variants import variant_named
+from mt3_export.weights import Weights
 from mt3_runtime.assembly import assembler_for
 from mt3_runtime.backends import ort_cpu
 from mt3_runtime.loading import load_model
@@ -104,6 +109,26 @@ def test_drum_onset_f1(name: str, runs: tuple[SearchName, dict[str, Run]], share
     labels = read_drums(shared / "audio" / f"{Path(name).stem}.drums.csv")
     found = score_drums(labels, runs[1][name].notes)
     assert found.f1 >= DRUM_FLOORS[name], found
+
+
+def test_the_default_packaging_passes_its_gate(
+    shared: Path, real_weights: Weights, greedy_runs: dict[str, Run], tmp_path: Path
+) -> None:
+    """Weights stored as fp16 move no labelled recording's F1 by more than 0.01."""
+    source = {"layout": "t5x", "digest": "0" * 64}
+    variant = variant_named("magenta_mt3")
+    export_bundle(real_weights, variant, tmp_path / "half", source=source, storage="fp16")
+    found = []
+    with load_model(tmp_path / "half", device="cpu") as model:
+        for name, run in greedy_runs.items():
+            files = find_labels(Path(name).stem, shared / "audio")
+            if files:
+                labels = read_labels(files)
+                notes = model.assemble(model.forward(run.features))
+                sides = (scored(labels, run.notes), scored(labels, notes))
+                found.append(Change(name, *sides))
+    assert len(found) == 7
+    assert packaging(found) == []
 
 
 @pytest.mark.parametrize("name", ["drums_80s.flac", "drums_reggae.flac", "drums_rock.flac"])

@@ -107,7 +107,7 @@ def _present(store: EngineStore, key: EngineKey) -> EngineInfo | None:
 
 
 def _build(bundle: Bundle, key: EngineKey, store: EngineStore, tools: Tools) -> EngineInfo:
-    what = f"{key.role} {key.precision}" + (f", {key.capacity} columns" if key.capacity else "")
+    what = f"{key.role} {key.numbers}" + (f", {key.capacity} columns" if key.capacity else "")
     talk(f"building {what}: this takes minutes")
     with Meter(what, unit="steps") as meter:
         report: Report = meter.update
@@ -120,7 +120,7 @@ def _write_graphs(bundle: Bundle, keys: list[EngineKey], folder: Path) -> int:
     make_folder(folder)
     for key in keys:
         columns = f".c{key.capacity}" if key.capacity else ""
-        path = folder / f"{key.role}.{key.precision}{columns}.onnx"
+        path = folder / f"{key.role}.{key.numbers}{columns}.onnx"
         write_atomic(path, prepared_graph(bundle, key).SerializeToString())
         print(path)
     return ExitCode.OK

@@ -100,13 +100,17 @@ class EngineKey:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
+    def numbers(self) -> str:
+        """Its types of numbers: ``fp16``, or ``int8-fp16`` where products are quantised."""
+        return "-".join(filter(None, (self.quantised, self.precision)))
+
+    @property
     def stem(self) -> str:
         """Name of its files without the ending: says the most important, is unique."""
         shape = "x".join(map(str, self.slots))
         columns = f"-c{self.capacity}" if self.capacity else ""
-        quantised = f"{self.quantised}-" if self.quantised else ""
         return (
-            f"{self.role}-{quantised}{self.precision}-s{shape}{columns}-trt{self.tensorrt}"
+            f"{self.role}-{self.numbers}-s{shape}{columns}-trt{self.tensorrt}"
             f"-sm{self.capability.replace('.', '')}-{self.digest[:12]}"
         )
 

@@ -158,7 +158,7 @@ class EngineStore:
         return self.folder / (name + TIMING)
 
     def _refusal(self, wanted: EngineKey, place: Place, same: list[EngineInfo]) -> str:
-        what = f"{wanted.role} engine ({wanted.precision}" + (
+        what = f"{wanted.role} engine ({wanted.numbers}" + (
             f", {wanted.capacity} columns)" if wanted.capacity else ")"
         )
         if same:

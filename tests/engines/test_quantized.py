@@ -31,6 +31,7 @@ from mt3_engines.versions import Version
 from mt3_export.decoder import build_decoder
 from mt3_export.encoder import build_encoder
 from mt3_export.weights import Weights
+from mt3_runtime import cli
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.errors import BundleError, DeviceError
 from mt3_runtime.loading import load_model
@@ -204,6 +205,13 @@ def test_keys_say_what_is_quantised(bundle, kind, tiny_bundle):
         assert key.stem.startswith(f"{key.role}-{kind}-fp16-s")
         assert EngineKey.from_dict(json.loads(json.dumps(key.to_dict())), "key") == key
     assert {key.quantised for key in keys_of(Bundle(tiny_bundle))} == {""}
+
+
+def test_graphs_are_named_after_their_numbers(bundle, kind, tmp_path, capsys):
+    words = ["build", str(bundle.path), "--graphs", str(tmp_path), "--capacities", "64"]
+    assert cli.main([*words, "--tensorrt", "10.3"]) == 0
+    assert (tmp_path / f"encoder.{kind}-fp16.onnx").is_file()
+    assert (tmp_path / f"decoder.{kind}-fp16.c64.onnx").is_file()
 
 
 def test_unknown_formats_are_no_keys(bundle):

@@ -70,6 +70,7 @@ def test_every_field_changes_the_digest():
         "version_compatible": True,
         "hardware": "same",
         "stripped": True,
+        "quantised": "int8",
     }
     assert set(other) == {field.name for field in fields(EngineKey)}
     keys = [KEY, *(replace(KEY, **{name: value}) for name, value in other.items())]

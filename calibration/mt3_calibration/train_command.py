@@ -62,7 +62,9 @@ class CalibrateCommand:
         actions = parser.add_subparsers(
             action=_Actions, metavar="BUNDLE|train|export", required=True
         )
-        of_bundle = actions.add_parser(OF_BUNDLE, prog=f"{parser.prog}")
+        of_bundle = actions.add_parser(
+            OF_BUNDLE, prog=parser.prog, help="make a bundle of other precision of this one"
+        )
         of_bundle.set_defaults(action=precision.run)
         precision.add_arguments(of_bundle)
         train = actions.add_parser("train", help="begin a training run, or go on with one")

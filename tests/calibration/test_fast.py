@@ -51,7 +51,9 @@ def kinds(model: onnx.ModelProto) -> dict[str, int]:
 def test_it_is_a_recipe_under_the_relaxed_gate(product: Product):
     assert recipe_named("fast") is RECIPE
     assert RECIPE.gate == "relaxed"
-    assert product.precision == Precision("fast", weights="int8", arithmetic="int8")
+    assert product.precision == Precision(
+        "fast", weights="int8", arithmetic="int8", cross_cache="int8"
+    )
     assert set(product.graphs) == {("encoder", "cpu"), ("decoder", "cpu")}
 
 
@@ -62,11 +64,14 @@ def test_all_products_of_layers_become_integers(source: Source, product: Product
     assert layer_products(made, role) == []
     became = kinds(made)
     for name, kind in kinds(exact).items():  # under their own names
+        if "." not in name:
+            continue  # a constant of attention that is gone
         layers = "layers_" in name and name.endswith(".kernel")
         layers &= not (role == "decoder" and "layers_1" in name)  # the last one
         assert became[name] == (TensorProto.INT8 if layers else kind)
     assert [p.name for p in made.graph.input] == [p.name for p in exact.graph.input]
-    assert [p.name for p in made.graph.output] == [p.name for p in exact.graph.output]
+    outputs = [p.name for p in made.graph.output]
+    assert [n for n in outputs if "present_cross" not in n] == [p.name for p in exact.graph.output]
 
 
 def test_inputs_of_the_decoder_have_two_terms(product: Product):

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mt3_calibration.fast.inputs import Inputs, layer_products
-from mt3_calibration.fast.integers import Plan, replace
+from mt3_calibration.fast.integers import Plan, multiply_integers
 from mt3_calibration.fast.rounding import column_scales, nearest, rounded
 from mt3_calibration.fast.smoothing import divide_norm, divisible, smoothed
 from mt3_runtime.backends.ort_common import import_onnxruntime
@@ -133,7 +133,7 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 def test_integers_give_what_the_rounded_weight_gives(terms: int, scale: float | None, error: float):
     weight = seeded_normal("weight", (64, 48)).astype(np.float64)
     became = rounded(weight, np.eye(64))
-    model = replace(product(weight), {KERNEL: Plan(became, terms, scale)})
+    model = multiply_integers(product(weight), {KERNEL: Plan(became, terms, scale)})
     onnx.checker.check_model(model)
     assert [node.op_type for node in model.graph.node].count("MatMulIntegerToFloat") == terms
     levels = {t.name: t.data_type for t in model.graph.initializer}
@@ -150,13 +150,13 @@ def test_integers_give_what_the_rounded_weight_gives(terms: int, scale: float | 
 @pytest.mark.parametrize("terms", [1, 2])
 def test_rows_of_zeros_stay_zero(terms: int):
     became = rounded(seeded_normal("weight", (16, 4)).astype(np.float64), np.eye(16))
-    model = replace(product(np.zeros((16, 4))), {KERNEL: Plan(became, terms)})
+    model = multiply_integers(product(np.zeros((16, 4))), {KERNEL: Plan(became, terms)})
     assert (run(model, np.zeros((2, 1, 16))) == 0).all()
 
 
 def test_a_fixed_scale_cuts_off_what_it_has_no_room_for():
     became = rounded(np.eye(16), np.eye(16))
-    model = replace(product(np.zeros((16, 16))), {KERNEL: Plan(became, 2, 1 / 127)})
+    model = multiply_integers(product(np.zeros((16, 16))), {KERNEL: Plan(became, 2, 1 / 127)})
     x = np.zeros((1, 1, 16))
     x[0, 0, :2] = 1.0, 5.0
     found = run(model, x)[0, 0]

@@ -1,10 +1,10 @@
 """Writes products of 8-bit integers into a graph, in the place of products of floats.
 
-Contract: `replace` turns MatMul nodes into products of whole numbers with the same name of the
-output.  All that a row's result depends on is the row itself: its inputs become integers by a scale
-of its own, or by a fixed one, integers are summed exactly, and so tokens do not depend on what is
-decoded together with them.  (ONNX Runtime's usual dynamic form, one scale for a whole batch, would
-break that.)
+Contract: `multiply_integers` turns MatMul nodes into products of whole numbers with the same name
+of the output.  All that a row's result depends on is the row itself: its inputs become integers by
+a scale of its own, or by a fixed one, integers are summed exactly, and so tokens do not depend on
+what is decoded together with them.  (ONNX Runtime's usual dynamic form, one scale for a whole
+batch, would break that.)
 
     one term     x ~ s h                     h in -127..127, s = largest of the row / 127
     two terms    x ~ s h + s l / 254         l the same of what h leaves: 16 bits in all
@@ -62,7 +62,7 @@ class Integers(NamedTuple):
     rows: str
 
 
-def replace(model: ModelProto, plans: Mapping[str, Plan]) -> ModelProto:
+def multiply_integers(model: ModelProto, plans: Mapping[str, Plan]) -> ModelProto:
     """Replaces the products of these weights, in place; returns the model."""
     graph, written = model.graph, _Writer()
     for node in graph.node:

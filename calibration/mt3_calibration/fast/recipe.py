@@ -10,14 +10,18 @@ encoder   8 bits with a scale per row: it is bound by arithmetic, and a song's l
 decoder   16 bits in two terms of a fixed scale: a step is bound by reading weights and caches, so
           the second term costs little, and its errors are what moves tokens.
 
-The decoder's last layer, the head, the embedding, norms, attention and its caches stay fp32; so
-does what is no T5 layer: the input projection, and the whole encoder of YourMT3 but for its cross
-projections.
+Cross keys and values are int8 as well (`mt3_calibration.precision.caches`): reading them is most of
+a step, and they lose next to nothing.
+
+The decoder's last layer, the head, the embedding, norms, attention and the self caches stay fp32;
+so does what is no T5 layer: the input projection, and the whole encoder of YourMT3 but for its
+cross projections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,9 +33,10 @@ from mt3_calibration.fast.inputs import (
     watch_decoder,
     watch_encoder,
 )
-from mt3_calibration.fast.integers import Plan, replace
+from mt3_calibration.fast.integers import Plan, multiply_integers
 from mt3_calibration.fast.rounding import LEVELS, Matrix, rounded
 from mt3_calibration.fast.smoothing import Smoothed, divide_norm, divisible, smoothed
+from mt3_calibration.precision.caches import PROFILE, with_caches
 from mt3_calibration.precision.forced import segments_of
 from mt3_calibration.precision.gate import GateName
 from mt3_calibration.precision.material import Material
@@ -44,45 +49,55 @@ from mt3_runtime.precision import Precision
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-PROFILE = "cpu"
-"""The operators are ONNX Runtime's own for CPUs."""
-
-LOST = 0.012
+LOST = 0.007
 """Relative error of a product from 8-bit inputs above which the encoder takes two terms.  Magenta's
-down projections lose 0.015 to 0.017, attention's outputs 0.005 to 0.0105 but for one, all else less
-than 0.008.  Two terms for all that loses 0.007 would make the divergence a tenth smaller and the
-encoder a fifteenth slower; two for everything a half smaller, and a third slower."""
+down projections lose 0.015 to 0.017, most of attention's outputs 0.007 to 0.012, all else hardly
+more than that.  With 0.012, which leaves the down projections, the encoder takes 1/1.9 instead of
+1/1.8 of its time and the divergence is a tenth larger; two terms for everything make it a half
+smaller, and the encoder takes 1/1.4."""
 
 HEADROOM = 4.0
 """Times the largest input ever met that a fixed scale has room for; it costs 2 of 16 bits."""
 
 
 class Fast:
-    """Makes encoder and decoder multiply integers."""
+    """Makes encoder and decoder multiply integers, and read the cross caches as such."""
 
     name = "fast"
     gate: GateName = "relaxed"
 
     def apply(self, source: Source, material: Material, talk: Talk) -> Product:
-        encoder, decoder = source.graph("encoder", PROFILE), source.graph("decoder", PROFILE)
-        graphs: dict[Role, ModelProto] = {"encoder": encoder, "decoder": decoder}
-        for role, model in graphs.items():
-            if not layer_products(model, role):
-                raise BundleError(
-                    f"The {role} of {source.bundle.path} has none of the products that become "
-                    "integers: they are found by the names that `mt3 export` gives them."
-                )
-        heard = segments_of(source.listen(material.calibration), source.manifest)
-        talk(f"watching the exact graphs over {len(heard)} segments")
-        threads = source.threads
-        inputs = watch_decoder(graphs, source.manifest, heard, threads=threads)
-        said = quantised(decoder, "decoder", inputs)
-        inputs = watch_encoder(encoder, heard, threads=threads)
-        made = quantised(encoder, "encoder", inputs)
-        return Product(
-            {("encoder", PROFILE): made, ("decoder", PROFILE): said},
-            Precision(self.name, weights="int8", arithmetic="int8"),
-        )
+        segments = segments_of(source.listen(material.calibration), source.manifest)
+        changed = with_caches(source, segments, talk, self_caches=False)
+        made = integer_products(changed, material, talk)
+        precision = replace(made.precision, name=self.name, cross_cache="int8")
+        return replace(made, precision=precision)
+
+
+def integer_products(source: Source, material: Material, talk: Talk) -> Product:
+    """Makes encoder and decoder multiply integers; caches stay as the source has them.
+
+    Raises:
+        BundleError: The source lacks the profile, or its graphs have none of the products.
+    """
+    encoder, decoder = source.graph("encoder", PROFILE), source.graph("decoder", PROFILE)
+    graphs: dict[Role, ModelProto] = {"encoder": encoder, "decoder": decoder}
+    for role, model in graphs.items():
+        if not layer_products(model, role):
+            raise BundleError(
+                f"The {role} of {source.bundle.path} has none of the products that become "
+                "integers: they are found by the names that `mt3 export` gives them."
+            )
+    heard = segments_of(source.listen(material.calibration), source.manifest)
+    talk(f"watching the exact graphs over {len(heard)} segments")
+    inputs = watch_decoder(graphs, source.manifest, heard, threads=source.threads)
+    said = quantised(decoder, "decoder", inputs)
+    inputs = watch_encoder(encoder, heard, threads=source.threads)
+    made = quantised(encoder, "encoder", inputs)
+    return Product(
+        {("encoder", PROFILE): made, ("decoder", PROFILE): said},
+        Precision("products", weights="int8", arithmetic="int8"),
+    )
 
 
 def quantised(model: ModelProto, role: Role, inputs: Mapping[str, Inputs]) -> ModelProto:
@@ -114,7 +129,7 @@ def quantised(model: ModelProto, role: Role, inputs: Mapping[str, Inputs]) -> Mo
         for weight in names:
             became = rounded(weights[weight], moments)
             plans[weight] = Plan(became, terms, room if role == "decoder" else None)
-    return replace(model, plans)
+    return multiply_integers(model, plans)
 
 
 def _smooth(

@@ -26,7 +26,8 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from mt3_calibration.precision.forced import Segment, encoded, forced, open_session
-from mt3_calibration.precision.source import FloatArray, Source
+from mt3_calibration.precision.recipes import Talk
+from mt3_calibration.precision.source import Changed, FloatArray, Source
 from mt3_export.graph import MICROSOFT
 from mt3_runtime.errors import BundleError
 
@@ -51,12 +52,32 @@ Scales = Mapping[str, FloatArray]
 """Size of an int8 step [heads, head_dim], by the name of the decoder's input."""
 
 
-def find_scales(source: Source, segments: Sequence[Segment]) -> dict[str, FloatArray]:
-    """Scales for all caches of a model, from what it makes of some segments.
+def with_caches(
+    source: Source, segments: Sequence[Segment], talk: Talk, *, self_caches: bool
+) -> Changed:
+    """A source whose graphs have int8 cross caches, and self caches too where those are wanted.
+
+    Raises:
+        BundleError: As with `find_scales`.
+    """
+    talk("looking for the ranges of the caches")
+    scales = find_scales(source, segments, self_caches=self_caches)
+    graphs: dict[tuple[Role, str], ModelProto] = {
+        ("encoder", PROFILE): int8_encoder(source.graph("encoder", PROFILE), scales),
+        ("decoder", PROFILE): int8_decoder(source.graph("decoder", PROFILE), scales),
+    }
+    return Changed(source, graphs)
+
+
+def find_scales(
+    source: Source, segments: Sequence[Segment], *, self_caches: bool = True
+) -> dict[str, FloatArray]:
+    """Scales for the caches of a model, from what it makes of some segments.
 
     Args:
         source: The exact bundle; its profile ``cpu`` is used.
         segments: What to listen to.
+        self_caches: Whether those of the self caches are wanted as well.
 
     Raises:
         BundleError: There is no such profile, or its decoder is none of the exporter's.
@@ -77,6 +98,8 @@ def find_scales(source: Source, segments: Sequence[Segment]) -> dict[str, FloatA
             is_key = name.startswith("cross_key")
             last = value if not (is_key and transposed) else value.swapaxes(2, 3)
             hear(name, last.swapaxes(1, 2).reshape(-1, spec.heads, spec.head_dim))
+    if not self_caches:
+        return {name: _scale(peak) for name, peak in peaks.items()}
     graphs: dict[Role, ModelProto] = {"encoder": encoder, "decoder": decoder}
     packed = {_self_attention(decoder.graph, i).input[0]: i for i in range(spec.layers)}
     for thought in forced(
@@ -125,20 +148,28 @@ def int8_encoder(encoder: ModelProto, scales: Scales) -> ModelProto:
 
 
 def int8_decoder(decoder: ModelProto, scales: Scales) -> ModelProto:
-    """Makes a decoder read and write int8 caches, in place; returns it."""
+    """Makes a decoder read and write int8 caches, in place; returns it.
+
+    Cross caches always are; self caches stay as they are where ``scales`` has none for them.
+    """
     graph = decoder.graph
     layers = _layers(graph.input, "past_key_")
     lengths = _cross_lengths(graph, scales["cross_key_0"].size)
     for layer in range(layers):
-        _quantise(graph, _self_attention(graph, layer), f"past_{{}}_{layer}", scales)
-        for side in ("past", "present"):
-            ports = graph.input if side == "past" else graph.output
-            for part in PARTS:
-                port = _port(ports, f"{side}_{part}_{layer}")
-                port.type.tensor_type.elem_type = TensorProto.INT8
+        if f"past_key_{layer}" in scales:
+            _self_cache(graph, layer, scales)
         _cross_attention(graph, layer, lengths, scales)
     _drop_unused(graph)
     return decoder
+
+
+def _self_cache(graph: GraphProto, layer: int, scales: Scales) -> None:
+    """Makes one layer's self caches int8."""
+    _quantise(graph, _self_attention(graph, layer), f"past_{{}}_{layer}", scales)
+    for side in ("past", "present"):
+        ports = graph.input if side == "past" else graph.output
+        for part in PARTS:
+            _port(ports, f"{side}_{part}_{layer}").type.tensor_type.elem_type = TensorProto.INT8
 
 
 def _cross_lengths(graph: GraphProto, inner: int) -> dict[str, str]:

@@ -8,16 +8,18 @@ instrument a model mistakes a drum for.
 For each note, the notes around it are the context: five seconds to either side, or, while a
 recording is still running, the ten seconds before.
 
-1. If more than three different tones are heard in the context, there is melody, and everything
+1. If there is no drum among the notes there, everything stays: a drum stem of which the model finds
+   not one hit is rarer than music that drums bury.
+2. If more than three different tones are heard in the context, there is melody, and everything
    stays.  A tone is a pitch that is clear and whose harmonics have more of what sets in with it
    than chance would give them.  Pitches that sound alike, though that sound is not their harmonics,
    are one: a snare that is written down as E, as B, and as a chord of both is one snare.
-2. If the sound is tonal, everything stays: less than 12 % of the amplitudes must belong to tones,
+3. If the sound is tonal, everything stays: less than 12 % of the amplitudes must belong to tones,
    or less than 25 % where at least 15 % of the notes are drums.
-3. Otherwise pitches stay whose harmonics have two fifths of what sets in with them, however few
+4. Otherwise pitches stay whose harmonics have two fifths of what sets in with them, however few
    they are: stabs, riffs, a chord over and over.  (Not those so high that there is but one.)
-4. Of the others, only pitches stay that are clear in 30 % of their notes,
-5. and of these not those that come three times or more, or that sound like others: they are drums
+5. Of the others, only pitches stay that are clear in 30 % of their notes,
+6. and of these not those that come three times or more, or that sound like others: they are drums
    that ring, as cowbells, congas, toms and tuned snares do.  Low ones are exempt, as there are
    basses that never move.
 
@@ -170,6 +172,8 @@ class Scene:
         context = slice(bisect.bisect_left(self._onsets, start), bisect.bisect(self._onsets, end))
         pitches, clear = self._pitches[context], self._clear[context]
         drums = bisect.bisect(self._drums, end) - bisect.bisect_left(self._drums, start)
+        if not drums:
+            return MELODY
         drum_share = drums / (drums + len(pitches))
         most = whole * MELODY_TONES
         tones = self._count(np.flatnonzero(clear) + context.start, most)

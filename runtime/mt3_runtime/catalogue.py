@@ -196,7 +196,9 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
     if _looks_like_path(name):  # needs no cache folder
         path = _expanded(name)
         if not _exists(path):
-            raise BundleNotFoundError(f"There is no bundle at {name}.")
+            raise BundleNotFoundError(
+                f"There is no bundle at {name}. Make one with: mt3 export CHECKPOINT -o {name}"
+            )
         return path.absolute()  # "name" alone, as Path leaves of "./name", would be a name again
     found = find_model(name)
     if found is None and name and _exists(Path(name)):

@@ -8,7 +8,6 @@ fp32 columns, so that `fast` rounds what is really multiplied.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from mt3_calibration.fast.recipe import integer_products
 from mt3_calibration.precision.caches import with_caches
@@ -17,9 +16,6 @@ from mt3_calibration.precision.gate import GateName
 from mt3_calibration.precision.material import Material
 from mt3_calibration.precision.recipes import Product, Talk
 from mt3_calibration.precision.source import Source
-
-if TYPE_CHECKING:
-    pass
 
 
 class Small:

@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -70,26 +70,37 @@ def examine(device: str = "cpu") -> list[Finding]:
     """All checks, in the order of a report.
 
     Args:
-        device: The kind of device that matters; looked at even where there is no trace of it.
+        device: The kind of device that matters; looked at even where there is no trace of it, and
+            that it does not work is a problem.
     """
-    return [
+    findings = [
         _system(),
         *_packages(),
         *_wheels(),
         *_gpu(),
-        *_providers(),
+        *_providers(device),
         *_registered(device),
         _sound_files(),
         _cache(),
         _models(),
     ]
+    return [
+        replace(one, level=Level.PROBLEM)
+        if one.subject == _decisive(device) and one.level is Level.NOTE
+        else one
+        for one in findings
+    ]
 
 
 def works(findings: list[Finding], device: str = "cpu") -> bool:
     """Whether audio can be transcribed on a kind of device, a model given."""
-    subject = {"cpu": _CPU, "cuda": _CUDA}.get(device, f"device {device}")
     good = {finding.subject for finding in findings if finding.level is Level.OK}
-    return {"numpy", "mido", subject} <= good
+    return {"numpy", "mido", _decisive(device)} <= good
+
+
+def _decisive(device: str) -> str:
+    """Subject of the finding that says whether a kind of device works."""
+    return {"cpu": _CPU, "cuda": _CUDA}.get(device, f"device {device}")
 
 
 def _registered(device: str) -> Iterator[Finding]:
@@ -186,7 +197,7 @@ def _library(name: str, version: str | None, remedy: str) -> Finding:
     return Finding(name, Level.OK, version)
 
 
-def _providers() -> Iterator[Finding]:
+def _providers(device: str) -> Iterator[Finding]:
     try:
         runtime = importlib.import_module("onnxruntime")
         listed = runtime.get_available_providers()
@@ -198,6 +209,9 @@ def _providers() -> Iterator[Finding]:
     for name in PROVIDERS:
         if name in listed:
             yield _provider(runtime, name)
+        elif name == _decisive(device):
+            text = f"the installed ONNX Runtime lacks it (it has {', '.join(listed)})"
+            yield Finding(name, Level.PROBLEM, text, wheels.gpu_remedy())
 
 
 def _provider(runtime: ModuleType, name: str) -> Finding:

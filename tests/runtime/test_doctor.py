@@ -45,6 +45,28 @@ def test_a_missing_base_package_breaks_the_cpu_path(cache, monkeypatch, capsys):
     assert "Transcription on device cpu does not work; problems found: 1." in report
 
 
+def test_a_device_that_was_asked_for_and_is_absent_is_a_problem(cache, monkeypatch, capsys):
+    only = SimpleNamespace(get_available_providers=lambda: ["CPUExecutionProvider"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", only)
+    assert main(["doctor", "--device", "cuda"]) == ExitCode.UNUSABLE
+    report = capsys.readouterr().out
+    lacking = r"^problem +CUDAExecutionProvider +the installed ONNX Runtime lacks it .*\n +-> pip "
+    assert re.search(lacking, report, re.MULTILINE)
+    assert not any(one.subject == "CUDAExecutionProvider" for one in doctor.examine("cpu"))
+
+
+def test_a_device_that_fails_is_a_problem_to_those_who_ask_for_it(cache, monkeypatch):
+    monkeypatch.setattr(nvidia, "trouble", lambda: "there is no GPU")
+    monkeypatch.setitem(sys.modules, "onnxruntime", FakeRuntime(error="x"))
+    levels = {
+        device: one.level
+        for device in ("cpu", "cuda")
+        for one in doctor.examine(device)
+        if one.subject == "CUDAExecutionProvider"
+    }
+    assert levels == {"cpu": Level.NOTE, "cuda": Level.PROBLEM}
+
+
 def test_missing_comforts_do_not_break_the_cpu_path(cache, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rich", None)
     monkeypatch.setitem(sys.modules, "soundfile", None)

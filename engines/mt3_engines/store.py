@@ -15,14 +15,13 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from mt3_engines.keys import EngineKey, Place
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.catalogue import cache_dir
 from mt3_runtime.errors import BundleError, DeviceError, OutputError
 from mt3_runtime.output import make_folder, write_atomic
-from mt3_runtime.schema import read_fields
+from mt3_runtime.schema import read_document, read_fields
 
 FORMAT, FORMAT_VERSION = "mt3-runtime.engine", 1
 #: Names another folder for engines.
@@ -185,19 +184,14 @@ def read_info(path: Path) -> EngineInfo:
     Raises:
         BundleError: It is not one.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_SIDECAR + 1)
-        document: Any = json.loads(data) if len(data) <= _MAX_SIDECAR else None
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not readable as JSON: {error}.") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise BundleError(f"{path} does not describe an engine of this project.")
-    if document.get("version") != FORMAT_VERSION:
-        raise BundleError(f"{path} has another format version; build the engine again.")
-    body = {key: value for key, value in document.items() if key not in ("format", "version")}
+    body = read_document(
+        path,
+        FORMAT,
+        FORMAT_VERSION,
+        most=_MAX_SIDECAR,
+        otherwise="does not describe an engine",
+        remedy="Build the engine again.",
+    )
     found = read_fields(_Document, body, str(path))
     key = EngineKey.from_dict(found.key, f"{path}, key")
     return EngineInfo(

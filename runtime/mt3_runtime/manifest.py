@@ -17,7 +17,7 @@ from mt3_runtime.errors import BundleError
 from mt3_runtime.features import FeatureConfig
 from mt3_runtime.noterules import NoteRules
 from mt3_runtime.precision import Precision
-from mt3_runtime.schema import read_fields
+from mt3_runtime.schema import parse_document, read_fields
 from mt3_runtime.segments import SegmentConfig
 from mt3_runtime.stems import stem_named
 from mt3_runtime.vocabulary import Vocabulary
@@ -169,18 +169,14 @@ class Manifest:
             BundleError: Not JSON, not a bundle, a newer version, or a missing, unknown or
                 mistyped key; the message names ``where`` and the key.
         """
-        try:
-            document = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{where} is not readable as JSON: {error}.") from error
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise BundleError(f"{where} does not describe a bundle of this project.")
-        if document.get("version") != FORMAT_VERSION:
-            raise BundleError(
-                f"{where} has format version {document.get('version')!r}; this program reads "
-                f"version {FORMAT_VERSION}. Update mt3-runtime, or export the model again."
-            )
-        body = {key: value for key, value in document.items() if key not in ("format", "version")}
+        body = parse_document(
+            data,
+            where,
+            FORMAT,
+            FORMAT_VERSION,
+            otherwise="does not describe a bundle",
+            remedy="Update mt3-runtime, or export the model again.",
+        )
         for key, parse in _PARSERS.items():
             if key in body:
                 body[key] = _parse_part(parse, body[key], f"{where}, {key}")

@@ -6,8 +6,10 @@ keys must be exactly the fields, and every value must have its field's type.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mt3_runtime.errors import BundleError
@@ -52,6 +54,51 @@ def read_fields(kind: type[T], data: object, where: str) -> T:
         if annotation == "float":  # JSON writers drop the point of whole numbers
             values[name] = float(values[name])
     return kind(**values)
+
+
+def parse_document(
+    data: bytes, where: str, format_: str, version: int, *, otherwise: str, remedy: str
+) -> dict[str, Any]:
+    """The object in a JSON text, without the two keys that say what it is.
+
+    Args:
+        data: The text.
+        where: Names the file in messages.
+        format_: What its key ``format`` must be.
+        version: What its key ``version`` must be.
+        otherwise: What is true of it if it is of another format.
+        remedy: What helps if it is of another version.
+
+    Raises:
+        BundleError: It is no JSON, of another format, or of another version.
+    """
+    try:
+        document: Any = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where} is not readable as JSON: {error}.") from error
+    if not isinstance(document, dict) or document.get("format") != format_:
+        raise BundleError(f"{where} {otherwise} of this project.")
+    found = document.get("version")
+    if found != version:
+        raise BundleError(f"{where} has format version {found!r}, not {version}. {remedy}")
+    return {key: value for key, value in document.items() if key not in ("format", "version")}
+
+
+def read_document(
+    path: Path, format_: str, version: int, *, most: int, otherwise: str, remedy: str
+) -> dict[str, Any]:
+    """`parse_document` of a file that has at most so many bytes.
+
+    Raises:
+        BundleError: As there, or it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}).") from error
+    data = data if len(data) <= most else b"null"
+    return parse_document(data, str(path), format_, version, otherwise=otherwise, remedy=remedy)
 
 
 def check_keys(data: object, expected: Collection[str], where: str) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from mt3_runtime.errors import BundleError
 from mt3_runtime.output import write_atomic
-from mt3_runtime.schema import read_fields
+from mt3_runtime.schema import read_document, read_fields
 
 if TYPE_CHECKING:
     from mt3_runtime.bundle import Bundle, Role
@@ -131,19 +131,14 @@ def read_ranges(path: Path) -> Ranges:
     Raises:
         BundleError: It cannot be read or does not hold ranges.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        document: Any = json.loads(data) if len(data) <= _MAX_BYTES else None
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not readable as JSON: {error}.") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise BundleError(f"{path} holds no ranges of this project.")
-    if document.get("version") != FORMAT_VERSION:
-        raise BundleError(f"{path} has format version {document.get('version')!r}, not 1.")
-    body = {key: value for key, value in document.items() if key not in ("format", "version")}
+    body = read_document(
+        path,
+        FORMAT,
+        FORMAT_VERSION,
+        most=_MAX_BYTES,
+        otherwise="holds no ranges",
+        remedy="Measure them again.",
+    )
     found = read_fields(_Document, body, str(path))
     sensible = found.method in METHODS and found.segments >= 1 and found.tokens >= 0
     if not sensible or not isinstance(found.tensors, list):

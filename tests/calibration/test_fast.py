@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from mt3_calibration.fast.inputs import Inputs, layer_products, watch_encoder
-from mt3_calibration.fast.recipe import RECIPE, quantised
+from mt3_calibration.fast.recipe import FAST, quantised
 from mt3_calibration.precision.forced import Segment, segments_of
 from mt3_calibration.precision.material import Material
 from mt3_calibration.precision.measure import drift
@@ -41,7 +41,7 @@ def source(tiny_bundle: Path) -> Source:
 
 @pytest.fixture(scope="module")
 def product(source: Source, material: Material) -> Product:
-    return RECIPE.apply(source, material, lambda line: None)
+    return FAST.apply(source, material, lambda line: None)
 
 
 def kinds(model: onnx.ModelProto) -> dict[str, int]:
@@ -49,8 +49,8 @@ def kinds(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def test_it_is_a_recipe_under_the_relaxed_gate(product: Product):
-    assert recipe_named("fast") is RECIPE
-    assert RECIPE.gate == "relaxed"
+    assert recipe_named("fast") is FAST
+    assert FAST.gate == "relaxed"
     assert product.precision == Precision(
         "fast", weights="int8", arithmetic="int8", cross_cache="int8"
     )
@@ -98,7 +98,7 @@ def test_it_stays_near_and_keeps_rows_apart(
 
 
 def test_equal_material_gives_equal_graphs(source: Source, material: Material, product: Product):
-    again = RECIPE.apply(source, material, lambda line: None)
+    again = FAST.apply(source, material, lambda line: None)
     for key, model in product.graphs.items():
         # Writing stamps the metadata, so only the graphs are compared.
         same = again.graphs[key].graph
@@ -118,13 +118,13 @@ def test_other_profiles_are_no_source(tmp_path: Path, tiny_weights, material: Ma
         profiles=("compat",),
     )
     with pytest.raises(BundleError, match="cpu"):
-        RECIPE.apply(Source(Bundle(tmp_path / "compat")), material, lambda line: None)
+        FAST.apply(Source(Bundle(tmp_path / "compat")), material, lambda line: None)
 
 
 def test_graphs_without_the_names_are_refused(source: Source, material, monkeypatch):
     monkeypatch.setattr("mt3_calibration.fast.recipe.layer_products", lambda model, role: [])
     with pytest.raises(BundleError, match="none of the products"):
-        RECIPE.apply(source, material, lambda line: None)
+        FAST.apply(source, material, lambda line: None)
 
 
 def any_inputs(model: onnx.ModelProto, role) -> dict[str, Inputs]:

@@ -18,11 +18,11 @@ from mt3_calibration.precision.forced import Segment, open_session, segments_of
 from mt3_calibration.precision.graphs import exposing
 from mt3_calibration.precision.material import Material, Part
 from mt3_calibration.precision.measure import drift
+from mt3_calibration.precision.products import find_products, without
 from mt3_calibration.precision.source import Source
 from mt3_calibration.qdq import qdq_command, recipe
 from mt3_calibration.qdq.collector import PROFILE, _Histogram, _range, collect
 from mt3_calibration.qdq.insertion import insert
-from mt3_calibration.qdq.products import find_products, without
 from mt3_calibration.qdq.ranges import BARS, METHODS, Ranges, TensorRange, read_ranges, write_ranges
 from mt3_calibration.qdq.recipe import FP8, INT8, portable_graphs, weight_products
 from mt3_calibration.qdq.sensitivity import Loss, Sensitivity, parts_of

@@ -15,9 +15,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mt3_calibration.precision.products import find_products
 from mt3_calibration.precision.writing import write_graphs
 from mt3_calibration.qdq.insertion import insert
-from mt3_calibration.qdq.products import find_products
 from mt3_calibration.qdq.ranges import BARS, TensorRange
 from mt3_engines.backend import TensorRtBackend
 from mt3_engines.build import build_engine, prepared_graph

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mt3_calibration.precision.forced import Segment, encoded, forced, open_session
 from mt3_calibration.precision.graphs import exposing
-from mt3_calibration.qdq.products import WeightProduct, find_products
+from mt3_calibration.precision.products import WeightProduct, find_products
 from mt3_runtime.manifest import Manifest, Role
 
 if TYPE_CHECKING:

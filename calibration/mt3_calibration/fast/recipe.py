@@ -1,4 +1,4 @@
-"""``fast``: products of 8-bit integers for CPUs, where a song spends nine tenths of its time.
+"""``fast`` and ``small``: products of 8-bit integers, where a song spends nine tenths of its time.
 
 The weights of all products of the T5 layers are rounded to 8 bits, one scale per column, so that
 their products change least on the calibration material (`mt3_calibration.fast.rounding`).
@@ -11,17 +11,18 @@ decoder   16 bits in two terms of a fixed scale: a step is bound by reading weig
           the second term costs little, and its errors are what moves tokens.
 
 Cross keys and values are int8 as well (`mt3_calibration.precision.caches`): reading them is most of
-a step, and they lose next to nothing.
+a step, and they lose next to nothing.  In ``small``, for machines with little memory, so are the
+self caches.
 
-The decoder's last layer, the head, the embedding, norms, attention and the self caches stay fp32;
-so does what is no T5 layer: the input projection, and the whole encoder of YourMT3 but for its
-cross projections.
+The decoder's last layer, the head, the embedding, norms, attention and otherwise the self caches
+stay fp32; so does what is no T5 layer: the input projection, and the whole encoder of YourMT3 but
+for its cross projections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,10 +38,10 @@ from mt3_calibration.fast.integers import Plan, multiply_integers
 from mt3_calibration.fast.rounding import LEVELS, Matrix, rounded
 from mt3_calibration.fast.smoothing import Smoothed, divide_norm, divisible, smoothed
 from mt3_calibration.precision.caches import PROFILE, with_caches
-from mt3_calibration.precision.forced import segments_of
+from mt3_calibration.precision.forced import Segment, segments_of
 from mt3_calibration.precision.gate import GateName
 from mt3_calibration.precision.material import Material
-from mt3_calibration.precision.recipes import Product, Talk
+from mt3_calibration.precision.recipes import Graphs, Product, Talk
 from mt3_calibration.precision.source import Source
 from mt3_runtime.errors import BundleError
 from mt3_runtime.manifest import Role
@@ -60,22 +61,38 @@ HEADROOM = 4.0
 """Times the largest input ever met that a fixed scale has room for; it costs 2 of 16 bits."""
 
 
-class Fast:
-    """Makes encoder and decoder multiply integers, and read the cross caches as such."""
+@dataclass(frozen=True)
+class IntegerProducts:
+    """Makes encoder and decoder multiply integers, and read the cross caches as such.
 
-    name = "fast"
+    The caches come first: their scales are folded into fp32 columns, so that what is rounded after
+    that is what is really multiplied.
+
+    Attributes:
+        name: What ``--precision`` calls it.
+        self_caches: Whether the self caches are int8, too: less memory, and less exact.
+    """
+
+    name: str
+    self_caches: bool
     gate: GateName = "relaxed"
 
     def apply(self, source: Source, material: Material, talk: Talk) -> Product:
         segments = segments_of(source.listen(material.calibration), source.manifest)
-        changed = with_caches(source, segments, talk, self_caches=False)
-        made = integer_products(changed, material, talk)
-        precision = replace(made.precision, name=self.name, cross_cache="int8")
-        return replace(made, precision=precision)
+        changed = with_caches(source, segments, talk, self_caches=self.self_caches)
+        graphs = integer_products(changed, segments, talk)
+        precision = Precision(
+            self.name,
+            weights="int8",
+            arithmetic="int8",
+            self_cache="int8" if self.self_caches else "fp32",
+            cross_cache="int8",
+        )
+        return Product(graphs, precision)
 
 
-def integer_products(source: Source, material: Material, talk: Talk) -> Product:
-    """Makes encoder and decoder multiply integers; caches stay as the source has them.
+def integer_products(source: Source, segments: Sequence[Segment], talk: Talk) -> Graphs:
+    """Encoder and decoder that multiply integers; caches stay as the source has them.
 
     Raises:
         BundleError: The source lacks the profile, or its graphs have none of the products.
@@ -88,16 +105,12 @@ def integer_products(source: Source, material: Material, talk: Talk) -> Product:
                 f"The {role} of {source.bundle.path} has none of the products that become "
                 "integers: they are found by the names that `mt3 export` gives them."
             )
-    heard = segments_of(source.listen(material.calibration), source.manifest)
-    talk(f"watching the exact graphs over {len(heard)} segments")
-    inputs = watch_decoder(graphs, source.manifest, heard, threads=source.threads)
+    talk(f"watching the exact graphs over {len(segments)} segments")
+    inputs = watch_decoder(graphs, source.manifest, segments, threads=source.threads)
     said = quantised(decoder, "decoder", inputs)
-    inputs = watch_encoder(encoder, heard, threads=source.threads)
+    inputs = watch_encoder(encoder, segments, threads=source.threads)
     made = quantised(encoder, "encoder", inputs)
-    return Product(
-        {("encoder", PROFILE): made, ("decoder", PROFILE): said},
-        Precision("products", weights="int8", arithmetic="int8"),
-    )
+    return {("encoder", PROFILE): made, ("decoder", PROFILE): said}
 
 
 def quantised(model: ModelProto, role: Role, inputs: Mapping[str, Inputs]) -> ModelProto:
@@ -153,4 +166,5 @@ def _smooth(
     return found
 
 
-RECIPE = Fast()
+FAST = IntegerProducts("fast", self_caches=False)
+SMALL = IntegerProducts("small", self_caches=True)

@@ -26,6 +26,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from mt3_calibration.precision.forced import Segment, encoded, forced, open_session
+from mt3_calibration.precision.graphs import drop_unused
 from mt3_calibration.precision.recipes import Talk
 from mt3_calibration.precision.source import Changed, FloatArray, Source
 from mt3_export.graph import MICROSOFT
@@ -159,7 +160,7 @@ def int8_decoder(decoder: ModelProto, scales: Scales) -> ModelProto:
         if f"past_key_{layer}" in scales:
             _self_cache(graph, layer, scales)
         _cross_attention(graph, layer, lengths, scales)
-    _drop_unused(graph)
+    drop_unused(graph)
     return decoder
 
 
@@ -291,13 +292,6 @@ def _expect(nodes: Sequence[NodeProto], kinds: Sequence[str]) -> None:
     found = [node.op_type for node in nodes]
     if found != list(kinds):
         raise BundleError(f"operators {found} instead of {list(kinds)}: {_STRANGE}")
-
-
-def _drop_unused(graph: GraphProto) -> None:
-    """Removes parameters that no node reads any more."""
-    read = {name for node in graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)
 
 
 _STRANGE = (

@@ -65,6 +65,13 @@ def exposing(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
     return copy
 
 
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Removes parameters that no node reads."""
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+
+
 def log_probs_of(decoder: onnx.ModelProto) -> str:
     """The tensor of a decoder graph that holds the log-probabilities of all tokens [N, V]."""
     (found,) = [str(node.output[0]) for node in decoder.graph.node if node.op_type == LOG_PROBS]

@@ -28,10 +28,10 @@ RECIPES: dict[str, str] = {
     "fp16-stored": "mt3_calibration.precision.stored",
     "fp16": "mt3_calibration.precision.halves:FP16",
     "bf16": "mt3_calibration.precision.halves:BF16",
-    "fast": "mt3_calibration.fast.recipe",
-    "small": "mt3_calibration.precision.small",
-    "int8": "mt3_calibration.qdq.int8",
-    "fp8": "mt3_calibration.qdq.fp8",
+    "fast": "mt3_calibration.fast.recipe:FAST",
+    "small": "mt3_calibration.fast.recipe:SMALL",
+    "int8": "mt3_calibration.qdq.recipe:INT8",
+    "fp8": "mt3_calibration.qdq.recipe:FP8",
 }
 """Where each recipe is, by its name: the ``RECIPE`` of a module, unless another one is named."""
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from mt3_calibration.precision.forced import Segment, encoded, forced, open_session
 from mt3_calibration.precision.graphs import exposing
 from mt3_calibration.precision.measure import ROLES
+from mt3_calibration.precision.products import WeightProduct
 from mt3_calibration.precision.source import FloatArray, Source
-from mt3_calibration.qdq.products import WeightProduct
 from mt3_calibration.qdq.ranges import BARS, Method, Ranges, TensorRange
 from mt3_runtime.errors import OptionError
 from mt3_runtime.manifest import Role

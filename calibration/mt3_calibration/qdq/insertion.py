@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from mt3_calibration.qdq.products import WeightProduct
+from mt3_calibration.precision.products import WeightProduct
 from mt3_runtime.errors import BundleError
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from pathlib import Path
 from mt3_calibration.plots import check_picture, to_bytes
 from mt3_calibration.precision.forced import segments_of
 from mt3_calibration.precision.material import Material
+from mt3_calibration.precision.products import without
 from mt3_calibration.precision.recipes import Recipe
 from mt3_calibration.precision.source import Source
 from mt3_calibration.qdq.insertion import FORMATS
-from mt3_calibration.qdq.products import without
 from mt3_calibration.qdq.ranges import METHODS
 from mt3_calibration.qdq.recipe import (
     FP8,

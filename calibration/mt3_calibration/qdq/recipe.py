@@ -14,12 +14,12 @@ from mt3_calibration.precision.forced import segments_of
 from mt3_calibration.precision.gate import GateName
 from mt3_calibration.precision.material import Material
 from mt3_calibration.precision.measure import ROLES
+from mt3_calibration.precision.products import WeightProduct, find_products, without
 from mt3_calibration.precision.recipes import Product, Talk
 from mt3_calibration.precision.source import Source
 from mt3_calibration.precision.stored import halved
 from mt3_calibration.qdq.collector import PROFILE, collect
 from mt3_calibration.qdq.insertion import Format, insert
-from mt3_calibration.qdq.products import WeightProduct, find_products, without
 from mt3_calibration.qdq.ranges import Method, Ranges, read_ranges
 from mt3_calibration.qdq.standin import simulated
 from mt3_runtime.manifest import Role

@@ -15,9 +15,9 @@ import numpy as np
 
 from mt3_calibration.precision.forced import Segment, forced
 from mt3_calibration.precision.measure import ROLES
+from mt3_calibration.precision.products import WeightProduct
 from mt3_calibration.precision.source import FloatArray, Source
 from mt3_calibration.qdq.insertion import Format, insert
-from mt3_calibration.qdq.products import WeightProduct
 from mt3_calibration.qdq.ranges import Ranges
 from mt3_runtime.manifest import Role
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mt3_calibration.precision.graphs import drop_unused
+
 if TYPE_CHECKING:
     from onnx import ModelProto
 
@@ -47,8 +49,5 @@ def simulated(model: ModelProto) -> ModelProto:
             node.input[index] = exact.get(name, name)
     del graph.node[:]
     graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    drop_unused(graph)
     return made

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from mt3_runtime.errors import OptionError
 from mt3_runtime.grammar import Grammar
+from mt3_runtime.orderly import Orderly
 from mt3_runtime.vocabulary import EventKind, Vocabulary
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def constraint_for(
     lineup: Lineup | None,
     *,
     grammar: bool = False,
+    orderly: bool = False,
     seconds: float,
 ) -> Callable[[int], Constraint] | None:
     """Checks what a call asks for, and returns what makes the constraint for so many slots.
@@ -73,6 +75,7 @@ def constraint_for(
         rules: Rules of the model.
         lineup: The instruments that may occur; None for all.
         grammar: Whether only sequences that mean something are allowed.
+        orderly: Whether of those only the ones in the order of the model's labels are.
         seconds: Length of a segment.
 
     Returns:
@@ -87,9 +90,9 @@ def constraint_for(
         wanted = Wanted.of(vocabulary, rules, lineup)
         allowed = wanted.sayable(vocabulary)
         initial = rules.initial_program in wanted.programs or not wanted.pitched
-    if grammar:
+    if grammar or orderly:
         return partial(
-            Grammar,
+            Orderly if orderly else Grammar,
             vocabulary=vocabulary,
             rules=rules,
             allowed=allowed,

@@ -47,9 +47,9 @@ _KINDS = (
     EventKind.VELOCITY,
     EventKind.TIE,
 )
-_SHIFT, _PITCH, _DRUM, _PROGRAM, _VELOCITY, _TIE = range(len(_KINDS))
-_NOTHING = -1  # the kind of ids without meaning
-_FIRST_SETTING = _PROGRAM  # from here on, kinds that set a state
+SHIFT, PITCH, DRUM, PROGRAM, VELOCITY, TIE = range(len(_KINDS))
+NOTHING = -1  # the kind of ids without meaning
+_FIRST_SETTING = PROGRAM  # from here on, kinds that set a state
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Grammar:
         ids = {kind: vocabulary.id_range(kind) for kind in _KINDS}
         self._slices = {kind: slice(found.start, found.stop) for kind, found in ids.items()}
         # Kind and value of every id; ids without meaning have a kind of their own.
-        self._kinds = np.full(vocabulary.size, _NOTHING, np.int8)
+        self._kinds = np.full(vocabulary.size, NOTHING, np.int8)
         self._values = np.zeros(vocabulary.size, np.int32)
         for token, event in enumerate(vocabulary.decode(range(vocabulary.size))):
             if event is not None:
@@ -179,11 +179,11 @@ class Grammar:
         count = len(tokens)
         kinds, values = self._kinds[tokens], self._values[tokens]
         time, base = self._time[:count], self._base[:count]
-        shift = kinds == _SHIFT
+        shift = kinds == SHIFT
         np.copyto(time, base + values, where=shift)
         if self._dialect.shifts_add_up:  # in a row; any other event ends it
             np.multiply(time, shift, out=base)
-        pitch = np.flatnonzero(kinds == _PITCH)
+        pitch = np.flatnonzero(kinds == PITCH)
         if pitch.size:
             self._sound(pitch, values[pitch])
         setting = np.flatnonzero(kinds >= _FIRST_SETTING)
@@ -218,11 +218,11 @@ class Grammar:
     def _set(self, allowed: BoolArray, rows: IntArray, kinds: IntArray, values: IntArray) -> None:
         """Takes in tokens that set the state of some rows."""
         if not self._rules.flat_programs:
-            program = kinds == _PROGRAM
+            program = kinds == PROGRAM
             self._program[rows[program]] = values[program]
-        velocity = kinds == _VELOCITY
+        velocity = kinds == VELOCITY
         self._velocity[rows[velocity]] = values[velocity]
-        tied = rows[kinds == _TIE]
+        tied = rows[kinds == TIE]
         self._ties[tied] = False
         self._far[tied] = 0
         allowed[tied] = self._in_main

@@ -50,6 +50,8 @@ class DecodingSpec:
             token and the tokens of the previous segment, cropped or filled with the start token,
             which is T5's padding.  0 for models without memory.
         memory_start: The ids that open this vector for the first segment of a recording.
+        orderly: Whether the labels the model was taught with say everything in one order only: it
+            is always decoded under that grammar (`mt3_runtime.orderly`).
     """
 
     start_id: int
@@ -59,6 +61,7 @@ class DecodingSpec:
     min_tokens: int = 1
     memory_tokens: int = 0
     memory_start: tuple[int, ...] = ()
+    orderly: bool = False
 
 
 @dataclass(frozen=True)
@@ -267,7 +270,7 @@ def _bounded(spec: T) -> T:
         value = getattr(spec, field.name)
         lowest = 0 if field.name in ("start_id", "eos_id", "memory", "memory_tokens") else 1
         highest = _MAX_CHANNELS if field.name == "channels" else _MAX_SIZE
-        if isinstance(value, int) and not lowest <= value <= highest:
+        if type(value) is int and not lowest <= value <= highest:
             raise BundleError(f"{field.name} is {value}, outside {lowest}..{highest}.")
     return spec
 

@@ -107,6 +107,7 @@ class Request:
             info.notes,
             lineup,
             grammar=grammar,
+            orderly=info.decoding.orderly,
             seconds=info.segments.samples / info.segments.sample_rate,
         )
         silence = silence_for(info.vocabulary, info.notes, lineup)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mt3_calibration.evaluation import labelled, unique_names
 from mt3_calibration.precision.judge import Judgement, judge
-from mt3_calibration.precision.material import Excerpt, Material
+from mt3_calibration.precision.material import TAKES, Excerpt, Material, in_takes
 from mt3_calibration.precision.recipes import RECIPES, Product, Recipe, recipe_named
 from mt3_calibration.precision.source import Source
 from mt3_calibration.precision.table import table
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, material: Material | None = None) -> int:
         made, stand_in = _drafts(source.manifest, product, Path(place))
         sets: dict[str, Sequence[Excerpt]] = {"check": material.check}
         if own:
-            sets["own"] = own
+            sets["own"] = in_takes(own, TAKES)
         judgement = judge(
             source,
             made,

@@ -17,8 +17,8 @@ from mt3_calibration.precision import recipes
 from mt3_calibration.precision.forced import forced, segments_of
 from mt3_calibration.precision.gate import GateName
 from mt3_calibration.precision.graphs import plain
-from mt3_calibration.precision.material import Material, installed, make_excerpts
-from mt3_calibration.precision.measure import drift
+from mt3_calibration.precision.material import Material, in_takes, installed, make_excerpts
+from mt3_calibration.precision.measure import compared, drift, scored
 from mt3_calibration.precision.recipes import Product, recipe_named
 from mt3_calibration.precision.source import Source
 from mt3_calibration.precision.stored import halved
@@ -84,6 +84,35 @@ def test_equal_sounds_give_equal_material():
     for one, two in zip(plain_material().check, again, strict=True):
         assert np.array_equal(one.audio, two.audio)
         assert one.labels == two.labels
+
+
+def test_takes_differ_by_what_nobody_hears(material: Material):
+    (first, second) = material.check
+    found = in_takes((first, second), 3)
+    assert [(e.name, e.take) for e in found] == [
+        (e.name, k) for e in (first, second) for k in range(3)
+    ]
+    assert found[0] is first
+    for take in (found[1], found[2]):
+        assert np.array_equal(take.audio * 32768, np.round(take.audio * 32768))
+        assert 0 < np.abs(take.audio - first.audio).max() <= 1.5 / 32768
+        assert take.labels is first.labels
+    assert not np.array_equal(found[1].audio, found[2].audio)
+    assert np.array_equal(in_takes((first,), 3)[2].audio, found[2].audio)
+
+
+def test_a_piece_is_judged_by_all_of_its_takes(source: Source, material: Material):
+    """The labels are the exact model's answer to the first take: it says less than all of that."""
+    takes = in_takes(material.check, 3)
+    heard = source.listen(takes)
+    changes = compared(heard, heard).changes
+    assert [change.name for change in changes] == ["check-000", "check-001"]
+    for change in changes:
+        alone = [
+            scored(h.excerpt.labels, h.notes).whole for h in heard if h.excerpt.name == change.name
+        ]
+        assert len(alone) == 3
+        assert change.exact.whole == change.other.whole == alone[0] + alone[1] + alone[2]
 
 
 def test_without_sounds_the_remedy_is_named(monkeypatch):

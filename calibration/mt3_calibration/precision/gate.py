@@ -1,8 +1,8 @@
 """The gates: how much worse than the exact model a bundle may be, and still be handed out.
 
 Contract: pure functions of per-file scores.  Each file has one F1, of all its notes that are
-labelled, pitched ones by onset and drums by class (`mt3_calibration.scoring`), and is compared with
-what the exact model has for the same file.
+labelled, pitched ones by onset and drums by class (`mt3_calibration.scoring`), in all of its takes
+(`mt3_calibration.precision.material`), and is compared with what the exact model has for the same.
 
 ``packaging``  For what everybody gets without asking: no labelled file may move by more than
                `FILE_WITHIN`, in either direction.
@@ -44,6 +44,10 @@ class Scored:
 
     onsets: Score | None
     drums: Score | None
+
+    def __add__(self, other: Scored) -> Scored:
+        """Both files, as one; what is labelled in one only counts for neither."""
+        return Scored(_sum(self.onsets, other.onsets), _sum(self.drums, other.drums))
 
     @property
     def whole(self) -> Score:
@@ -108,6 +112,10 @@ GATES: dict[GateName, Callable[[Sequence[Change]], list[str]]] = {
     "packaging": packaging,
     "relaxed": relaxed,
 }
+
+
+def _sum(one: Score | None, two: Score | None) -> Score | None:
+    return None if one is None or two is None else one + two
 
 
 def _difference(exact: Score, other: Score) -> float:

@@ -99,10 +99,10 @@ def judge(
     first: list[Heard] = []
     with load_model(played.path, device=device, threads=source.threads) as model:
         for name, excerpts in sets.items():
-            talk(f"listening to {name}: {len(excerpts)} recordings")
+            talk(f"listening to recordings: {_size(name, excerpts)}")
             exact = source.listen(excerpts)
             other = transcribed(model, excerpts, [heard.features for heard in exact])
-            first = first or other[:INDEPENDENT_EXCERPTS]
+            first = first or [h for h in other if not h.excerpt.take][:INDEPENDENT_EXCERPTS]
             found[name] = compared(exact, other)
             faults += [f"{name}: {fault}" for fault in _faults(gate, found[name].changes)]
     talk("decoding some again in other slots")
@@ -117,7 +117,7 @@ def judge(
     figures = {"kl": drifted.kl, "flips": drifted.flips}
     for name, each in found.items():
         figures |= {f"{name}_{key}": round(value, 6) for key, value in each.figures.items()}
-    sizes = ", ".join(f"{len(excerpts)} of {name}" for name, excerpts in sets.items())
+    sizes = ", ".join(_size(name, excerpts) for name, excerpts in sets.items())
     judged = f"against {source.manifest.precision}; recordings: {sizes}; {where}"
     return Judgement(
         sets=found,
@@ -127,6 +127,12 @@ def judge(
         loads=loads,
         verdict=Verdict(gate, not faults, tuple(faults), judged, figures),
     )
+
+
+def _size(name: str, excerpts: Sequence[Excerpt]) -> str:
+    pieces = len({excerpt.name for excerpt in excerpts})
+    takes = len(excerpts) // pieces
+    return f"{pieces} of {name}" + (f", {takes} takes each" if takes > 1 else "")
 
 
 def _faults(gate: GateName, changes: Sequence[Change]) -> list[str]:

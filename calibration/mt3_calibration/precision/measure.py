@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import groupby
+from operator import add
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -54,7 +57,7 @@ class Comparison:
     """A model against the exact one, on the same excerpts.
 
     Attributes:
-        changes: Of each labelled excerpt.
+        changes: Of each labelled excerpt, all takes added up.
         identical: Share of the segments all of whose tokens are equal.
         segments: Their number.
         agreement: Multi-instrument F1 (exact programs) of the notes, with the exact model's notes
@@ -94,18 +97,21 @@ def compared(exact: Sequence[Heard], other: Sequence[Heard]) -> Comparison:
     ]
     known = [value for value in agreements if value is not None]
     return Comparison(
-        changes=tuple(
-            Change(
-                one.excerpt.name,
-                scored(one.excerpt.labels, one.notes),
-                scored(two.excerpt.labels, two.notes),
-            )
-            for one, two in pairs
-        ),
+        changes=tuple(_changes(pairs)),
         identical=float(np.mean(same)) if same else 1.0,
         segments=len(same),
         agreement=float(np.mean(known)) if known else 1.0,
     )
+
+
+def _changes(pairs: Iterable[tuple[Heard, Heard]]) -> Iterator[Change]:
+    for name, takes in groupby(pairs, key=lambda pair: pair[0].excerpt.name):
+        exact, other = zip(*[map(_scored, pair) for pair in takes], strict=True)
+        yield Change(name, reduce(add, exact), reduce(add, other))
+
+
+def _scored(heard: Heard) -> Scored:
+    return scored(heard.excerpt.labels, heard.notes)
 
 
 def scored(labels: Labels, notes: Iterable[Note]) -> Scored:

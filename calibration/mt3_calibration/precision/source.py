@@ -65,7 +65,7 @@ class Source:
                 "bundle that `mt3 export` wrote."
             )
         self._model: Model | None = None
-        self._heard: dict[str, Heard] = {}
+        self._heard: dict[tuple[str, int], Heard] = {}
 
     def graph(self, role: Role, profile: str) -> ModelProto:
         """A graph of the bundle with plain fp32 weights; the caller may change it.
@@ -77,14 +77,14 @@ class Source:
 
     def listen(self, excerpts: Sequence[Excerpt]) -> list[Heard]:
         """What the exact model hears, in the order of the excerpts; each is done once."""
-        fresh = [excerpt for excerpt in excerpts if excerpt.name not in self._heard]
+        fresh = [e for e in excerpts if (e.name, e.take) not in self._heard]
         if fresh:
             if self._model is None:
                 self._model = load_model(self.bundle.path, device="cpu", threads=self.threads)
             features = [self._model.preprocess(e.audio, e.sample_rate) for e in fresh]
             found = transcribed(self._model, fresh, features)
-            self._heard |= {heard.excerpt.name: heard for heard in found}
-        return [self._heard[excerpt.name] for excerpt in excerpts]
+            self._heard |= {(h.excerpt.name, h.excerpt.take): h for h in found}
+        return [self._heard[excerpt.name, excerpt.take] for excerpt in excerpts]
 
 
 class Changed(Source):

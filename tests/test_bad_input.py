@@ -37,8 +37,8 @@ from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
 from mt3_runtime import audiofile, cli
 from mt3_runtime.audio import load_audio, open_audio
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.errors import AudioError, AudioNotFoundError, AudioWarning, MT3Error, OptionError
+from mt3_runtime.installed import resolve_model
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
 from mt3_runtime.shipped import shipped_models

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from mt3_calibration.evaluation import Findings, Recording
 from mt3_runtime.audio import open_audio
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import OptionError
 from mt3_runtime.formats import SUFFIXES, load_notes
+from mt3_runtime.installed import resolve_model
 from mt3_runtime.leakage import AUTO_FILTERS
 from mt3_runtime.progress import Meter
 

@@ -25,11 +25,11 @@ from mt3_calibration.plots import FAINT, INK, PAPER, check_picture, look, new_fi
 from mt3_calibration.report import aligned
 from mt3_calibration.scoring import Score, score_drums, score_notes
 from mt3_runtime.audio import load_audio
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.jobs import find_inputs
 from mt3_runtime.errors import AudioError, OptionError
 from mt3_runtime.filtering import filter_notes
+from mt3_runtime.installed import resolve_model
 from mt3_runtime.leakage import AUTO_FILTERS
 from mt3_runtime.notes import Note
 from mt3_runtime.output import STDOUT, check_output, write_output

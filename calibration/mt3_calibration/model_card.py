@@ -25,8 +25,8 @@ from mt3_calibration.config import PRESETS
 from mt3_calibration.plots import to_bytes
 from mt3_calibration.tables import LOG, LOG_COLUMNS, SCORE_COLUMNS, SCORES, Table
 from mt3_runtime.bundle import Bundle
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.errors import MT3Error, OptionError
+from mt3_runtime.installed import resolve_model
 from mt3_runtime.output import write_atomic
 
 TEMPLATE = resources.files("mt3_calibration").joinpath("model_card.md")

@@ -24,10 +24,10 @@ from mt3_calibration.scoring import by_pitch, match
 from mt3_export.bundles import check_target, new_bundle
 from mt3_runtime.audio import load_audio
 from mt3_runtime.bundle import Bundle
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.jobs import find_inputs
 from mt3_runtime.errors import OptionError
+from mt3_runtime.installed import resolve_model
 from mt3_runtime.manifest import Manifest
 from mt3_runtime.output import STDOUT, check_output, is_folder, write_output
 

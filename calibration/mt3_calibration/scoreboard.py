@@ -36,8 +36,8 @@ from mt3_calibration.plots import check_picture, to_bytes
 from mt3_calibration.soundfonts import Role, source_named
 from mt3_calibration.testsets import COUNT, SECONDS, cached_test_set, set_named, sha256
 from mt3_runtime.bundle import Bundle
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.errors import MT3Error, OptionError
+from mt3_runtime.installed import resolve_model
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
 from mt3_runtime.output import check_output, write_output

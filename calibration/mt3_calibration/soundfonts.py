@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from mt3_runtime.catalogue import cache_dir
+from mt3_runtime.cache import cache_dir
 from mt3_runtime.errors import MissingDependencyError, OptionError
 
 

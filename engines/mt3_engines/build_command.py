@@ -22,9 +22,9 @@ from mt3_engines.shapes import CAPACITIES, SLOTS, make_plan, parse_numbers
 from mt3_engines.store import EngineInfo, EngineStore
 from mt3_engines.versions import parse_version
 from mt3_runtime.bundle import Bundle
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import OutputError
+from mt3_runtime.installed import resolve_model
 from mt3_runtime.output import make_folder, write_atomic
 from mt3_runtime.progress import Meter
 

@@ -16,9 +16,9 @@ from mt3_engines.store import (
     remove_files,
 )
 from mt3_runtime.bundle import Bundle
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import BundleError, OptionError
+from mt3_runtime.installed import resolve_model
 
 _MIB = 1 << 20
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mt3_engines.keys import EngineKey, Place
 from mt3_runtime.bundle import Bundle
-from mt3_runtime.catalogue import cache_dir
+from mt3_runtime.cache import cache_dir
 from mt3_runtime.errors import BundleError, DeviceError, OutputError
 from mt3_runtime.output import make_folder, write_atomic
 from mt3_runtime.schema import read_document, read_fields

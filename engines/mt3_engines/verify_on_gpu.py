@@ -35,9 +35,9 @@ from mt3_engines.shapes import CAPACITIES, SLOTS, make_plan, parse_numbers
 from mt3_engines.store import EngineInfo, EngineStore
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.bundle import Bundle
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import MT3Error
+from mt3_runtime.installed import resolve_model
 from mt3_runtime.model import Model
 from mt3_runtime.output import check_output, write_output
 

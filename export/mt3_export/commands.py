@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mt3_runtime.catalogue import cache_dir, get_model_info, pulled_checkpoint
+from mt3_runtime.cache import cache_dir
+from mt3_runtime.catalogue import get_model_info, pulled_checkpoint
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import CheckpointError, OptionError
 from mt3_runtime.output import exists

@@ -19,8 +19,10 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
-from mt3_runtime import catalogue, nvidia, wheels
+from mt3_runtime import nvidia, wheels
+from mt3_runtime.cache import CACHE_VARIABLE, cache_dir
 from mt3_runtime.errors import DeviceError, OptionError
+from mt3_runtime.installed import installed_models
 from mt3_runtime.onnxwrite import sum_model
 from mt3_runtime.shipped import shipped_models
 
@@ -271,9 +273,9 @@ def _sound_files() -> Finding:
 
 
 def _cache() -> Finding:
-    advice = f"set {catalogue.CACHE_VARIABLE} to a folder you can write to"
+    advice = f"set {CACHE_VARIABLE} to a folder you can write to"
     try:
-        folder = catalogue.cache_dir()
+        folder = cache_dir()
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         usable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
     except (OptionError, OSError) as error:
@@ -286,7 +288,7 @@ def _cache() -> Finding:
 
 def _models() -> Finding:
     try:
-        installed = catalogue.installed_models()
+        installed = installed_models()
     except OptionError as error:
         return Finding("models", Level.PROBLEM, str(error))
     shipped = [f"{name} (comes with the package)" for name in shipped_models()]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mt3_runtime.bundle import Bundle
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.devices import open_backend
 from mt3_runtime.errors import OptionError
+from mt3_runtime.installed import resolve_model
 from mt3_runtime.model import Model
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 
 from mt3_calibration import soundfonts
 from mt3_calibration.soundfonts import SOURCES, Role, find, source_named
-from mt3_runtime.catalogue import CACHE_VARIABLE
+from mt3_runtime.cache import CACHE_VARIABLE
 from mt3_runtime.errors import MissingDependencyError, OptionError
 
 

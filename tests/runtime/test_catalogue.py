@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mt3_export.variants import VARIANTS
-from mt3_runtime import bundle, catalogue, download
+from mt3_runtime import bundle, catalogue, download, installed
+from mt3_runtime.cache import cache_dir
 from mt3_runtime.catalogue import ModelFile, ModelInfo
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.errors import (
@@ -147,7 +148,7 @@ def test_the_cache_folder_is_the_platforms(monkeypatch, platform, variables, exp
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.platform", platform)
-    assert catalogue.cache_dir() == Path.home() / expected
+    assert cache_dir() == Path.home() / expected
 
 
 def test_installed_bundles_are_folders_or_single_files(cache):
@@ -156,28 +157,28 @@ def test_installed_bundles_are_folders_or_single_files(cache):
     (cache / "bundles" / "notes.txt").write_text("")
     single = cache / "bundles" / "mine.mt3"
     single.write_bytes(b"")
-    assert catalogue.installed_models() == {"mine": single, "yptf_moe_multi": folder}
-    assert catalogue.find_model("mine") == single
-    assert catalogue.find_model("yourmt3") == folder
-    assert catalogue.find_model("other") is None
+    assert installed.installed_models() == {"mine": single, "yptf_moe_multi": folder}
+    assert installed.find_model("mine") == single
+    assert installed.find_model("yourmt3") == folder
+    assert installed.find_model("other") is None
 
 
 def test_the_manifest_has_the_name_the_reader_expects():
-    assert bundle.MANIFEST == catalogue.BUNDLE_FILE
+    assert bundle.MANIFEST == installed.BUNDLE_FILE
 
 
 def test_a_model_is_found_by_path_name_variable_or_alone(cache, monkeypatch, tmp_path):
     first = install(cache, "first")
-    assert catalogue.resolve_model() == first
+    assert installed.resolve_model() == first
     second = install(cache, "second")
     with pytest.raises(BundleNotFoundError, match="first, second"):
-        catalogue.resolve_model()
+        installed.resolve_model()
     monkeypatch.setenv("MT3_MODEL", "second")
-    assert catalogue.resolve_model() == second
-    assert catalogue.resolve_model("first") == first
+    assert installed.resolve_model() == second
+    assert installed.resolve_model("first") == first
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    assert catalogue.resolve_model(elsewhere) == elsewhere
+    assert installed.resolve_model(elsewhere) == elsewhere
 
 
 @pytest.mark.parametrize(
@@ -194,14 +195,14 @@ def test_a_model_is_found_by_path_name_variable_or_alone(cache, monkeypatch, tmp
 def test_a_model_that_is_not_there_is_explained(cache, monkeypatch, tmp_path, name, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BundleNotFoundError, match=message):
-        catalogue.resolve_model(name)
+        installed.resolve_model(name)
 
 
 def test_a_model_that_cannot_be_exported_is_not_offered(cache, monkeypatch):
     unknown = replace(catalogue.get_model_info("ymt3_plus"), supported=False)
     monkeypatch.setattr(catalogue, "get_model_info", lambda _: unknown)
     with pytest.raises(BundleNotFoundError, match="ymt3_plus is known, but .* cannot export it"):
-        catalogue.resolve_model("ymt3_plus")
+        installed.resolve_model("ymt3_plus")
 
 
 def test_clearing_removes_what_we_stored_and_nothing_else(cache):
@@ -210,13 +211,13 @@ def test_clearing_removes_what_we_stored_and_nothing_else(cache):
     (cache / "bundles" / "three.mt3").write_bytes(b"12345")
     (cache / "checkpoints" / "one").mkdir(parents=True)
     (cache / "mine.txt").write_text("keep")
-    assert catalogue.remove_model("three") == 5
-    assert catalogue.remove_model("one") == 2
-    assert set(catalogue.installed_models()) == {"two"}
-    assert catalogue.remove_model("two") == 2
-    assert catalogue.remove_model("two") == 0
+    assert installed.remove_model("three") == 5
+    assert installed.remove_model("one") == 2
+    assert set(installed.installed_models()) == {"two"}
+    assert installed.remove_model("two") == 2
+    assert installed.remove_model("two") == 0
     install(cache, "yptf_moe_multi")
-    assert catalogue.remove_model("yourmt3") == 2
+    assert installed.remove_model("yourmt3") == 2
     assert (cache / "mine.txt").exists()
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mt3_runtime import catalogue, doctor, shipped
+from mt3_runtime import catalogue, doctor, installed, shipped
 from mt3_runtime.bundle import Bundle
+from mt3_runtime.cache import cache_dir
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.download import is_right
 from mt3_runtime.errors import BundleNotFoundError, OptionError
@@ -33,29 +34,29 @@ def package(monkeypatch, tmp_path, tiny_bundle):
 
 
 def install(name: str) -> Path:
-    folder = catalogue.cache_dir() / "bundles" / name
+    folder = cache_dir() / "bundles" / name
     folder.mkdir(parents=True)
     (folder / "bundle.json").write_text("{}")
     return folder
 
 
 def test_it_is_used_where_nothing_else_is(package):
-    assert catalogue.resolve_model() == package
+    assert installed.resolve_model() == package
     with load_model() as model:
         assert model.info.name == "tiny"
 
 
 def test_whatever_the_user_chose_comes_first(package, monkeypatch):
     mine = install("mine")
-    assert catalogue.resolve_model() == mine
-    assert catalogue.resolve_model("default") == package
+    assert installed.resolve_model() == mine
+    assert installed.resolve_model("default") == package
     install("other")
     with pytest.raises(BundleNotFoundError, match="mine, other"):
-        catalogue.resolve_model()
+        installed.resolve_model()
     monkeypatch.setenv("MT3_MODEL", "default")
-    assert catalogue.resolve_model() == package
+    assert installed.resolve_model() == package
     own = install("default")
-    assert catalogue.resolve_model("default") == own
+    assert installed.resolve_model("default") == own
 
 
 def test_it_is_listed_and_described(package, capsys):

@@ -25,9 +25,9 @@ from mt3_calibration.qdq.recipe import (
 from mt3_calibration.qdq.sensitivity import measure, parts_of
 from mt3_calibration.qdq.sensitivity_report import chart, document, table
 from mt3_runtime.bundle import Bundle
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import OptionError
+from mt3_runtime.installed import resolve_model
 from mt3_runtime.output import STDOUT, check_output, write_output
 from mt3_runtime.progress import Meter
 

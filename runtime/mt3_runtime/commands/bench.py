@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.commands.machine import describe, machine, peak_rss, versions
 from mt3_runtime.errors import AudioError, OptionError
+from mt3_runtime.installed import resolve_model
 
 if TYPE_CHECKING:
     from mt3_runtime.audio import AudioSource

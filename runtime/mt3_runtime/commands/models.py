@@ -11,8 +11,11 @@ import textwrap
 from collections.abc import Mapping
 
 from mt3_runtime import catalogue
+from mt3_runtime.cache import cache_dir
+from mt3_runtime.catalogue import download_model
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import OptionError
+from mt3_runtime.installed import installed_models, remove_model
 from mt3_runtime.progress import Meter
 from mt3_runtime.provenance import provenances
 
@@ -59,7 +62,7 @@ class ModelsCommand:
 
 
 def _list(_: argparse.Namespace) -> None:
-    installed = catalogue.installed_models()
+    installed = installed_models()
     known = {model.name: model for model in catalogue.list_models()}
     rows = [("NAME", "STATE", "SIZE", "CHECKED BY", "LICENCE", "WHAT")]
     for name, model in known.items():
@@ -77,7 +80,7 @@ def _list(_: argparse.Namespace) -> None:
 
 def _info(args: argparse.Namespace) -> None:
     model = catalogue.get_model_info(args.name)
-    installed = catalogue.installed_models()
+    installed = installed_models()
     origin = provenances()[model.exporter]
     rows = {
         "name": model.name,
@@ -119,7 +122,7 @@ def _pull(args: argparse.Namespace) -> None:
     model = catalogue.get_model_info(args.name)
     talk(f"{model.name}: {model.licence}. {model.licence_note}")
     with Meter(model.name, unit="MiB") as meter:
-        folder = catalogue.download_model(
+        folder = download_model(
             model.name,
             allow_unverified=args.allow_unverified,
             progress=lambda done, total: meter.update(done / _MIB, total and total / _MIB),
@@ -130,14 +133,14 @@ def _pull(args: argparse.Namespace) -> None:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    freed = catalogue.remove_model(args.name)
+    freed = remove_model(args.name)
     if not freed:
         raise OptionError(f"Nothing is stored under {args.name!r}; `mt3 models` lists what is.")
     talk(f"{freed / _MIB:.0f} MiB freed")
 
 
 def _where(_: argparse.Namespace) -> None:
-    print(catalogue.cache_dir())
+    print(cache_dir())
 
 
 def _state(model: catalogue.ModelInfo, installed: Mapping[str, object]) -> str:

@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mt3_runtime.catalogue import MODEL_VARIABLE, installed_models, resolve_model
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.jobs import Job, find_inputs, parse_formats, plan
 from mt3_runtime.commands.results import about, check_stdout, keep_out, tell, tell_changes, write
 from mt3_runtime.errors import BundleError, OptionError
+from mt3_runtime.installed import MODEL_VARIABLE, installed_models, resolve_model
 from mt3_runtime.leakage import AUTO_FILTERS
 from mt3_runtime.output import STDOUT, check_output, is_folder
 from mt3_runtime.per_stem import StemFile, StemModel, merge, model_for, stem_files

@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from mt3_runtime.catalogue import resolve_model
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.jobs import Job, find_inputs, parse_formats, plan
 from mt3_runtime.commands.per_stem import run_per_stem
 from mt3_runtime.commands.results import about, check_stdout, keep_out, tell, tell_changes, write
 from mt3_runtime.errors import AudioError, AudioWarning, OutputError
 from mt3_runtime.formats import FORMATS
+from mt3_runtime.installed import resolve_model
 from mt3_runtime.instruments import choose
 from mt3_runtime.leakage import AUTO_FILTERS
 from mt3_runtime.output import is_folder

@@ -1,0 +1,50 @@
+"""The folder where checkpoints, bundles and engines are kept."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from mt3_runtime.errors import OptionError
+
+#: Folder for checkpoints and bundles, in place of the platform's cache folder.
+CACHE_VARIABLE = "MT3_CACHE"
+
+
+def cache_dir() -> Path:
+    """The folder for checkpoints and bundles; it need not exist yet.
+
+    Raises:
+        OptionError: The user has no home folder, as in some containers, and names no other one.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return expanded(chosen)
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        base = Path(local) if local else _home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = _home() / "Library" / "Caches"
+    else:
+        chosen = os.environ.get("XDG_CACHE_HOME")
+        base = Path(chosen) if chosen else _home() / ".cache"
+    return base / "mt3-runtime"
+
+
+def expanded(name: str) -> Path:
+    """The path with the home folder in place of ``~``; as it is where there is none."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise OptionError(
+            f"The home folder of this user is unknown, so models have no place; set "
+            f"{CACHE_VARIABLE} to a folder for them, or give the path of a bundle as the model."
+        ) from error

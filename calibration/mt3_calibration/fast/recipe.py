@@ -1,14 +1,12 @@
 """``fast`` and ``small``: products of 8-bit integers, where a song spends nine tenths of its time.
 
-The weights of all products of the T5 layers are rounded to 8 bits, one scale per column, so that
-their products change least on the calibration material (`mt3_calibration.fast.rounding`).
-What is multiplied by them:
+The weights of all products of the T5 layers are smoothed (`mt3_calibration.fast.smoothing`) and
+rounded to 8 bits, one scale per column, so that their products change least on the calibration
+material (`mt3_calibration.fast.rounding`).  What is multiplied by them has 16 bits, in two terms:
+of a scale per row in the encoder, and of a fixed one in the decoder, whose steps have few rows.
 
-encoder   8 bits with a scale per row: it is bound by arithmetic, and a song's larger half here.
-          Inputs are smoothed first (`mt3_calibration.fast.smoothing`); where they still lose
-          more than `LOST`, as before the first layers' down projections, two terms are taken.
-decoder   16 bits in two terms of a fixed scale: a step is bound by reading weights and caches, so
-          the second term costs little, and its errors are what moves tokens.
+A single term of 8 bits would make the encoder take 1/1.9 instead of 1/1.4 of its time, and the
+divergence from the exact one almost twice as large.
 
 Cross keys and values are int8 as well (`mt3_calibration.precision.caches`): reading them is most of
 a step, and they lose next to nothing.  In ``small``, for machines with little memory, so are the
@@ -36,7 +34,7 @@ from mt3_calibration.fast.inputs import (
 )
 from mt3_calibration.fast.integers import Plan, multiply_integers
 from mt3_calibration.fast.rounding import LEVELS, Matrix, rounded
-from mt3_calibration.fast.smoothing import Smoothed, divide_norm, divisible, smoothed
+from mt3_calibration.fast.smoothing import best_factors, divide_norm, divisible
 from mt3_calibration.precision.caches import PROFILE, with_caches
 from mt3_calibration.precision.forced import Segment, segments_of
 from mt3_calibration.precision.gate import GateName
@@ -49,13 +47,6 @@ from mt3_runtime.precision import Precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-LOST = 0.007
-"""Relative error of a product from 8-bit inputs above which the encoder takes two terms.  Magenta's
-down projections lose 0.015 to 0.017, most of attention's outputs 0.007 to 0.012, all else hardly
-more than that.  With 0.012, which leaves the down projections, the encoder takes 1/1.9 instead of
-1/1.8 of its time and the divergence is a tenth larger; two terms for everything make it a half
-smaller, and the encoder takes 1/1.4."""
 
 HEADROOM = 4.0
 """Times the largest input ever met that a fixed scale has room for; it costs 2 of 16 bits."""
@@ -129,41 +120,33 @@ def quantised(model: ModelProto, role: Role, inputs: Mapping[str, Inputs]) -> Mo
         for tensor in model.graph.initializer
         if any(tensor.name in names for names in groups.values())
     }
-    found = {
-        name: _smooth(model, weights, inputs[name], name, groups[name], role) for name in groups
-    }
+    factors = {name: _smooth(model, weights, inputs[name], name, groups[name]) for name in groups}
     plans = {}
     for name, names in groups.items():
-        factors, terms = found[name].factors, 1
-        if role == "decoder" or found[name].input_error > LOST:
-            terms = 2
-        moments = inputs[name].moments / np.outer(factors, factors)
-        room = HEADROOM * float((inputs[name].largest / factors).max()) / LEVELS or 1.0
+        scales = factors[name]
+        moments = inputs[name].moments / np.outer(scales, scales)
+        room = HEADROOM * float((inputs[name].largest / scales).max()) / LEVELS or 1.0
         for weight in names:
             became = rounded(weights[weight], moments)
-            plans[weight] = Plan(became, terms, room if role == "decoder" else None)
+            plans[weight] = Plan(became, room if role == "decoder" else None)
     return multiply_integers(model, plans)
 
 
 def _smooth(
-    model: ModelProto,
-    weights: dict[str, Matrix],
-    inputs: Inputs,
-    name: str,
-    group: list[str],
-    role: Role,
-) -> Smoothed:
+    model: ModelProto, weights: dict[str, Matrix], inputs: Inputs, name: str, group: list[str]
+) -> Matrix:
     """Smooths what goes into a group of products, in the weights and the model."""
     divisor = divisible(model, name, group)
-    matrices = [weights[weight] for weight in group]
-    found = smoothed(inputs, matrices, fixed=divisor is None, exact_inputs=role == "decoder")
+    if divisor is None:
+        return np.ones(len(inputs.largest))
+    factors = best_factors(inputs, [weights[weight] for weight in group])
     for weight in group:
-        weights[weight] *= found.factors[:, np.newaxis]
+        weights[weight] *= factors[:, np.newaxis]
     if divisor in weights:
-        weights[divisor][:, -len(found.factors) :] /= found.factors
-    elif divisor is not None:
-        divide_norm(model, divisor, found.factors)
-    return found
+        weights[divisor][:, -len(factors) :] /= factors
+    else:
+        divide_norm(model, divisor, factors)
+    return factors
 
 
 FAST = IntegerProducts("fast", self_caches=False)

@@ -5,7 +5,7 @@ may look at; ``check`` is what gates judge by: other pieces, drawn from other se
 sounds where such are installed.  Equal sounds give equal material.  Recordings of real music are in
 neither; a user may add labelled ones of their own for the judgement (``mt3 calibrate --audio``).
 
-Both parts are small: 4 minutes to calibrate, 8 to judge.  What is learned from inputs holds for
+Both parts are small: 7 minutes to calibrate, 8 to judge.  What is learned from inputs holds for
 other music the better, the more pieces there are, so the calibration has many short ones.
 
 What is judged is heard in several *takes*, which differ by what nobody hears: the dither of a
@@ -74,7 +74,7 @@ class Part:
 TAKES = 6
 """Takes of what gates judge by."""
 
-CALIBRATION = Part("calibration", (Role.TRAIN, Role.CHOICE), 36, 6.1)
+CALIBRATION = Part("calibration", (Role.TRAIN, Role.CHOICE), 72, 6.1)
 CHECK = Part("check", (Role.CHOICE, Role.TRAIN), 24, 20.0, TAKES)
 """The sounds that are kept for the final test of models (`Role.TEST`) are used by neither."""
 

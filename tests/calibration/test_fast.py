@@ -52,7 +52,7 @@ def test_it_is_a_recipe_under_the_relaxed_gate(product: Product):
     assert recipe_named("fast") is FAST
     assert FAST.gate == "relaxed"
     assert product.precision == Precision(
-        "fast", weights="int8", arithmetic="int8", cross_cache="int8"
+        "fast", weights="int8", arithmetic="int8", self_cache="int8", cross_cache="int8"
     )
     assert set(product.graphs) == {("encoder", "cpu"), ("decoder", "cpu")}
 
@@ -142,7 +142,7 @@ def test_a_memory_is_made_of_integers_as_well():
     model = build_encoder(seeded_weights(MEMORY), 16, profile="cpu", memory=4, memory_tokens=8)
     segment = Segment(seeded_normal("features", (16, 512)), (), np.arange(8, dtype=np.int64))
     inputs = watch_encoder(model, [segment], threads=1)
-    made = quantised(model, "encoder", inputs)
+    made = quantised(model, "encoder", inputs, lost=0.006)
     assert lint(made) == []
     memory = {n: k for n, k in kinds(made).items() if n.startswith("memory_encoder.layers_")}
     became = {n for n, k in memory.items() if k == TensorProto.INT8}
@@ -154,7 +154,7 @@ def test_of_a_perceiver_only_the_cross_projections_become_integers():
     weights = seeded_weights(TINY_MOE)
     frames = 8
     model = build_encoder(weights, frames, profile="cpu")
-    made = quantised(model, "encoder", any_inputs(model, "encoder"))
+    made = quantised(model, "encoder", any_inputs(model, "encoder"), lost=0.0)
     assert lint(made) == []
     integers = {n for n, k in kinds(made).items() if k == TensorProto.INT8}
     assert integers == {
@@ -162,7 +162,23 @@ def test_of_a_perceiver_only_the_cross_projections_become_integers():
         for layer in range(TINY_MOE.decoder_layers)
     }
     decoder = build_decoder(weights, frames, max_tokens=16, profile="cpu")
-    assert (
-        layer_products(quantised(decoder, "decoder", any_inputs(decoder, "decoder")), "decoder")
-        == []
-    )
+    inputs = any_inputs(decoder, "decoder")
+    assert layer_products(quantised(decoder, "decoder", inputs, lost=0.0), "decoder") == []
+
+
+def test_a_second_term_is_taken_where_one_loses_too_much():
+    model = build_encoder(seeded_weights(MEMORY), 16, profile="cpu")
+    segment = Segment(seeded_normal("features", (16, 512)), (), None)
+    inputs = watch_encoder(model, [segment], threads=1)
+
+    def products(lost: float) -> int:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        made = quantised(copy, "encoder", inputs, lost=lost)
+        return [node.op_type for node in made.graph.node].count("MatMulIntegerToFloat")
+
+    weights = sum(name.endswith(".kernel") for name in kinds(model) if "layers_" in name)
+    assert products(np.inf) == weights
+    assert products(0.0) == 2 * weights
+    some = [products(lost) for lost in (0.006, 0.01)]
+    assert 2 * weights >= some[0] >= some[1] >= weights

@@ -6,9 +6,10 @@ a scale of its own, or by a fixed one, integers are summed exactly, and so token
 what is decoded together with them.  (ONNX Runtime's usual dynamic form, one scale for a whole
 batch, would break that.)
 
-    x ~ s h + s l / 254     h, l in -127..127; s = largest of the row / 127, l what h leaves
+    one term     x ~ s h                     h in -127..127, s = largest of the row / 127
+    two terms    x ~ s h + s l / 254         l the same of what h leaves: 16 bits in all
 
-These are 16 bits: two products of integers, still faster than one of floats, and inputs lose
+Two terms make two products of integers, still faster than one of floats, and their inputs lose
 nothing that matters.  Inputs are unsigned with 128 as zero, because kernels for signed ones are
 slow.  A weight keeps its name; ``NAME/scales`` has the scales of its columns.
 """
@@ -40,10 +41,12 @@ class Plan(NamedTuple):
 
     Attributes:
         rounded: The weight.
+        terms: 1 or 2.
         scale: Fixed scale of the first term; None for one per row.
     """
 
     rounded: Rounded
+    terms: int
     scale: float | None = None
 
 
@@ -84,7 +87,7 @@ class _Writer:
 
     nodes: list[NodeProto] = field(default_factory=list)
     tensors: dict[str, TensorProto] = field(default_factory=dict)
-    _known: dict[tuple[str, float | None], Integers] = field(default_factory=dict)
+    _known: dict[tuple[str, int, float | None], Integers] = field(default_factory=dict)
 
     def product(self, node: NodeProto, plan: Plan) -> None:
         """The product of a MatMul node."""
@@ -93,22 +96,23 @@ class _Writer:
         columns = self._tensor(f"{name}/scales", plan.rounded.scales)
         terms, rows = self._integers(node.input[0], plan)
         total = f"{name}/sum" if rows else result
-        parts = [f"{name}/part_{k}" for k in range(len(terms))]
+        parts = [total] if len(terms) == 1 else [f"{name}/part_{k}" for k in range(len(terms))]
         for (integers, scale), part in zip(terms, parts, strict=True):
             operands = [integers, name, scale, columns, self._zero()]
             self._node("MatMulIntegerToFloat", operands, part, domain=MICROSOFT)
-        self._node("Add", parts, total)
+        if len(terms) > 1:
+            self._node("Add", parts, total)
         if rows:
             self._node("Mul", [total, rows], result)
 
     def _integers(self, inputs: str, plan: Plan) -> Integers:
         """Inputs as integers; the products that share them share this as well."""
-        key = (inputs, plan.scale)
+        key = (inputs, plan.terms, plan.scale)
         if key not in self._known:
             stem, rows = f"{inputs}/int8", ""
             if plan.scale is None:
                 inputs, rows = self._by_row(inputs, stem)
-            self._known[key] = Integers(self._terms(inputs, stem, plan.scale or 1.0), rows)
+            self._known[key] = Integers(self._terms(inputs, stem, plan), rows)
         return self._known[key]
 
     def _by_row(self, inputs: str, stem: str) -> tuple[str, str]:
@@ -120,11 +124,14 @@ class _Writer:
         scale = self._node("Mul", [largest, self._scalar("step", 1 / LEVELS)], f"{stem}/scale")
         return self._node("Div", [inputs, scale], f"{stem}/multiples"), scale
 
-    def _terms(self, inputs: str, stem: str, first: float) -> list[tuple[str, str]]:
+    def _terms(self, inputs: str, stem: str, plan: Plan) -> list[tuple[str, str]]:
         """The integers of the inputs and their scales, term by term."""
         zero = self._zero()
+        first = 1.0 if plan.scale is None else plan.scale
         scale = self._tensor(f"{stem}/first_scale", np.float32(first))
         high = self._node("QuantizeLinear", [inputs, scale, zero], f"{stem}/first")
+        if plan.terms == 1:
+            return [(high, scale)]
         fine = self._tensor(f"{stem}/second_scale", np.float32(first / (2 * LEVELS)))
         known = self._node("DequantizeLinear", [high, scale, zero], f"{stem}/known")
         left = self._node("Sub", [inputs, known], f"{stem}/left")

@@ -1,20 +1,20 @@
-"""``fast`` and ``small``: products of 8-bit integers, where a song spends nine tenths of its time.
+"""``fast`` and ``small``: 8-bit integers in products and caches, where a song spends its time.
 
-The weights of all products of the T5 layers are smoothed (`mt3_calibration.fast.smoothing`) and
-rounded to 8 bits, one scale per column, so that their products change least on the calibration
-material (`mt3_calibration.fast.rounding`).  What is multiplied by them has 16 bits, in two terms:
-of a scale per row in the encoder, and of a fixed one in the decoder, whose steps have few rows.
+The weights of all products of the T5 layers are rounded to 8 bits, one scale per column, so that
+their products change least on the calibration material (`mt3_calibration.fast.rounding`).
+What is multiplied by them:
 
-A single term of 8 bits would make the encoder take 1/1.9 instead of 1/1.4 of its time, and the
-divergence from the exact one almost twice as large.
+decoder   16 bits in two terms of a fixed scale: a step is bound by reading weights and caches, so
+          the second term costs little, and its errors are what moves tokens.
+encoder   the same with a scale per row.  It is bound by arithmetic, so ``fast`` takes the first
+          term alone, 8 bits, where products lose least by that.  Inputs of those are smoothed for
+          their own sake, all others for that of the weights (`mt3_calibration.fast.smoothing`).
 
-Cross keys and values are int8 as well (`mt3_calibration.precision.caches`): reading them is most of
-a step, and they lose next to nothing.  In ``small``, for machines with little memory, so are the
-self caches.
+The caches are int8 as well (`mt3_calibration.precision.caches`): reading them is most of a step,
+and they take a quarter of the memory.
 
-The decoder's last layer, the head, the embedding, norms, attention and otherwise the self caches
-stay fp32; so does what is no T5 layer: the input projection, and the whole encoder of YourMT3 but
-for its cross projections.
+The decoder's last layer, the head, the embedding, norms and attention stay fp32; so does what is no
+T5 layer: the input projection, and the whole encoder of YourMT3 but for its cross projections.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mt3_calibration.fast.inputs import (
 )
 from mt3_calibration.fast.integers import Plan, multiply_integers
 from mt3_calibration.fast.rounding import LEVELS, Matrix, rounded
-from mt3_calibration.fast.smoothing import best_factors, divide_norm, divisible
+from mt3_calibration.fast.smoothing import Smoothed, divide_norm, divisible, smoothed
 from mt3_calibration.precision.caches import PROFILE, with_caches
 from mt3_calibration.precision.forced import Segment, segments_of
 from mt3_calibration.precision.gate import GateName
@@ -54,35 +54,40 @@ HEADROOM = 4.0
 
 @dataclass(frozen=True)
 class IntegerProducts:
-    """Makes encoder and decoder multiply integers, and read the cross caches as such.
+    """Makes encoder and decoder multiply integers, and keep the caches as such.
 
     The caches come first: their scales are folded into fp32 columns, so that what is rounded after
     that is what is really multiplied.
 
     Attributes:
         name: What ``--precision`` calls it.
-        self_caches: Whether the self caches are int8, too: less memory, and less exact.
+        lost: Relative error of a product from 8-bit inputs above which the encoder takes two terms.
+            Magenta's products lose 0.005 to 0.017: feed-forwards in (0.0051 to 0.0062), queries,
+            keys and values (0.0056 to 0.0067), cross projections (0.0064), attention out (0.006
+            to 0.011), feed-forwards out (0.013 to 0.016).
     """
 
     name: str
-    self_caches: bool
+    lost: float
     gate: GateName = "relaxed"
 
     def apply(self, source: Source, material: Material, talk: Talk) -> Product:
         segments = segments_of(source.listen(material.calibration), source.manifest)
-        changed = with_caches(source, segments, talk, self_caches=self.self_caches)
-        graphs = integer_products(changed, segments, talk)
+        changed = with_caches(source, segments, talk)
+        graphs = integer_products(changed, segments, talk, lost=self.lost)
         precision = Precision(
             self.name,
             weights="int8",
             arithmetic="int8",
-            self_cache="int8" if self.self_caches else "fp32",
+            self_cache="int8",
             cross_cache="int8",
         )
         return Product(graphs, precision)
 
 
-def integer_products(source: Source, segments: Sequence[Segment], talk: Talk) -> Graphs:
+def integer_products(
+    source: Source, segments: Sequence[Segment], talk: Talk, *, lost: float
+) -> Graphs:
     """Encoder and decoder that multiply integers; caches stay as the source has them.
 
     Raises:
@@ -98,19 +103,22 @@ def integer_products(source: Source, segments: Sequence[Segment], talk: Talk) ->
             )
     talk(f"watching the exact graphs over {len(segments)} segments")
     inputs = watch_decoder(graphs, source.manifest, segments, threads=source.threads)
-    said = quantised(decoder, "decoder", inputs)
+    said = quantised(decoder, "decoder", inputs, lost=0.0)
     inputs = watch_encoder(encoder, segments, threads=source.threads)
-    made = quantised(encoder, "encoder", inputs)
+    made = quantised(encoder, "encoder", inputs, lost=lost)
     return {("encoder", PROFILE): made, ("decoder", PROFILE): said}
 
 
-def quantised(model: ModelProto, role: Role, inputs: Mapping[str, Inputs]) -> ModelProto:
+def quantised(
+    model: ModelProto, role: Role, inputs: Mapping[str, Inputs], *, lost: float
+) -> ModelProto:
     """Makes a graph multiply integers, in place; returns the model.
 
     Args:
         model: A graph with plain fp32 weights.
         role: Which one it is.
         inputs: What comes into its products, by the tensor's name.
+        lost: As of `IntegerProducts`.
     """
     groups: dict[str, list[str]] = {}
     for product in layer_products(model, role):
@@ -120,34 +128,44 @@ def quantised(model: ModelProto, role: Role, inputs: Mapping[str, Inputs]) -> Mo
         for tensor in model.graph.initializer
         if any(tensor.name in names for names in groups.values())
     }
-    factors = {name: _smooth(model, weights, inputs[name], name, groups[name]) for name in groups}
+    found = {
+        name: _smooth(model, weights, inputs[name], name, groups[name], lost) for name in groups
+    }
     plans = {}
     for name, names in groups.items():
-        scales = factors[name]
-        moments = inputs[name].moments / np.outer(scales, scales)
-        room = HEADROOM * float((inputs[name].largest / scales).max()) / LEVELS or 1.0
+        factors = found[name].factors
+        terms = 2 if found[name].input_error > lost else 1
+        moments = inputs[name].moments / np.outer(factors, factors)
+        room = HEADROOM * float((inputs[name].largest / factors).max()) / LEVELS or 1.0
         for weight in names:
             became = rounded(weights[weight], moments)
-            plans[weight] = Plan(became, room if role == "decoder" else None)
+            plans[weight] = Plan(became, terms, room if role == "decoder" else None)
     return multiply_integers(model, plans)
 
 
 def _smooth(
-    model: ModelProto, weights: dict[str, Matrix], inputs: Inputs, name: str, group: list[str]
-) -> Matrix:
+    model: ModelProto,
+    weights: dict[str, Matrix],
+    inputs: Inputs,
+    name: str,
+    group: list[str],
+    lost: float,
+) -> Smoothed:
     """Smooths what goes into a group of products, in the weights and the model."""
     divisor = divisible(model, name, group)
-    if divisor is None:
-        return np.ones(len(inputs.largest))
-    factors = best_factors(inputs, [weights[weight] for weight in group])
+    matrices = [weights[weight] for weight in group]
+    found = smoothed(inputs, matrices, fixed=divisor is None)
+    if found.input_error > lost:  # they will have two terms
+        found = smoothed(inputs, matrices, fixed=divisor is None, exact_inputs=True)
+        found = found._replace(input_error=np.inf)
     for weight in group:
-        weights[weight] *= factors[:, np.newaxis]
+        weights[weight] *= found.factors[:, np.newaxis]
     if divisor in weights:
-        weights[divisor][:, -len(factors) :] /= factors
-    else:
-        divide_norm(model, divisor, factors)
-    return factors
+        weights[divisor][:, -len(found.factors) :] /= found.factors
+    elif divisor is not None:
+        divide_norm(model, divisor, found.factors)
+    return found
 
 
-FAST = IntegerProducts("fast", self_caches=False)
-SMALL = IntegerProducts("small", self_caches=True)
+FAST = IntegerProducts("fast", lost=0.0055)
+SMALL = IntegerProducts("small", lost=0.0)

@@ -1,17 +1,17 @@
-"""Scales the inputs of products so that 8 bits do their weights more justice, at no cost.
+"""Scales the inputs of products so that 8 bits do them more justice, at no cost.
 
 Contract: where inputs come from a norm, its scale is divided by a vector and the rows of all
 matrices behind it are multiplied by the same; where they are the product of the two branches of a
 feed-forward, the columns of the linear branch are divided.  The graph computes what it did before,
-but rows that meet large inputs have become larger, and lose less (Xiao et al. 2022, "SmoothQuant",
-the other way round; Lin et al. 2023, "AWQ").  How far to go is tried: what is best differs from
-layer to layer.
+but columns of few large inputs, which would make the steps of all others coarse, have become
+smaller (Xiao et al. 2022, "SmoothQuant").  How far to go is tried: what is best differs from layer
+to layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from onnx import numpy_helper
@@ -30,6 +30,20 @@ NORMS = {"RMSNormalization": 1, "SkipSimplifiedLayerNormalization": 2}
 
 STRENGTHS = (0.5, 0.65, 0.8)
 """Exponents that are tried: 0 leaves all as it is, 1 makes all inputs equally large."""
+
+
+class Smoothed(NamedTuple):
+    """What was found for the products that share an input.
+
+    Attributes:
+        factors: float64 [K], what the inputs are divided by.
+        input_error: Relative error of the products from inputs of 8 bits, one scale per row.
+        weight_error: The same from weights of 8 bits, rounded to the nearest.
+    """
+
+    factors: Matrix
+    input_error: float
+    weight_error: float
 
 
 def divisible(model: ModelProto, name: str, kernels: Sequence[str]) -> str | None:
@@ -67,15 +81,16 @@ def divide_norm(model: ModelProto, scale: str, factors: Matrix) -> None:
     tensor.CopyFrom(numpy_helper.from_array(divided, scale))
 
 
-def best_factors(inputs: Inputs, weights: Sequence[Matrix]) -> Matrix:
-    """What some products of one input are best divided and multiplied by.
+def smoothed(
+    inputs: Inputs, weights: Sequence[Matrix], *, fixed: bool = False, exact_inputs: bool = False
+) -> Smoothed:
+    """Tries factors for some products of one input.
 
     Args:
         inputs: What comes in.
         weights: Their matrices, [K, N] each.
-
-    Returns:
-        float64 [K]: what the inputs are divided by, and the rows of the weights multiplied.
+        fixed: Inputs cannot be divided: only finds what they lose.
+        exact_inputs: Inputs will lose nothing, so only the weights count.
     """
     weight = np.concatenate(weights, axis=1)
     # Evenly, but by no whole stride: that would take the same row of every chunk.
@@ -84,20 +99,28 @@ def best_factors(inputs: Inputs, weights: Sequence[Matrix]) -> Matrix:
     usual = np.sqrt((sample**2).mean(axis=0))
     largest, strongest = np.abs(sample).max(axis=0), np.abs(weight).max(axis=1)
     tried = [np.ones(len(weight))]
-    for size in (usual, largest):
+    for size in () if fixed else (usual, largest):
         # An input that never came and a row of zeros keep what they have.
         known = (size > 0) & (strongest > 0)
         for strength in STRENGTHS:
             factors = np.ones(len(weight))
             factors[known] = size[known] ** strength / strongest[known] ** (1 - strength)
             tried.append(factors / np.exp(np.log(factors).mean()))
-    return min(tried, key=lambda factors: _error(sample, weight, factors))
+    found = [Smoothed(factors, *_errors(sample, weight, factors)) for factors in tried]
+    return min(
+        found, key=lambda s: np.hypot(0.0 if exact_inputs else s.input_error, s.weight_error)
+    )
 
 
-def _error(sample: Matrix, weight: Matrix, factors: Matrix) -> float:
-    """By how much the products of a sample differ if weights are rounded to the nearest."""
-    matrix = weight * factors[:, np.newaxis]
+def _errors(sample: Matrix, weight: Matrix, factors: Matrix) -> tuple[float, float]:
+    inputs, matrix = sample / factors, weight * factors[:, np.newaxis]
+    scales = np.abs(inputs).max(axis=1, keepdims=True) / LEVELS
+    scales[scales == 0] = 1.0
+    lost = inputs - np.rint(inputs / scales) * scales
     columns = np.abs(matrix).max(axis=0) / LEVELS
     columns[columns == 0] = 1.0
     wrong = matrix - nearest(matrix, columns) * columns
-    return float(np.linalg.norm((sample / factors) @ wrong))
+    whole = float(np.linalg.norm(inputs @ matrix)) or 1.0
+    return float(np.linalg.norm(lost @ matrix)) / whole, float(
+        np.linalg.norm(inputs @ wrong)
+    ) / whole

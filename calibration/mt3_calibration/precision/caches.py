@@ -53,16 +53,14 @@ Scales = Mapping[str, FloatArray]
 """Size of an int8 step [heads, head_dim], by the name of the decoder's input."""
 
 
-def with_caches(
-    source: Source, segments: Sequence[Segment], talk: Talk, *, self_caches: bool
-) -> Changed:
-    """A source whose graphs have int8 cross caches, and self caches too where those are wanted.
+def with_caches(source: Source, segments: Sequence[Segment], talk: Talk) -> Changed:
+    """A source whose graphs have int8 caches.
 
     Raises:
         BundleError: As with `find_scales`.
     """
     talk("looking for the ranges of the caches")
-    scales = find_scales(source, segments, self_caches=self_caches)
+    scales = find_scales(source, segments)
     graphs: dict[tuple[Role, str], ModelProto] = {
         ("encoder", PROFILE): int8_encoder(source.graph("encoder", PROFILE), scales),
         ("decoder", PROFILE): int8_decoder(source.graph("decoder", PROFILE), scales),
@@ -70,15 +68,12 @@ def with_caches(
     return Changed(source, graphs)
 
 
-def find_scales(
-    source: Source, segments: Sequence[Segment], *, self_caches: bool = True
-) -> dict[str, FloatArray]:
+def find_scales(source: Source, segments: Sequence[Segment]) -> dict[str, FloatArray]:
     """Scales for the caches of a model, from what it makes of some segments.
 
     Args:
         source: The exact bundle; its profile ``cpu`` is used.
         segments: What to listen to.
-        self_caches: Whether those of the self caches are wanted as well.
 
     Raises:
         BundleError: There is no such profile, or its decoder is none of the exporter's.
@@ -99,8 +94,6 @@ def find_scales(
             is_key = name.startswith("cross_key")
             last = value if not (is_key and transposed) else value.swapaxes(2, 3)
             hear(name, last.swapaxes(1, 2).reshape(-1, spec.heads, spec.head_dim))
-    if not self_caches:
-        return {name: _scale(peak) for name, peak in peaks.items()}
     graphs: dict[Role, ModelProto] = {"encoder": encoder, "decoder": decoder}
     packed = {_self_attention(decoder.graph, i).input[0]: i for i in range(spec.layers)}
     for thought in forced(
@@ -149,16 +142,12 @@ def int8_encoder(encoder: ModelProto, scales: Scales) -> ModelProto:
 
 
 def int8_decoder(decoder: ModelProto, scales: Scales) -> ModelProto:
-    """Makes a decoder read and write int8 caches, in place; returns it.
-
-    Cross caches always are; self caches stay as they are where ``scales`` has none for them.
-    """
+    """Makes a decoder read and write int8 caches, in place; returns it."""
     graph = decoder.graph
     layers = _layers(graph.input, "past_key_")
     lengths = _cross_lengths(graph, scales["cross_key_0"].size)
     for layer in range(layers):
-        if f"past_key_{layer}" in scales:
-            _self_cache(graph, layer, scales)
+        _self_cache(graph, layer, scales)
         _cross_attention(graph, layer, lengths, scales)
     drop_unused(graph)
     return decoder

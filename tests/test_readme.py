@@ -19,11 +19,11 @@ RUN = "import sys; from mt3_runtime.cli import main; sys.exit(main())"
 
 
 def first_commands() -> list[list[str]]:
-    """The lines of the first shell block."""
+    """The commands of the first shell block."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert block
-    return [shlex.split(line, comments=True) for line in block[1].splitlines()]
+    return [shlex.split(command, comments=True) for command in block[1].split("&&")]
 
 
 def test_install_then_transcribe_with_the_default_model(default_bundle, tmp_path):

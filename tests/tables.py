@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mt3_runtime.bundle import DecodingSpec
@@ -35,6 +37,17 @@ def random_tables(
         logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
         every = (SPEC.max_tokens, vocabulary.size, vocabulary.size)
         tables.append(np.broadcast_to(logits.astype(np.float32), every))
+    return tables
+
+
+def saying(vocabulary: Vocabulary, wanted: Sequence[Sequence[int]]) -> list[Table]:
+    """Segments that say these tokens, whatever was said before."""
+    longest = max(map(len, wanted))
+    tables = []
+    for tokens in wanted:
+        table = np.full((longest, 1, vocabulary.size), -9.0, np.float32)
+        table[np.arange(len(tokens)), 0, tokens] = -0.1
+        tables.append(np.broadcast_to(table, (longest, vocabulary.size, vocabulary.size)))
     return tables
 
 

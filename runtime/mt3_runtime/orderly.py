@@ -19,7 +19,7 @@ The end of the segment is always possible behind the tie section, so there is no
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,12 +34,11 @@ from mt3_runtime.grammar import (
     Grammar,
     IntArray,
 )
-from mt3_runtime.vocabulary import EventKind, Vocabulary
+from mt3_runtime.vocabulary import EventKind
 
 if TYPE_CHECKING:
     from mt3_runtime.constraints import BoolArray, TokenArray
     from mt3_runtime.decoding import Span
-    from mt3_runtime.noterules import NoteRules
 
 _KEYS = np.arange(128, dtype=np.int32)
 # Notes of one step, or of the tie section, in order: by their kind, by program, by pitch.
@@ -53,31 +52,12 @@ class Orderly(Grammar):
 
     Args:
         slots: Number of slots.
-        vocabulary: As of `Grammar`.
-        rules: As of `Grammar`.
-        allowed: As of `Grammar`.
-        initial_allowed: As of `Grammar`.
-        seconds: As of `Grammar`.
+        allowed: bool [V], what may be said at all.
+        how: What else `Grammar` takes.
     """
 
-    def __init__(
-        self,
-        slots: int,
-        *,
-        vocabulary: Vocabulary,
-        rules: NoteRules,
-        allowed: BoolArray,
-        initial_allowed: bool,
-        seconds: float,
-    ) -> None:
-        super().__init__(
-            slots,
-            vocabulary=vocabulary,
-            rules=rules,
-            allowed=allowed,
-            initial_allowed=initial_allowed,
-            seconds=seconds,
-        )
+    def __init__(self, slots: int, *, allowed: BoolArray, **how: Any) -> None:
+        super().__init__(slots, allowed=allowed, **how)
         # Labels say program and velocity anew in every segment, the first one included.
         self._dialect = replace(self._dialect, initial_state=False)
         self._programs = allowed[self._slices[EventKind.PROGRAM]]

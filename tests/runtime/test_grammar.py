@@ -21,7 +21,7 @@ from mt3_runtime.search import Greedy, Sequence, T5XBeam
 from mt3_runtime.segments import SegmentConfig
 from mt3_runtime.vocabulary import UNK, Event, EventKind, Vocabulary
 from tests.scripted import decode_table
-from tests.tables import SPEC, random_tables, wishing
+from tests.tables import SPEC, random_tables, saying, wishing
 
 MT3 = Vocabulary.mt3()
 MAGENTA, PIANO = NoteRules.mt3(), NoteRules.ismir2021()
@@ -133,12 +133,7 @@ def test_what_a_model_was_trained_to_say_is_not_changed(notes, model):
     tokenizer = Tokenizer(vocabulary, rules, rules=LabelRules(programs="full"))
     labels = tokenizer.labels(notes)
     wanted = [tokenizer.encode(labels, 100 * i, 100 * i + 100).tokens for i in range(10)]
-    longest = max(map(len, wanted))
-    tables = []
-    for tokens in wanted:
-        table = np.full((longest, 1, vocabulary.size), -9.0, np.float32)
-        table[np.arange(len(tokens)), 0, tokens] = -0.1
-        tables.append(np.broadcast_to(table, (longest, vocabulary.size, vocabulary.size)))
+    tables = saying(vocabulary, wanted)
     found = run(tables, rules=rules, vocabulary=vocabulary, slots=4)
     assert [list(sequence.tokens) for sequence in found] == wanted
 

@@ -22,7 +22,7 @@ from mt3_runtime.notes import Note
 from mt3_runtime.search import Greedy, T5XBeam
 from mt3_runtime.vocabulary import EOS, Event, EventKind, Vocabulary
 from tests.scripted import decode_table
-from tests.tables import SPEC, random_tables, wishing
+from tests.tables import SPEC, random_tables, saying, wishing
 
 VOCABULARY = DEFAULT.vocabulary
 SECONDS = 2.048
@@ -78,12 +78,7 @@ def test_labels_are_never_changed(notes, programs, offset_steps, model):
     tokenizer = Tokenizer(vocabulary, rules, rules=LabelRules(programs, offset_steps))
     labels = tokenizer.labels(notes)
     wanted = [tokenizer.encode(labels, 100 * i, 100 * i + 100).tokens for i in range(10)]
-    longest = max(map(len, wanted))
-    tables = []
-    for tokens in wanted:
-        table = np.full((longest, 1, vocabulary.size), -9.0, np.float32)
-        table[np.arange(len(tokens)), 0, tokens] = -0.1
-        tables.append(np.broadcast_to(table, (longest, vocabulary.size, vocabulary.size)))
+    tables = saying(vocabulary, wanted)
     found = run(tables, rules=rules, vocabulary=vocabulary, slots=4)
     assert [list(sequence.tokens) for sequence in found] == wanted
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +35,7 @@ from mt3_calibration.fast.inputs import (
 )
 from mt3_calibration.fast.integers import Plan, multiply_integers
 from mt3_calibration.fast.rounding import LEVELS, Matrix, rounded
-from mt3_calibration.fast.smoothing import Smoothed, divide_norm, divisible, smoothed
+from mt3_calibration.fast.smoothing import divide_norm, divisible, smoothed
 from mt3_calibration.precision.caches import PROFILE, with_caches
 from mt3_calibration.precision.forced import Segment, segments_of
 from mt3_calibration.precision.gate import GateName
@@ -133,8 +134,7 @@ def quantised(
     }
     plans = {}
     for name, names in groups.items():
-        factors = found[name].factors
-        terms = 2 if found[name].input_error > lost else 1
+        factors, terms = found[name]
         moments = inputs[name].moments / np.outer(factors, factors)
         room = HEADROOM * float((inputs[name].largest / factors).max()) / LEVELS or 1.0
         for weight in names:
@@ -150,21 +150,25 @@ def _smooth(
     name: str,
     group: list[str],
     lost: float,
-) -> Smoothed:
-    """Smooths what goes into a group of products, in the weights and the model."""
+) -> tuple[Matrix, int]:
+    """Smooths what goes into a group of products, in the weights and the model.
+
+    Returns:
+        What the inputs are divided by [K], and how many terms they take.
+    """
     divisor = divisible(model, name, group)
-    matrices = [weights[weight] for weight in group]
-    found = smoothed(inputs, matrices, fixed=divisor is None)
-    if found.input_error > lost:  # they will have two terms
-        found = smoothed(inputs, matrices, fixed=divisor is None, exact_inputs=True)
-        found = found._replace(input_error=np.inf)
+    smooth = partial(smoothed, inputs, [weights[w] for w in group], fixed=divisor is None)
+    found, terms = smooth(), 1
+    if found.input_error > lost:  # the second term makes inputs exact
+        found, terms = smooth(exact_inputs=True), 2
+    factors = found.factors
     for weight in group:
-        weights[weight] *= found.factors[:, np.newaxis]
+        weights[weight] *= factors[:, np.newaxis]
     if divisor in weights:
-        weights[divisor][:, -len(found.factors) :] /= found.factors
+        weights[divisor][:, -len(factors) :] /= factors
     elif divisor is not None:
-        divide_norm(model, divisor, found.factors)
-    return found
+        divide_norm(model, divisor, factors)
+    return factors, terms
 
 
 FAST = IntegerProducts("fast", lost=0.0055)

@@ -49,8 +49,12 @@ NO_FRAME = -1
 LEAD_SECONDS = 3.0
 """Longest stretch of a piece ahead of a window."""
 
-BEGINNINGS, ENDINGS = 0.08, 0.08
-"""Share of windows in which the music only begins, and in which it ends."""
+BEGINNINGS, ENDINGS = 0.08, 0.12
+"""Share of windows in which the music only begins, and in which it ends or has just ended."""
+
+BEHIND = 0.5
+"""How far behind the end of the music such a window may begin, in windows: there only the last
+notes and the room ring on, and a network that never heard that finds notes in it."""
 
 SILENCE = 0.01
 """Share of windows without any music."""
@@ -256,7 +260,7 @@ class Examples:
             first = int(lead * LEAD_SECONDS * SegmentConfig.sample_rate / HOP)
         last = first + frames
         if BEGINNINGS <= where < BEGINNINGS + ENDINGS:
-            last = first + max(1, int(end * frames))
+            last = first + int(((1.0 + BEHIND) * end - BEHIND) * frames)
         return first, max(last, 1) * HOP / SegmentConfig.sample_rate
 
     def _piece(self, rng: np.random.Generator, seconds: float) -> Piece:

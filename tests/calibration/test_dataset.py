@@ -189,6 +189,16 @@ def test_some_windows_are_silent_begin_late_or_end_early():
     assert any(one.any() and not one[-60:].any() for one in active)
 
 
+def test_where_only_the_room_rings_there_is_sound_and_no_note(monkeypatch):
+    monkeypatch.setattr("mt3_calibration.dataset.BEGINNINGS", 0.0)
+    monkeypatch.setattr("mt3_calibration.dataset.ENDINGS", 1.0)
+    made = examples(frames=128)
+    found = [made.example(index) for index in range(60)]
+    begun = [bool(one.rolls[[0, 2]].any()) for one in found]
+    assert 15 <= begun.count(False) <= 45  # a third begins behind the end
+    assert any(np.abs(one.audio).max() > 0.01 and not one.rolls.any() for one in found)
+
+
 def test_a_window_may_be_silent(monkeypatch):
     monkeypatch.setattr("mt3_calibration.dataset.SILENCE", 1.0)
     one = examples(frames=64).example(0)

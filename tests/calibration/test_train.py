@@ -6,7 +6,6 @@ import csv
 import json
 import signal
 import sys
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -272,12 +271,17 @@ def test_a_stopped_process_does_not_use_up_its_budget(tmp_path, monkeypatch):
 
 def test_files_stop_and_pause_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "POLL", 0.01)
-    said = []
     folder = RunFolder.prepare(tmp_path / "run", tiny())
-    (folder.path / "pause").touch()
-    run = Run(folder, BlipSources(tiny()), CPU, said.append)
-    threading.Timer(0.5, (folder.path / "pause").unlink).start()
-    with run:
+    pause = folder.path / "pause"
+    pause.touch()
+    said = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "paused until" in line:
+            pause.unlink()
+
+    with Run(folder, BlipSources(tiny()), CPU, say) as run:
         assert run.train(never)
     assert any("paused until" in line for line in said)
     (folder.path / "stop").touch()
@@ -388,6 +392,15 @@ def test_a_run_is_resumed_without_options_and_not_changed(
     assert "the sounds of the run are not those" in capsys.readouterr().err
 
 
+@pytest.fixture
+def interruptible():
+    """Obeys Ctrl-C, as a program at a terminal does and one in the background does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_ends_a_run_after_a_saved_step(tmp_path, config_file, monkeypatch, capsys):
     step = Run._step
 
@@ -404,6 +417,7 @@ def test_a_signal_ends_a_run_after_a_saved_step(tmp_path, config_file, monkeypat
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_is_obeyed_at_once():
     with train_command._deferred_signals() as received:
         signal.raise_signal(signal.SIGINT)

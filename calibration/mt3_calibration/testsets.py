@@ -52,7 +52,7 @@ MUSIC: Mapping[str, MusicConfig] = {
 }
 """Kinds of music, in turn."""
 
-COUNT, SECONDS = 25, 12.0
+COUNT, SECONDS = 75, 12.0
 """Recordings of a set, and the length of each."""
 
 SUMS = "SHA256SUMS"

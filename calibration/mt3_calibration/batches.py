@@ -47,7 +47,7 @@ class Batch(NamedTuple):
         features: float32 [n, T, bins].
         tokens: int64 [n, L], with end-of-sequence, padded with 0.
         frames: float32 [n, L], frame of the event that each token writes; NaN where there is none.
-        rolls: uint8 [n, 3, T, 128]: onsets, sounding notes, drum hits.
+        rolls: uint8 [n, 4, T, 128], see `mt3_calibration.dataset.ROLLS`.
         cpu_seconds: What it cost to make, where that was another process.
     """
 

@@ -37,11 +37,15 @@ from mt3_runtime.vocabulary import Vocabulary
 HOP = 128
 """Samples between two frames of every MT3 model (8 ms at 16 kHz)."""
 
-ROLLS = ("onset", "active", "drum")
-"""Frame-wise targets: a pitched note begins, a pitched note sounds, a drum is hit."""
+ROLLS = ("onset", "active", "drum", "class")
+"""Frame-wise targets: a pitched note begins, a pitched note sounds, a drum is hit, an instrument of
+a MIDI class sounds."""
 
 PITCHES = 128
-"""Columns of a roll: MIDI pitches, or percussion keys."""
+"""Columns of a roll: MIDI pitches, percussion keys, or MIDI classes and nothing from 16 on."""
+
+PROGRAMS_PER_CLASS = 8
+"""General MIDI orders its programs in 16 classes."""
 
 NO_FRAME = -1
 """Stands for the frame of tokens that are no event, and of padding."""
@@ -134,7 +138,7 @@ class Example(NamedTuple):
         audio: float32 [frames * `HOP`] at 16 kHz.
         tokens: int32 [n], see `Draw`.
         token_frames: int16 [n], see `Draw`.
-        rolls: uint8 [3, frames, 128], see `ROLLS`.
+        rolls: uint8 [4, frames, 128], see `ROLLS`.
     """
 
     number: int
@@ -301,12 +305,14 @@ def spans(notes: Sequence[Note], *, first: int, frames: int) -> npt.NDArray[np.i
             continue
         if begin >= 0:
             rows.append((0, begin, begin, note.pitch))
-        rows.append((1, max(begin, 0), min(end, frames - 1), note.pitch))
+        sounding = max(begin, 0), min(end, frames - 1)
+        rows.append((1, *sounding, note.pitch))
+        rows.append((3, *sounding, note.program // PROGRAMS_PER_CLASS))
     return np.array(rows, np.int16).reshape(-1, 4)
 
 
 def dense_rolls(spans: npt.NDArray[np.int16], *, frames: int) -> npt.NDArray[np.uint8]:
-    """Spans as 0 and 1: uint8 [3, frames, 128], see `ROLLS`."""
+    """Spans as 0 and 1: uint8 [4, frames, 128], see `ROLLS`."""
     rolls = np.zeros((len(ROLLS), frames, PITCHES), np.uint8)
     for roll, begin, end, pitch in spans.tolist():
         rolls[roll, begin : end + 1, pitch] = 1

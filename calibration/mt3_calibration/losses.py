@@ -29,8 +29,8 @@ from mt3_calibration.tables import KINDS
 from mt3_runtime.vocabulary import EventKind, Vocabulary
 
 #: Positive rolls count this much more, by roll: onsets and drum hits are rare (about 1 cell in
-#: 1000), sounding notes are not.
-POSITIVE_WEIGHTS = (6.0, 2.0, 6.0)
+#: 1000), sounding notes and instruments are not.
+POSITIVE_WEIGHTS = (6.0, 2.0, 6.0, 2.0)
 
 #: Frames by which guided heads look ahead of an event's own frame.  Frame i sees samples from
 #: 128 i on for 2048 samples under a window whose middle is 8 frames later, so an onset enters at

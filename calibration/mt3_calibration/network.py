@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mt3_calibration.dataset import PITCHES, ROLLS
 from mt3_export.weights import PositionTable, T5Shape, Weights, inventory
 
 #: Epsilon of all norms, as in T5 (`mt3_export` writes the same into its graphs).
@@ -35,12 +36,6 @@ GUIDED_HEADS = 2
 
 #: Rows of the position tables: the token limit of the exported graphs, and more than any encoder.
 MAX_POSITIONS = 1024
-
-#: Piano-roll columns of one auxiliary head: MIDI pitches, or percussion keys.
-PITCHES = 128
-
-#: The auxiliary heads: a pitched note begins, a pitched note sounds, a drum is hit.
-ROLLS = ("onset", "active", "drum")
 
 #: Classes of the distance to the next event: 1 to 63 frames ahead, and more.
 NEXT_EVENT = 64
@@ -349,8 +344,8 @@ def as_weights(
 class Aids(nn.Module):
     """Frame-wise heads on the encoder's output; they are never exported.
 
-    Their task needs no search, so the encoder learns from them where notes begin long before the
-    decoder can tell it.
+    Their task needs no search, so the encoder learns from them where notes begin, and which
+    instruments sound, long before the decoder can tell it.
     """
 
     #: Rolls are nearly empty; the heads start out saying so (probability 0.018).

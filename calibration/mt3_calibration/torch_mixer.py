@@ -95,7 +95,7 @@ def torch_rolls(spans: Tensor, *, windows: int, frames: int) -> Tensor:
         frames: Their length.
 
     Returns:
-        bool [windows, 3, frames, 128] on the same device.
+        bool [windows, 4, frames, 128] on the same device.
     """
     window, roll, first, last, pitch = spans.T
     # +1 where something begins and -1 behind its end add up to how much there is.

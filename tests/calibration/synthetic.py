@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mt3_calibration.batches import Batch, padded
 from mt3_calibration.config import Stage, TrainConfig
+from mt3_calibration.dataset import ROLLS
 from mt3_export.weights import T5Shape
 from mt3_runtime.vocabulary import EOS, Event, EventKind, Vocabulary
 
@@ -53,7 +54,7 @@ class Blips:
 
     def batch(self, drawn: Sequence[Blip]) -> Batch:
         features = np.empty((len(drawn), self.length, SHAPE.input_bins), np.float32)
-        rolls = np.zeros((len(drawn), 3, self.length, 128), np.uint8)
+        rolls = np.zeros((len(drawn), len(ROLLS), self.length, 128), np.uint8)
         for row, blip in enumerate(drawn):
             features[row] = -6.0 + 0.1 * np.random.default_rng(blip.index).standard_normal(
                 features[row].shape, np.float32
@@ -63,6 +64,7 @@ class Blips:
                 features[row, frame:, 4 * (pitch - 40) : 4 * (pitch - 40) + 8] += 4.0
                 rolls[row, 0, frame, pitch] = 1
                 rolls[row, 1, frame:, pitch] = 1
+                rolls[row, 3, frame:, 0] = 1
         tokens, frames = padded([blip.tokens for blip in drawn], [blip.frames for blip in drawn])
         return Batch(features, tokens, frames, rolls)
 

@@ -67,7 +67,7 @@ def test_shapes_and_types(frames):
     one = made.example(11)
     assert one.audio.shape == (frames * HOP,)
     assert one.audio.dtype == np.float32
-    assert one.rolls.shape == (3, frames, 128)
+    assert one.rolls.shape == (4, frames, 128)
     assert one.tokens.dtype == np.int32
     assert one.tokens.shape == one.token_frames.shape
     assert one.token_frames.max() < frames
@@ -220,17 +220,24 @@ def test_spans_of_a_window():
     notes = [
         note(0.0, 0.5, 60),  # held from before
         note(0.0, 0.39, 61),  # over before
-        note(0.5, 9.0, 62),  # goes on
+        note(0.5, 9.0, 62, program=41),  # goes on
         note(0.9, 1.0, 63),  # later
         drum(0.39, 36),
         drum(0.402, 38),
     ]
     found = spans(notes, first=50, frames=50)  # 0.4 to 0.8 s
-    assert found.tolist() == [[1, 0, 12, 60], [0, 12, 12, 62], [1, 12, 49, 62], [2, 0, 0, 38]]
+    assert found.tolist() == [
+        [1, 0, 12, 60],
+        [3, 0, 12, 0],
+        [0, 12, 12, 62],
+        [1, 12, 49, 62],
+        [3, 12, 49, 5],
+        [2, 0, 0, 38],
+    ]
     rolls = dense_rolls(found, frames=50)
     assert rolls[1, :13, 60].all()
     assert not rolls[1, 13:, 60].any()
-    assert rolls.sum() == 13 + 1 + 38 + 1
+    assert rolls.sum() == 2 * 13 + 1 + 2 * 38 + 1
     assert spans([], first=0, frames=9).shape == (0, 4)
 
 

@@ -147,7 +147,7 @@ def test_guided_heads_say_where_they_look():
 
 def test_the_frame_wise_heads_begin_with_silence():
     logits, following = Aids(TINY)(torch.zeros(2, 7, TINY.d_model))
-    assert logits.shape == (2, 7, 3, 128)
+    assert logits.shape == (2, 7, 4, 128)
     assert following.shape == (2, 7, NEXT_EVENT)
     assert torch.all(logits == Aids.START_BIAS)
 
@@ -192,9 +192,9 @@ def test_the_token_loss_does_not_depend_on_padding():
 
 
 def test_the_roll_loss_by_hand():
-    logits, rolls = torch.randn(2, 3, 3, 128), torch.randint(0, 2, (2, 3, 3, 128))
+    logits, rolls = torch.randn(2, 3, 4, 128), torch.randint(0, 2, (2, 3, 4, 128))
     p = torch.sigmoid(logits)
-    weight = torch.tensor([6.0, 2.0, 6.0])[:, None]
+    weight = torch.tensor([6.0, 2.0, 6.0, 2.0])[:, None]
     each = -(weight * rolls * torch.log(p) + (1 - rolls) * torch.log(1 - p))
     torch.testing.assert_close(losses.roll_loss(logits, rolls.byte()), each.sum())
 

@@ -29,6 +29,7 @@ from mt3_calibration.music import MusicConfig, Piece, compose
 from mt3_calibration.rendering import DRUM_KIT, Samples
 from mt3_calibration.tokens import NO_STEP, LabelRules, Tokenizer
 from mt3_runtime.errors import OptionError
+from mt3_runtime.instruments import PROGRAMS_PER_FAMILY
 from mt3_runtime.noterules import NoteRules
 from mt3_runtime.notes import Note
 from mt3_runtime.segments import SegmentConfig
@@ -43,9 +44,6 @@ a MIDI class sounds."""
 
 PITCHES = 128
 """Columns of a roll: MIDI pitches, percussion keys, or MIDI classes and nothing from 16 on."""
-
-PROGRAMS_PER_CLASS = 8
-"""General MIDI orders its programs in 16 classes."""
 
 NO_FRAME = -1
 """Stands for the frame of tokens that are no event, and of padding."""
@@ -307,7 +305,7 @@ def spans(notes: Sequence[Note], *, first: int, frames: int) -> npt.NDArray[np.i
             rows.append((0, begin, begin, note.pitch))
         sounding = max(begin, 0), min(end, frames - 1)
         rows.append((1, *sounding, note.pitch))
-        rows.append((3, *sounding, note.program // PROGRAMS_PER_CLASS))
+        rows.append((3, *sounding, note.program // PROGRAMS_PER_FAMILY))
     return np.array(rows, np.int16).reshape(-1, 4)
 
 

@@ -22,6 +22,7 @@ matchings, with and without the class, so it does not depend on which of two equ
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,27 @@ def measure(labels: Labels, notes: Iterable[Note]) -> dict[str, Measure]:
     covered = [note for note in notes if labels.covers(note)]
     found = {name: metric(labels, covered) for name, metric in METRICS.items()}
     return {name: value for name, value in found.items() if value is not None and value.total[1]}
+
+
+def found_by_family(labels: Labels, notes: Iterable[Note]) -> dict[int, npt.NDArray[np.int64]]:
+    """What became of the pitched labels of each General MIDI family.
+
+    Args:
+        labels: What is known about a recording, programs included.
+        notes: What a model found in it.
+
+    Returns:
+        By number of the family, int64 [3]: labels, how many of them were found by onset and pitch,
+        and how many so by a note of the same family.
+    """
+    wanted, covered = pitched(labels.notes), pitched(filter(labels.covers, notes))
+    counts: defaultdict[int, npt.NDArray[np.int64]] = defaultdict(lambda: np.zeros(3, np.int64))
+    for label in wanted:
+        counts[instrument(label)][0] += 1
+    for place, key in ((1, by_pitch), (2, by_class_and_pitch)):
+        for i, _ in match(wanted, covered, key):
+            counts[instrument(wanted[i])][place] += 1
+    return dict(counts)
 
 
 _Metric = Callable[[Labels, Sequence[Note]], Measure | None]

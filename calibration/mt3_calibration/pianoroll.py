@@ -15,7 +15,6 @@ from mt3_calibration.labels import Labels
 from mt3_calibration.plots import DPI, FAINT, GRID, INK, PALETTE, PAPER, WIDTH, look, new_figure
 from mt3_calibration.scoring import (
     DRUM_KEYS,
-    PROGRAMS_PER_CLASS,
     Score,
     by_drum_class,
     by_pitch,
@@ -24,7 +23,7 @@ from mt3_calibration.scoring import (
     pitched,
 )
 from mt3_runtime.errors import OptionError
-from mt3_runtime.instruments import instrument_name
+from mt3_runtime.instruments import PROGRAMS_PER_FAMILY, instrument_name
 from mt3_runtime.notes import Note
 
 if TYPE_CHECKING:
@@ -215,7 +214,7 @@ def _colours(notes: Sequence[Note]) -> dict[int, str]:
     free = dict.fromkeys(PALETTE)
     colours = {}
     for program, _ in ranked:
-        own = PALETTE[program // PROGRAMS_PER_CLASS % len(PALETTE)]
+        own = PALETTE[program // PROGRAMS_PER_FAMILY % len(PALETTE)]
         colours[program] = own if own in free else next(iter(free), OTHER)
         free.pop(colours[program], None)
     return colours

@@ -29,15 +29,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mt3_calibration import scoreboard_report
 from mt3_calibration.evaluation import Estimate, Evaluation, Findings, Recording, Result, score
 from mt3_calibration.labels import find_labels, read_labels
+from mt3_calibration.metrics import found_by_family
 from mt3_calibration.plots import check_picture, to_bytes
 from mt3_calibration.soundfonts import Role, source_named
 from mt3_calibration.testsets import COUNT, SECONDS, cached_test_set, set_named, sha256
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.errors import MT3Error, OptionError
 from mt3_runtime.installed import resolve_model
+from mt3_runtime.instruments import FAMILIES
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
 from mt3_runtime.output import check_output, write_output
@@ -54,6 +58,10 @@ RECORDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "e6": {"piano": ("piano_bach.mp3",)},
 }
 """Recordings in the folder of ``--recordings``, by set and kind."""
+
+UNSEEN = ("e2", "e3")
+"""Sets with true programs and with sounds that no model of ours has heard; how well a model tells
+instruments is shown for these, by family."""
 
 METRICS = ("onset", "offset", "drums", "class", "right")
 """What is reported, of `mt3_calibration.metrics`."""
@@ -210,6 +218,7 @@ def _rows(
     for kind in [ALL, *(kinds if len(kinds) > 1 else [])]:
         chosen = tuple(result for own, result in results if kind in (ALL, own))
         evaluation = Evaluation(chosen)
+        families = _families(chosen) if board.name in UNSEEN and kind == ALL else None
         yield {
             "set": board.name,
             "kind": kind,
@@ -218,7 +227,15 @@ def _rows(
             "labels": sum(len(result.recording.labels.notes) for result in chosen),
             "notes": sum(result.note_count for result in chosen),
             "metrics": {name: _estimate(evaluation.pooled(name)) for name in METRICS},
+            **({"families": families} if families else {}),
         }
+
+
+def _families(results: Sequence[Result]) -> dict[str, list[int]]:
+    """Labels, found ones, and those found on the right family, by the family's name."""
+    found = [found_by_family(r.recording.labels, r.findings.notes) for r in results]
+    whole = {name: sum(one[i] for one in found if i in one) for i, name in enumerate(FAMILIES)}
+    return {name: counts.tolist() for name, counts in whole.items() if np.any(counts)}
 
 
 def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:

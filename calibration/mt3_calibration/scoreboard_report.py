@@ -4,7 +4,8 @@ The document is JSON: ``format`` ("mt3-runtime.scoreboard"), ``version`` (1), ``
 took part, ``models`` (label, variant, export id, precision, bytes), ``sets`` (name, sounds, digest,
 number of recordings, kinds of music) and ``rows``: a set, a kind of music or "all", a model,
 seconds, numbers of labels and notes, and per metric ``value``, ``low`` and ``high`` (95 %), or null
-where the labels say nothing about it.
+where the labels say nothing about it.  Some rows have ``families``, too: by the name of the General
+MIDI family the number of labels, of those found, and of those found on the same family.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def merged(boards: Sequence[Document]) -> Document:
 
 
 def markdown(board: Document) -> str:
-    """Two tables, of whole sets and of kinds of music; a cell holds all models' figures."""
+    """Tables of whole sets, of kinds of music, of families; a cell holds all models' figures."""
     labels = [model["label"] for model in board["models"]]
     rows = {(row["set"], row["kind"], row["model"]): row for row in board["rows"]}
     names = " / ".join(f"`{label}`" for label in labels)
@@ -109,6 +110,7 @@ def markdown(board: Document) -> str:
         for kind in item["kinds"]
     ]
     lines = [*head, *_table("set", whole), *(["", *_table("kind", kinds)] if kinds else [])]
+    lines += _family_table(board["rows"], labels)
     digests = ", ".join(f"{item['name']} {item['digest'][:12]}" for item in board["sets"])
     return "\n".join([*lines, "", f"Digests of the sets: {digests}.", ""])
 
@@ -122,6 +124,33 @@ def _table(what: str, rows: Iterable[tuple[str, Sequence[Row | None]]]) -> list[
             cells = ["-" if not set(cell) - set("- /") else cell for cell in cells]
             lines.append(f"| {' | '.join((name, str(present[0]['labels']), *cells))} |")
     return lines
+
+
+def _family_table(rows: Sequence[Row], models: Sequence[str]) -> list[str]:
+    """How many notes of each family are found, over all sets that say so; most labels first."""
+    told = [row for row in rows if "families" in row]
+    sets = ", ".join(dict.fromkeys(row["set"] for row in told))
+    counts: dict[str, dict[str, list[int]]] = {}
+    for row in told:
+        for family, found in row["families"].items():
+            before = counts.setdefault(family, {}).get(row["model"], [0, 0, 0])
+            counts[family][row["model"]] = [a + b for a, b in zip(before, found, strict=True)]
+    ordered = sorted(counts.items(), key=lambda item: -max(n for n, *_ in item[1].values()))
+    lines = [
+        f"| {family} | {max(n for n, *_ in own.values())} "
+        f"| {_shares(own, models, 1)} | {_shares(own, models, 2)} |"
+        for family, own in ordered
+    ]
+    head = [f"| family ({sets}) | labels | found | found on the family |", "|---" * 4 + "|"]
+    return ["", *head, *lines] if lines else []
+
+
+def _shares(counts: Mapping[str, Sequence[int]], models: Sequence[str], place: int) -> str:
+    """Of each model's labels the share that was found, or found on the family."""
+    return " / ".join(
+        f"{counts[model][place] / counts[model][0]:.0%}" if model in counts else "-"
+        for model in models
+    )
 
 
 def _figure(row: Row | None, metric: str) -> str:

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.errors import MissingDependencyError
+from mt3_runtime.instruments import PROGRAMS_PER_FAMILY
 from mt3_runtime.notes import Note
 
 TOLERANCE = 0.05
@@ -39,9 +40,6 @@ SHORTEST = 0.01
 
 PORTION = 500
 """Labels and notes that are matched at a time, at least."""
-
-PROGRAMS_PER_CLASS = 8
-"""General MIDI has 16 classes of 8 programs."""
 
 DRUM_KEYS = {
     "KD": (35, 36),  # kicks
@@ -186,7 +184,7 @@ def instrument(note: Note, granularity: Granularity = "class") -> int:
     """A number for the instrument of a note; -1 for drums, whatever their program."""
     if note.is_drum:
         return -1
-    divisors = {"flat": 128, "class": PROGRAMS_PER_CLASS, "full": 1}
+    divisors = {"flat": 128, "class": PROGRAMS_PER_FAMILY, "full": 1}
     return note.program // divisors[granularity]
 
 

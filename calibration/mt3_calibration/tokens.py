@@ -22,14 +22,12 @@ from typing import Literal, NamedTuple, get_args
 
 from mt3_calibration.music import CLOSEST_ONSETS
 from mt3_runtime.errors import OptionError
+from mt3_runtime.instruments import PROGRAMS_PER_FAMILY
 from mt3_runtime.noterules import NoteRules
 from mt3_runtime.notes import Note
 from mt3_runtime.vocabulary import Event, EventKind, Vocabulary
 
 Granularity = Literal["class", "full"]
-
-PROGRAMS_PER_CLASS = 8
-"""General MIDI has 16 classes of 8 programs."""
 
 NO_STEP = -1
 """Stands for the step of tokens that are no event: the tie section and the end."""
@@ -171,7 +169,7 @@ class Tokenizer:
         if note.is_drum or self.note_rules.flat_programs:
             program = 0
         elif self.rules.programs == "class":
-            program = program // PROGRAMS_PER_CLASS * PROGRAMS_PER_CLASS
+            program = program // PROGRAMS_PER_FAMILY * PROGRAMS_PER_FAMILY
         bins = self.note_rules.velocity_bins
         velocity_bin = max(1, -(-note.velocity * bins // 127))
         return Label(onset, note.is_drum, program, note.pitch, offset, velocity_bin)

@@ -163,6 +163,32 @@ def test_boards_of_the_same_sets_go_together():
         merged([board("a"), board("b", digest="e" * 64)])
 
 
+def test_what_is_found_by_family_is_added_up_over_sets():
+    a, b = board("a", name="e2"), board("b", name="e2")
+    a["rows"][0]["families"] = {"Bass": [10, 8, 4], "Reed": [2, 1, 0]}
+    b["rows"][0]["families"] = {"Bass": [10, 10, 9], "Reed": [2, 2, 2]}
+    other = board("a", name="e3", digest="e" * 64)
+    other["rows"][0]["families"] = {"Reed": [18, 9, 0]}
+    lines = markdown(merged([a, b, other])).splitlines()
+    place = lines.index("| family (e2, e3) | labels | found | found on the family |")
+    assert lines[place + 2 : place + 4] == [
+        "| Reed | 20 | 50% / 100% | 0% / 100% |",
+        "| Bass | 10 | 80% / 100% | 40% / 90% |",
+    ]
+    assert "family" not in markdown(merged([board("a")]))
+
+
+def test_families_are_counted_where_sounds_are_unseen(cache, tiny_bundle, tmp_path):
+    path = tmp_path / "board.json"
+    words = [str(tiny_bundle), "--sets", "e1,e3", "--final", "--count", "3", "--seconds", "3"]
+    assert main([*words, "--threads", "1", "--json", str(path)]) == 0
+    rows = {(row["set"], row["kind"]): row for row in read(path)["rows"]}
+    assert [place for place, row in rows.items() if "families" in row] == [("e3", "all")]
+    whole = rows["e3", "all"]
+    assert sum(labels for labels, _, _ in whole["families"].values()) == whole["labels"]
+    assert all(labels >= found for labels, found, _ in whole["families"].values())
+
+
 def test_an_earlier_board_is_added(tmp_path, capsys):
     for name in "ab":
         (tmp_path / name).write_text(json.dumps(board(name)))

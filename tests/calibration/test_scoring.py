@@ -15,7 +15,7 @@ from mir_eval.util import midi_to_hz
 from mt3_calibration import scoring
 from mt3_calibration.bootstrap import interval
 from mt3_calibration.labels import Labels
-from mt3_calibration.metrics import METRICS, measure
+from mt3_calibration.metrics import METRICS, found_by_family, measure
 from mt3_calibration.scoring import (
     Score,
     before,
@@ -238,6 +238,16 @@ def test_equal_notes_of_two_instruments_are_not_confused():
     """Whichever the matching takes, both are on the right instrument."""
     both = [note(0, program=0), note(0, program=40)]
     assert values(Labels(tuple(both)), both[::-1])["right"] == 1.0
+
+
+def test_labels_of_a_family_are_counted_as_found_and_as_found_on_it():
+    labels = [note(0.0, 60, 1), note(1.0, 62, 2), note(2.0, 40, 33), drum(0.0)]
+    notes = [note(0.0, 60, 5), note(1.0, 62, 48), note(2.0, 41, 33), drum(0.0)]
+    found = found_by_family(Labels(tuple(labels)), notes)
+    assert {family: counts.tolist() for family, counts in found.items()} == {
+        0: [2, 2, 1],
+        4: [1, 0, 0],
+    }
 
 
 @given(PIECES, PIECES)

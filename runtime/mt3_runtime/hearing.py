@@ -291,20 +291,53 @@ class _Partials:
         self._centres = np.minimum(np.rint(centres).astype(np.int64), used - 1)
         low = np.minimum(np.floor(centres - reach), used - 2).astype(np.int64)
         high = np.minimum(np.ceil(centres + reach) + 1, used - 1).astype(np.int64)
-        self._ranges = np.stack([low, np.maximum(high, low + 1)], axis=-1).ravel()
+        self._peaks = _RangeMaxima(low.ravel(), np.maximum(high, low + 1).ravel())
 
     def clarity(
         self, level: npt.NDArray[np.float32], around: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float16]:
         """See `Ear`; arguments are log10 [k, frequencies], the result is [k, pitches]."""
         shape = (len(level), *self._centres.shape)
-        peaks = np.maximum.reduceat(level, self._ranges, axis=1)[:, ::2].reshape(shape)
-        stands_out = peaks - around[:, self._centres]
-        best = np.sort(np.where(self._counted, stands_out, -np.inf), axis=2)
+        stands_out = self._peaks(level).reshape(shape) - np.take(around, self._centres, axis=1)
+        counted = np.where(self._counted, stands_out, np.float32(-np.inf))
+        best = np.partition(counted, (-2, -1), axis=2)
         second = np.where(np.isfinite(best[..., -2]), best[..., -2], best[..., -1])
         clear = (best[..., -1] + second) / (2.0 * CLEAR)
         clear[:, self._low] = stands_out[:, self._low].mean(axis=2) / LOW_CLEAR
         return np.asarray(clear, np.float16)
+
+
+class _RangeMaxima:
+    """The largest of some ranges of the columns of a matrix.
+
+    A range is covered by two, which may overlap, of the next lower power of two; the maxima of all
+    ranges of such a length come from two of half of it.
+
+    Args:
+        first: First column of each range, int64 [n].
+        end: The column behind its last one.
+    """
+
+    def __init__(self, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> None:
+        doublings = np.log2(end - first).astype(np.int64)
+        self._parts = [
+            (places, first[places], end[places] - 2**doubling)
+            for doubling in range(int(doublings.max()) + 1)
+            for places in [np.flatnonzero(doublings == doubling)]
+        ]
+        self._count = len(first)
+
+    def __call__(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Maxima [k, n] of values [k, columns]."""
+        found = np.empty((len(values), self._count), values.dtype)
+        for doubling, (places, first, second) in enumerate(self._parts):
+            if doubling:
+                half = 2 ** (doubling - 1)
+                values = np.maximum(values[:, :-half], values[:, half:])
+            found[:, places] = np.maximum(
+                np.take(values, first, axis=1), np.take(values, second, axis=1)
+            )
+        return found
 
 
 def _accumulate(sums: array[float], values: npt.NDArray[np.float64]) -> None:

@@ -43,12 +43,14 @@ cowbell has as much."""
 
 def surroundings(level: npt.NDArray[np.float32]) -> FloatArray:
     """The mean of each frequency's neighbours and itself, as far as there are any: [k, n]."""
-    count = level.shape[1]
-    sums = np.pad(np.cumsum(level, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
+    rows, count = level.shape
+    sums = np.zeros((rows, count + 1))
+    np.cumsum(level, axis=1, out=sums[:, 1:])
     places = np.arange(count)
     first = np.clip(places - SURROUNDINGS, LOWEST, count - 1)
     last = np.clip(places + SURROUNDINGS + 1, LOWEST + SURROUNDINGS, count)
-    return np.asarray((sums[:, last] - sums[:, first]) / (last - first), np.float32)
+    within = np.take(sums, last, axis=1) - np.take(sums, first, axis=1)
+    return np.asarray(within / (last - first), np.float32)
 
 
 def setting_in(level: FloatArray, before: FloatArray) -> FloatArray:

@@ -234,8 +234,12 @@ def _rows(
 def _families(results: Sequence[Result]) -> dict[str, list[int]]:
     """Labels, found ones, and those found on the right family, by the family's name."""
     found = [found_by_family(r.recording.labels, r.findings.notes) for r in results]
-    whole = {name: sum(one[i] for one in found if i in one) for i, name in enumerate(FAMILIES)}
-    return {name: counts.tolist() for name, counts in whole.items() if np.any(counts)}
+    none = np.zeros(3, np.int64)
+    whole = {
+        name: sum((one.get(i, none) for one in found), start=none)
+        for i, name in enumerate(FAMILIES)
+    }
+    return {name: counts.tolist() for name, counts in whole.items() if counts.any()}
 
 
 def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:

@@ -295,7 +295,7 @@ def _shape(d_model: int, heads: int, d_ff: int, encoder: int, decoder: int) -> T
 
 
 PRESETS = {
-    # 7.2 M parameters, 14.4 MB in fp16: 11 core-hours.
+    # 7.2 M parameters, 14.4 MB in fp16: 9 core-hours.
     "small": TrainConfig(
         _small_stages(),
         _shape(256, 4, 512, 4, 4),

@@ -39,7 +39,9 @@ DEFAULT = Variant(
     family="mt3",
     licence="Apache-2.0; trained by this project on music it made up, see source",
     features=FeatureConfig(),
-    segments=SegmentConfig(),
+    # Features of a last segment that is not filled up end in rows of zeros.  Magenta's models were
+    # trained with those; this one was not, and would find loud notes in them.
+    segments=SegmentConfig(padding="full"),
     vocabulary=Vocabulary.mt3(),
     # Its training labels have the first program of each class only.
     notes=replace(

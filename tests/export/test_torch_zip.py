@@ -267,7 +267,11 @@ def saved(tmp_path_factory):
 def test_files_of_the_real_pytorch_are_read_bit_exactly(saved, name, dtype):
     expected = {key: rounded(array, dtype) for key, array in TENSORS.items()}
     assert_equal(read_all(saved / name), expected)
-    assert read_checkpoint(saved / name).variant == "mt3_pytorch"
+    if name.endswith(".ckpt"):  # MR-MT3's files are called so, too
+        with pytest.raises(CheckpointError, match="may be mt3_pytorch or mr_mt3_context0"):
+            read_checkpoint(saved / name)
+    else:
+        assert read_checkpoint(saved / name).variant == "mt3_pytorch"
 
 
 def test_bfloat16_of_the_real_pytorch_is_read(saved):

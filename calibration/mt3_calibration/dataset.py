@@ -56,7 +56,7 @@ BEGINNINGS, ENDINGS = 0.08, 0.12
 
 BEHIND = 0.5
 """How far behind the end of the music such a window may begin, in windows: there only the last
-notes and the room ring on, and a network that never heard that finds notes in it."""
+notes and the room ring on."""
 
 SILENCE = 0.01
 """Share of windows without any music."""

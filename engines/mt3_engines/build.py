@@ -102,6 +102,7 @@ def build_engine(
         raise DeviceError(f"{bundle.path}: {lacking}. Use a bundle of int8, or the exact one.")
     graph = prepared_graph(bundle, key).SerializeToString()
     make_folder(store.folder)
+    store.check_place(key)
     started = time.monotonic()
     poly = tools.loaders
     network = poly.NetworkFromOnnxBytes(graph, strongly_typed=True)

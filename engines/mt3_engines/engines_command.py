@@ -8,17 +8,18 @@ from pathlib import Path
 
 from mt3_engines.keys import RECIPE, EngineKey
 from mt3_engines.store import (
+    ENGINE,
     SIDECAR,
     EngineInfo,
     EngineStore,
     graph_digests,
     read_info,
-    remove_files,
 )
 from mt3_runtime.bundle import Bundle
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import BundleError, OptionError
 from mt3_runtime.installed import resolve_model
+from mt3_runtime.ownership import delete, listed
 
 _MIB = 1 << 20
 
@@ -99,16 +100,18 @@ def _inspect(args: argparse.Namespace, store: EngineStore) -> int:
 
 
 def _verify(_: argparse.Namespace, store: EngineStore) -> int:
-    bad = [(path, "no whole pair of engine and description") for path in store.strays()]
+    bad = [(path.name, "no whole pair of engine and description") for path in store.strays()]
+    alike = [name for name in store.foreign() if name.endswith((ENGINE, SIDECAR))]
+    bad += [(name, "no engine of mt3-runtime") for name in alike]
     for info in store.infos():
         try:
             store.load(info)
         except BundleError as error:
-            bad.append((info.path, str(error)))
+            bad.append((info.path.name, str(error)))
             continue
         print(f"{info.sha256}  {info.path.name}")
-    for path, why in bad:
-        talk(f"{path.name}: {why}")
+    for name, why in bad:
+        talk(f"{name}: {why}")
     return ExitCode.FAILED if bad else ExitCode.OK
 
 
@@ -116,16 +119,19 @@ def _prune(args: argparse.Namespace, store: EngineStore) -> int:
     if args.all and args.bundle is not None:
         raise OptionError("prune takes a bundle or --all, not both.")
     bundle = None if args.bundle is None else Bundle(resolve_model(args.bundle))
-    doomed = dict.fromkeys(store.strays(), "no whole pair")
-    for info in store.infos():
-        why = "all" if args.all else _use(info, store, bundle)
-        if why:
-            doomed |= {info.path: why, info.path.with_suffix(SIDECAR): why}
-    for path, why in sorted(doomed.items()):
+    found: dict[Path, str] = dict.fromkeys(store.strays(), "no whole pair")
+    for path, info in store.own():
+        if info is not None and info.path.exists():
+            why = "all" if args.all else _use(info, store, bundle)
+            found |= {name: why for name in (info.path, path) if why}
+    for path, why in sorted(found.items()):
         print(f"{path.name}  {why}")
+    foreign = store.foreign()
+    if foreign:
+        talk(f"left alone, as mt3 did not make it: {listed(foreign)}")
     if not args.dry_run:
-        # The description goes first: an engine without one counts as absent.
-        freed = remove_files(sorted(doomed, key=lambda path: path.suffix != SIDECAR))
+        # Descriptions go last: without one, nothing would say any more that an engine is ours.
+        freed = delete(sorted(found, key=lambda path: path.suffix == SIDECAR))
         talk(f"{freed / _MIB:.0f} MiB freed")
     return ExitCode.OK
 

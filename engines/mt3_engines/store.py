@@ -2,9 +2,13 @@
 
 The folder is the user's own cache (``engines`` in the folder `mt3 models where` prints, or
 ``MT3_ENGINES``), never the bundle: an engine is a program, and a bundle that comes from somewhere
-must not bring one along.  Files appear whole or not at all; the description is written last, so an
-engine without one was interrupted and counts as absent.  Nothing of an engine is used before its
-SHA-256 has been compared.
+must not bring one along.  Files appear whole or not at all, and the description first: without its
+engine it was interrupted and counts as absent.  Nothing of an engine is used before its SHA-256 has
+been compared.
+
+The folder may hold anything else.  A description is ours if it carries our format and the name that
+follows from its key; an engine is ours if such a description stands beside it.  Nothing else is
+ever deleted or replaced.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +27,7 @@ from mt3_runtime.bundle import Bundle
 from mt3_runtime.cache import cache_dir
 from mt3_runtime.errors import BundleError, DeviceError, OutputError
 from mt3_runtime.output import make_folder, write_atomic
+from mt3_runtime.ownership import delete, foreign_names, is_regular
 from mt3_runtime.schema import read_document, read_fields
 
 FORMAT, FORMAT_VERSION = "mt3-runtime.engine", 1
@@ -30,6 +37,13 @@ FOLDER_VARIABLE = "MT3_ENGINES"
 ENGINE, SIDECAR, TIMING = ".engine", ".json", ".timing"
 #: A description has some hundred bytes.
 _MAX_SIDECAR = 1 << 16
+
+#: What `EngineKey.stem` makes.
+_STEM = re.compile(
+    r"(encoder|decoder)-((int8|fp8)-)?fp(16|32)-s\d+(x\d+)*(-c\d+)?-trt[\w.]+-sm\d+-[0-9a-f]{12}"
+)
+#: What `write_atomic` calls a file until it is whole: the process, and 64 random bits.
+_PART = re.compile(r"\.mt3-(\d+)-[0-9a-f]{16}\.part")
 
 
 @dataclass(frozen=True)
@@ -84,33 +98,90 @@ class EngineStore:
 
     def infos(self) -> Iterator[EngineInfo]:
         """All described engines, by name; files that describe none are passed over."""
-        for path in self._files(SIDECAR):
+        for path in filter(Path.is_file, self._files(SIDECAR)):
             try:
                 yield read_info(path)
             except BundleError:
                 continue
 
+    def own(self) -> Iterator[tuple[Path, EngineInfo | None]]:
+        """Descriptions that we wrote, by name, with what they say; None if that makes no sense.
+
+        Links, folders and descriptions of another name than their key gives are not ours.
+        """
+        for path in self._files(SIDECAR):
+            engine = path.with_suffix(ENGINE)
+            if not _STEM.fullmatch(path.stem) or not _is_marked(path):
+                continue
+            if os.path.lexists(engine) and not is_regular(engine):
+                continue
+            try:
+                info = read_info(path)
+            except BundleError:
+                yield path, None
+            else:
+                if info.key.stem == path.stem:
+                    yield path, info
+
     def strays(self) -> list[Path]:
-        """Files that are no whole pair: interrupted builds, unreadable descriptions."""
-        whole = {info.path.stem for info in self.infos() if info.path.is_file()}
-        found = [*self._files(ENGINE), *self._files(SIDECAR), *self._files(".part")]
-        return [path for path in found if path.stem not in whole]
+        """Own files that are no whole pair: interrupted builds, descriptions of no use."""
+        parts = [path for path in self._files(".part") if _PART.fullmatch(path.name)]
+        left = [path for path in parts if _is_abandoned(path)]
+        building = len(left) < len(parts)
+        found, awaited = [], []
+        for path, info in self.own():
+            if info is None:
+                found += [path, *filter(is_regular, [path.with_suffix(ENGINE)])]
+            elif not info.path.exists() and not building:
+                found.append(path)
+                awaited.append(info.size)
+        # A part has no name of an engine: a description that waits for one vouches for it.
+        limit = max(awaited, default=-1)
+        return found + [p for p in left if _opens_ours(p) or p.lstat().st_size <= limit]
+
+    def foreign(self) -> list[str]:
+        """Names in the folder that are not ours, links and folders among them."""
+        own = {path.name for path in self.strays()} | {p.name for p in self._files(TIMING)}
+        for path, _ in self.own():
+            own |= {path.name, path.with_suffix(ENGINE).name}
+        return foreign_names(self.folder, own) if self.folder.is_dir() else []
 
     def put(self, key: EngineKey, engine: bytes, *, model: str, seconds: float) -> EngineInfo:
         """Keeps an engine.
 
         Raises:
-            OutputError: It cannot be written; nothing half-written is left.
+            OutputError: It cannot be written, or something that is not ours has its name; nothing
+                half-written is left.
         """
         make_folder(self.folder)
+        self.check_place(key)
         path = self.folder / (key.stem + ENGINE)
         digest = hashlib.sha256(engine).hexdigest()
         info = EngineInfo(model, key, digest, len(engine), round(seconds, 1), path)
         sidecar = path.with_suffix(SIDECAR)
-        _remove(sidecar)  # the old description must not stand beside the new engine
-        write_atomic(path, engine)
-        write_atomic(sidecar, info.to_json())
+        delete([path])  # the old engine must not stand beside the new description
+        try:
+            write_atomic(sidecar, info.to_json())
+            write_atomic(path, engine)
+        except BaseException:
+            delete([sidecar])
+            raise
         return info
+
+    def check_place(self, key: EngineKey) -> None:
+        """Checks that nothing of anybody else's has an engine's name, before minutes of work.
+
+        Raises:
+            OutputError: Something has.
+        """
+        sidecar = self.folder / (key.stem + SIDECAR)
+        names = (sidecar, sidecar.with_suffix(ENGINE))
+        there = [path for path in names if os.path.lexists(path)]
+        if there and sidecar not in dict(self.own()):
+            raise OutputError(
+                f"{there[0]} is there and is no engine of mt3-runtime, so it is not replaced. Move "
+                "it elsewhere, or choose another folder with --engines."
+            )
 
     def find(self, wanted: EngineKey, place: Place, *, command: str) -> EngineInfo:
         """The engine that does a piece of work here; of several, one that was built here.
@@ -149,7 +220,7 @@ class EngineStore:
 
     def remove(self, info: EngineInfo) -> int:
         """Deletes an engine and its description; returns the bytes freed."""
-        return remove_files([info.path.with_suffix(SIDECAR), info.path])
+        return delete([info.path, info.path.with_suffix(SIDECAR)])
 
     def timing_cache(self, place: Place) -> Path:
         """Where TensorRT's measurements are kept between builds on one kind of machine."""
@@ -205,24 +276,42 @@ def graph_digests(bundle: Bundle, profile: str) -> dict[str, str]:
     return {graph.role: graph.sha256 for graph in graphs}
 
 
-def remove_files(paths: Iterable[Path]) -> int:
-    """Deletes files; returns the bytes freed.
-
-    Raises:
-        OutputError: One is there and cannot be deleted.
-    """
-    return sum(_remove(path) for path in paths)
-
-
-def _remove(path: Path) -> int:
+def _is_marked(path: Path) -> bool:
+    """Whether a file is JSON that says it describes an engine of ours."""
+    if not is_regular(path):
+        return False
     try:
-        size = path.lstat().st_size
-        path.unlink()
-    except FileNotFoundError:
-        return 0
-    except OSError as error:
-        raise OutputError(f"cannot delete {path}: {error.strerror}") from error
-    return size
+        with path.open("rb") as file:
+            document = json.loads(file.read(_MAX_SIDECAR))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("format") == FORMAT
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether a file was being written by `write_atomic` in a process that is no more."""
+    match = _PART.fullmatch(path.name)
+    if match is None or not is_regular(path):
+        return False
+    if sys.platform == "win32":  # there, what is being written cannot be deleted
+        return True
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _opens_ours(path: Path) -> bool:
+    """Whether a file begins as descriptions do."""
+    head = json.dumps({"format": FORMAT}, indent=1)[:-2].encode()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(head)) == head
+    except OSError:
+        return False
 
 
 def _staleness(found: EngineKey, wanted: EngineKey) -> str:

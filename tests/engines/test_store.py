@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mt3_engines.engines_command import EnginesCommand
 from mt3_engines.keys import EngineKey, Place, capability_of
@@ -170,8 +176,7 @@ def test_a_failed_write_leaves_no_description(store, monkeypatch):
     monkeypatch.setattr("mt3_engines.store.write_atomic", full)
     with pytest.raises(OutputError):
         store.put(KEY, b"new", model="tiny", seconds=1)
-    assert not list(store.infos())
-    assert [path.suffix for path in store.strays()] == [".engine"]
+    assert not list(store.folder.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -256,7 +261,7 @@ def test_verifying(store, capsys):
     assert run(store, "verify") == ExitCode.FAILED
     error = capsys.readouterr().err
     assert "digest differs" in error
-    assert "left.engine: no whole pair" in error
+    assert "left.engine: no engine of mt3-runtime" in error
 
 
 def test_pruning_keeps_what_is_of_use(store, tiny_bundle, capsys):
@@ -283,3 +288,147 @@ def test_pruning_keeps_what_is_of_use(store, tiny_bundle, capsys):
         run(store, "prune", str(tiny_bundle), "--all")
     run(store, "prune", "--all")
     assert not list(store.folder.iterdir())
+
+
+# What is not ours --------------------------------------------------------------------------------
+
+PROJECT = {
+    "package.json": b'{"name": "webapp"}',
+    "settings.json": b"{ // no JSON, but mine",
+    "download.part": b"half a film",
+    "diesel.engine": b"train",
+    ".mt3-notes.part": b"notes about mt3",
+    f".mt3-{1 << 30}-0123456789abcdef.part": b"somebody's, for all we know",
+    f"{KEY.stem}.json": b'{"name": "of an engine"}',
+    f"{KEY.stem}.engine": b"thesis",
+    f"{replace(KEY, role='encoder').stem}.engine": b"no description",
+    f"{replace(KEY, capacity=7).stem}.json": b'{"format": "mt3-runtime.engine"',
+    f"{replace(KEY, capacity=8).stem}.json": b"[" * 100_000,
+}
+
+
+def snapshot(folder: Path) -> dict[str, object]:
+    return {
+        str(path.relative_to(folder)): os.readlink(path)
+        if path.is_symlink()
+        else path.is_dir() or path.read_bytes()
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.mark.parametrize("arguments", [(), ("--all",), ("--dry-run",)])
+@pytest.mark.parametrize("variable", [False, True])
+def test_pruning_leaves_a_foreign_folder_as_it_is(store, arguments, variable, capsys, monkeypatch):
+    (store.folder / "folder.engine").mkdir(parents=True)
+    (store.folder / f"{replace(KEY, capacity=9).stem}.json").mkdir()
+    for name, content in PROJECT.items():
+        (store.folder / name).write_bytes(content)
+    before = snapshot(store.folder)
+    if variable:
+        monkeypatch.setenv("MT3_ENGINES", str(store.folder))
+        args = argparse.Namespace(engines=None, bundle=None, all=False, dry_run=False)
+        for name in arguments:
+            setattr(args, name.removeprefix("--").replace("-", "_"), True)
+        parser, command = argparse.ArgumentParser(), EnginesCommand()
+        command.add_arguments(parser)
+        assert command.run(parser.parse_args(["prune", *arguments])) == ExitCode.OK
+    else:
+        assert run(store, "prune", *arguments) == ExitCode.OK
+    assert snapshot(store.folder) == before
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "left alone, as mt3 did not make it: .mt3-1073741824-" in err
+    assert f"and {len(before) - 3} more" in err
+
+
+def test_own_engines_go_and_foreign_files_beside_them_stay(store):
+    store.put(KEY, b"1", model="tiny", seconds=1)
+    (store.folder / "notes.txt").write_text("mine")
+    run(store, "prune", "--all")
+    assert snapshot(store.folder) == {"notes.txt": b"mine"}
+
+
+def test_links_and_copies_of_engines_are_not_pruned(store, tmp_path):
+    linked = store.put(KEY, b"1", model="tiny", seconds=1)
+    elsewhere = tmp_path / "big.engine"
+    linked.path.rename(elsewhere)
+    linked.path.symlink_to(elsewhere)
+    other = store.put(replace(KEY, capacity=256), b"2", model="tiny", seconds=1)
+    description = other.path.with_suffix(".json")
+    description.rename(tmp_path / "description.json")
+    description.symlink_to(tmp_path / "description.json")
+    copied = store.put(replace(KEY, capacity=512), b"3", model="tiny", seconds=1)
+    for suffix in (".json", ".engine"):  # under a name that is another engine's, and under any
+        content = copied.path.with_suffix(suffix).read_bytes()
+        (store.folder / (replace(KEY, capacity=1024).stem + suffix)).write_bytes(content)
+        (store.folder / f"backup{suffix}").write_bytes(content)
+    store.remove(copied)
+    before = snapshot(tmp_path)
+    run(store, "prune", "--all")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_description_that_is_ours_and_of_no_use_is_pruned(store):
+    path = store.put(KEY, b"1", model="tiny", seconds=1).path.with_suffix(".json")
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"version": 99}))
+    run(store, "prune")
+    assert not list(store.folder.iterdir())
+
+
+def test_an_interrupted_build_is_pruned_unless_it_goes_on(store):
+    info = store.put(KEY, b"engine", model="tiny", seconds=1)
+    info.path.unlink()
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    part = store.folder / f".mt3-{os.getpid()}-0123456789abcdef.part"
+    part.write_bytes(b"eng")
+    before = snapshot(store.folder)
+    run(store, "prune")
+    assert snapshot(store.folder) == before
+    part.rename(store.folder / f".mt3-{done.pid}-0123456789abcdef.part")
+    run(store, "prune")
+    assert not list(store.folder.iterdir())
+
+
+def test_a_part_of_a_description_is_pruned(store):
+    info = store.put(KEY, b"engine", model="tiny", seconds=1)
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    part = store.folder / f".mt3-{done.pid}-0123456789abcdef.part"
+    part.write_bytes(info.to_json()[:50])
+    run(store, "prune")
+    assert {path.suffix for path in store.folder.iterdir()} == {".engine", ".json"}
+
+
+@pytest.mark.parametrize("suffix", [".engine", ".json"])
+def test_no_foreign_file_is_replaced_by_an_engine(store, suffix):
+    store.folder.mkdir()
+    path = store.folder / (KEY.stem + suffix)
+    path.write_bytes(b"{}")
+    with pytest.raises(OutputError, match=r"is no engine of mt3-runtime.*--engines"):
+        store.put(KEY, b"engine", model="tiny", seconds=1)
+    assert snapshot(store.folder) == {path.name: b"{}"}
+
+
+NAMES = st.one_of(
+    st.sampled_from([KEY.stem, replace(KEY, role="encoder").stem, "a", ".mt3-1-0123456789abcdef"]),
+    st.text("abc-.", min_size=1, max_size=8).filter(lambda name: name.strip(".")),
+)
+ENDINGS = st.sampled_from([".json", ".engine", ".part", ".timing", ""])
+CONTENTS = st.one_of(
+    st.binary(max_size=40),
+    st.dictionaries(st.sampled_from(["format", "key", "name"]), st.text(max_size=5)).map(
+        lambda document: json.dumps(document).encode()
+    ),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(files=st.dictionaries(st.tuples(NAMES, ENDINGS), CONTENTS, max_size=8))
+def test_whatever_is_in_a_folder_stays(tmp_path_factory, files):
+    store = EngineStore(tmp_path_factory.mktemp("any"))
+    for (name, ending), content in files.items():
+        (store.folder / f"{name}{ending}").write_bytes(content)
+    before = snapshot(store.folder)
+    run(store, "prune", "--all")
+    assert snapshot(store.folder) == before

@@ -29,7 +29,7 @@ from mt3_runtime.commands.jobs import find_inputs
 from mt3_runtime.errors import OptionError
 from mt3_runtime.installed import resolve_model
 from mt3_runtime.manifest import Manifest
-from mt3_runtime.output import STDOUT, check_output, is_folder, write_output
+from mt3_runtime.output import STDOUT, check_output, is_folder, real_path, write_output
 
 FORMAT, VERSION = "mt3-runtime.precision", 1
 
@@ -98,6 +98,8 @@ def _checked(args: argparse.Namespace) -> Path:
     if args.plot or args.each:
         raise OptionError("--plot and --each go with --sensitivity.")
     out = Path(args.output)
+    if real_path(out) == real_path(resolve_model(args.bundle)):
+        raise OptionError(f"{out} is the exact bundle itself; choose another name with -o.")
     check_target(out)
     if args.json:
         check_output(args.json)

@@ -1,15 +1,14 @@
 """Writes bundles: weights and a variant's tables in, a folder or a ``.mt3`` file out.
 
 Everything is built and checked in memory or in a temporary folder beside the target, and moved into
-place in one step: a bundle is either the old one or the whole new one.
+place in one step: a bundle is either the old one or the whole new one.  Only a whole bundle of ours
+is replaced, and only if nothing else is with it (`mt3_runtime.bundle_files`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,9 +31,12 @@ from mt3_runtime.bundle import (
     ModelSpec,
     Role,
 )
+from mt3_runtime.bundle_files import bundle_files
 from mt3_runtime.errors import CheckpointError, OptionError, OutputError
+from mt3_runtime.folders import folder_beside, move_folder
 from mt3_runtime.manifest import CacheForm
-from mt3_runtime.output import exists, is_folder
+from mt3_runtime.output import exists, is_folder, real_path
+from mt3_runtime.ownership import is_regular
 from mt3_runtime.precision import Precision
 from mt3_runtime.stems import OTHER, stem_named
 
@@ -67,8 +69,8 @@ def export_bundle(
     Args:
         weights: Canonical weights.
         variant: The variant's tables.
-        out: Folder to make, or a file that ends in ``.mt3``.  An older bundle there is replaced;
-            anything else is left alone.
+        out: Folder to make, or a file that ends in ``.mt3``.  A whole older bundle there is
+            replaced; anything else is left alone.
         source: Where the weights come from; ``digest`` is required, the rest is for people.
         profiles: Graph profiles to include.
         storage: Precision of the stored matrices.
@@ -270,32 +272,20 @@ def new_bundle(out: Path) -> Iterator[Path]:
     """Yields a temporary folder to fill; moves it to ``out`` if all went well.
 
     Raises:
-        OutputError: ``out`` is in the way or cannot be written; nothing is left behind.
+        OutputError: ``out`` is in the way or cannot be written; what is there is unharmed and
+            nothing is left behind.
     """
     check_target(out)
-    temporary = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-        folder = temporary / "bundle"
-        folder.mkdir()
+    target = real_path(out)
+    with folder_beside(target) as folder:
         yield folder
         if out.suffix == BUNDLE_SUFFIX:
-            packed = temporary / "packed"
+            packed = folder.with_name(f"packed{BUNDLE_SUFFIX}")
             _pack(folder, packed)
-            packed.replace(out)
+            check_target(out)
+            packed.replace(target)
         else:
-            if out.exists():
-                out.rename(temporary / "old")
-            folder.rename(out)
-    except OSError as error:
-        raise OutputError(
-            f"The bundle cannot be written to {out}: {error.strerror or error}. "
-            "Choose another place with -o, or free some space."
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+            move_folder(folder, target, replaceable=replaceable_files)
 
 
 def check_target(out: Path) -> None:
@@ -304,22 +294,33 @@ def check_target(out: Path) -> None:
     Raises:
         OutputError: Something else is in the way, or the place cannot be written to.
     """
-    above = next((folder for folder in out.absolute().parents if exists(folder)), None)
+    target = real_path(out)
+    above = next((folder for folder in target.parents if exists(folder)), None)
     if above is None or not is_folder(above) or not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(
             f"The bundle cannot be written to {out}: {above} is no folder one may write in. "
             "Choose another place with -o."
         )
-    packed = out.suffix == BUNDLE_SUFFIX
-    if not exists(out) or (packed and out.is_file()):
+    if not os.path.lexists(target):
         return
-    if is_folder(out) and not packed:
-        if (out / MANIFEST).is_file() or not any(out.iterdir()):
-            return
-        raise OutputError(
-            f"The folder {out} holds other files; choose a new folder for the bundle with -o."
-        )
-    raise OutputError(f"{out} exists and is not a bundle; choose another name with -o.")
+    packed = out.suffix == BUNDLE_SUFFIX
+    if not (is_regular(target) if packed else is_folder(target)):
+        raise OutputError(f"{out} exists and is not a bundle; choose another name with -o.")
+    replaceable_files(target)
+
+
+def replaceable_files(place: Path) -> list[Path]:
+    """The files of an older bundle that a new one may replace; none of an empty folder.
+
+    Raises:
+        OutputError: There is anything else, or a graph has changed since it was exported.
+    """
+    if place.is_dir() and not any(place.iterdir()):
+        return []
+    try:
+        return bundle_files(place, unchanged=True)
+    except OutputError as error:
+        raise OutputError(f"{error} It is not replaced; choose another place with -o.") from error
 
 
 def _pack(folder: Path, target: Path) -> None:

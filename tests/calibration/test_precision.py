@@ -248,6 +248,18 @@ def test_a_bundle_that_fails_is_not_written(run, tmp_path: Path, tiny_bundle: Pa
     assert json.loads(capsys.readouterr().out)["verdict"]["faults"] == list(gate.faults)
 
 
+def test_the_exact_bundle_is_not_replaced_by_what_is_made_of_it(
+    run, tmp_path: Path, tiny_bundle: Path, capsys
+):
+    (tmp_path / "link").symlink_to(tiny_bundle)
+    before = (tiny_bundle / "bundle.json").read_bytes()
+    for out in (tiny_bundle, tmp_path / "link"):
+        words = ("--precision", "ruined", "--force", "-o", out)
+        assert run(tiny_bundle, *words) == cli.ExitCode.USAGE
+        assert "the exact bundle itself" in capsys.readouterr().err
+    assert (tiny_bundle / "bundle.json").read_bytes() == before
+
+
 def test_a_model_that_finds_nothing_cannot_be_judged(
     run, tmp_path, tiny_bundle, monkeypatch, capsys
 ):

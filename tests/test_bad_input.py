@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 from mt3_export.bundles import export_bundle
 from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
-from mt3_runtime import audiofile, cli
+from mt3_runtime import audiobytes, cli
 from mt3_runtime.audio import load_audio, open_audio
 from mt3_runtime.errors import AudioError, AudioNotFoundError, AudioWarning, MT3Error, OptionError
 from mt3_runtime.installed import resolve_model
@@ -1054,7 +1054,7 @@ def test_devices_are_no_files(device):
 
 @posix
 def test_a_pipe_without_end(monkeypatch):
-    monkeypatch.setattr(audiofile, "_MAX_UNSEEKABLE", 1 << 20)
+    monkeypatch.setattr(audiobytes, "_MAX_UNSEEKABLE", 1 << 20)
     reading, writing = os.pipe()
 
     def pour():

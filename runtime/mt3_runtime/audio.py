@@ -6,18 +6,13 @@ an hour of audio needs the memory of one block; :func:`load_audio` is their sum.
 are those of the original models: decode, mean over channels, resample.  No step normalises or
 clips: the networks were trained on the recorded level.
 
-Resampling is soxr "HQ", the default of librosa since 0.10.  Fed block by block it gives the very
-bits of the one-shot call.  As librosa does, the result is extended by one zero sample where soxr
-rounds its length down, so that n samples become ceil(n * target / source).
-
 soundfile and soxr are imported when a file, or another rate, first needs them.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeAlias, TypeGuard, cast
@@ -25,8 +20,9 @@ from typing import Any, BinaryIO, Self, TypeAlias, TypeGuard, cast
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.audiofile import SoundReader, block_frames, mix_down, open_sound, require
+from mt3_runtime.audiofile import SoundReader, block_frames, mix_down, open_sound
 from mt3_runtime.errors import AudioError, OptionError
+from mt3_runtime.resampling import resampler
 
 DEFAULT_RATE = 16000
 """Sample rate of every published model of the family [Hz]; assumed for arrays without ``sr``."""
@@ -73,7 +69,7 @@ class AudioStream:
         self.target_rate = target_rate
         self.duration = duration
         self._reader = reader
-        resample = _resampler(source_rate, target_rate)
+        resample = resampler(source_rate, target_rate)
         self._blocks: Iterator[Samples] = resample(_checked(blocks, name, source_rate))
 
     def __iter__(self) -> Self:
@@ -317,26 +313,3 @@ def _checked(blocks: Iterable[Samples], name: str, rate: float) -> Iterator[Samp
         yield block
     if count == 0:
         raise AudioError(f"{name} ended without a single sample; expected at least one.")
-
-
-def _resampler(source: float, target: int) -> Callable[[Iterator[Samples]], Iterator[Samples]]:
-    """Return the step from ``source`` to ``target`` Hz; imports soxr here if it is needed."""
-    if source == target:
-        return lambda blocks: blocks
-    soxr = require("soxr", f"resample {source:g} Hz to {target} Hz")
-
-    def resample(blocks: Iterator[Samples]) -> Iterator[Samples]:
-        stream = soxr.ResampleStream(source, target, 1, "float32", quality="HQ")
-        taken = given = 0
-        for block in blocks:
-            out = stream.resample_chunk(block)
-            taken, given = taken + len(block), given + len(out)
-            if len(out):
-                yield out
-        rest = stream.resample_chunk(np.empty(0, np.float32), last=True)
-        wanted = math.ceil(taken * (float(target) / source))  # librosa's rounding, float64
-        rest = np.pad(rest, (0, max(0, wanted - given - len(rest))))
-        if len(rest):
-            yield rest
-
-    return resample

@@ -1,97 +1,47 @@
-"""Decode a sound file block by block: the only place that knows libsndfile and its gaps.
+"""Decode a sound file block by block, whole or with a word about what is missing.
 
 Contract: :func:`open_sound` takes a path or a binary file object and returns a
 :class:`SoundReader`, whose :meth:`~SoundReader.blocks` are mono float32 at the file's own rate,
 about three seconds each, so memory does not grow with the length of the file.  Amplitudes are what
 the file states: nothing is normalised or clipped.
 
-Nothing is lost silently.  Where a file holds less than it declares, or decoding stops in the
-middle, what could be decoded is delivered and an :class:`~mt3_runtime.errors.AudioWarning` says how
-much that is.  Two habits of libsndfile make this more than a loop: it shortens the declared length
-of cut WAV, AIFF and AU files without telling (the true figure is only in its log), and for an MP3
-without a length header it guesses a length from the first frame's bit rate and stops there, which
-can be less than half of a variable-bit-rate file (see :class:`_UnboundedMp3`).
+A file is read whole, or an :class:`~mt3_runtime.errors.AudioWarning` says how much of it was read
+and how much is left.  libsndfile alone does not do that: it ends with the first of several joined
+files, at a length that was guessed or never filled in, and at bytes it does not know.  So the file
+is looked through first (:mod:`mt3_runtime.soundparts`), and each sound in it is decoded on its own,
+without tags and with its true length.
 """
 
 from __future__ import annotations
 
-import importlib
-import io
 import os
-import re
-import stat
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
-from types import ModuleType
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
-from mt3_runtime.errors import (
-    AudioError,
-    AudioNotFoundError,
-    AudioWarning,
-    MissingDependencyError,
-)
+from mt3_runtime.audiobytes import Bytes, FileBytes, Part, open_bytes
+from mt3_runtime.decoders import Decoder, Frames, block_frames, open_decoder
+from mt3_runtime.errors import AudioError, AudioWarning, MissingDependencyError
+from mt3_runtime.resampling import resampler
+from mt3_runtime.soundparts import Gap, sound_parts
 
-T = TypeVar("T")
-
-BLOCK_SECONDS = 3.0
-"""Length of one decoded block: long enough that per-call costs vanish, about 1 MB in stereo."""
-
-_MAX_BLOCK_FRAMES = 1 << 19
-"""Upper bound of one block in frames, whatever the sample rate."""
+__all__ = ["SoundReader", "block_frames", "mix_down", "open_sound"]
 
 _SHORTFALL_SECONDS = 0.1
 """Less than this is missing: two or three codec frames or a sloppy header, not a cut file."""
 
-_UNKNOWN_FRAMES = 1 << 48
-"""libsndfile reports numbers near 2**63 where a container (a streamed FLAC) states no length."""
+_MOST_TIMED = 64
+"""Files of more parts do not state their length: each part has to be opened for it."""
 
-_UNKNOWN_BYTES = 0x7FFF0000
-"""Chunk sizes from here up are what writers put when they could not go back to fill them in."""
-
-_CUT_CHUNK = re.compile(
-    r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE
-)
-"""libsndfile's log line for a data chunk that promises more bytes than the file has."""
-
-_NO_END = "Last page lacks an end-of-stream bit"
-_HOLE = re.compile(r"Corrupted bitstream|reports a hole")
-"""libsndfile's log lines for an Ogg file without its last page, and for one with damaged pages."""
-
-_MAX_UNSEEKABLE = 1 << 31
-"""Most bytes read from a pipe, three hours of CD sound: some pipes never end."""
+_PLAUSIBLE_RATES = (100, 10**7)
+"""Sample rates [Hz] of a part behind the first; others come of a damaged header."""
 
 
-def require(module: str, purpose: str) -> ModuleType:
-    """Import an optional package, or say which extra brings it.
-
-    Args:
-        module: Import name, here also the name on PyPI.
-        purpose: What it is needed for, as the object of "is needed to ...".
-
-    Raises:
-        MissingDependencyError: The package, or the C library below it, is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except (ImportError, OSError) as error:
-        raise MissingDependencyError(
-            f"{module} is needed to {purpose} and cannot be imported ({error}). "
-            'Install it with: pip install "mt3-runtime[cpu]"'
-        ) from error
-
-
-def block_frames(rate: float) -> int:
-    """Number of frames in one block at this sample rate [Hz]."""
-    return max(1, min(_MAX_BLOCK_FRAMES, round(BLOCK_SECONDS * rate)))
-
-
-def mix_down(frames: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def mix_down(frames: Frames) -> Frames:
     """Mean over channels: float32 [n, channels] to a fresh float32 [n].
 
     Adds column by column, ten times faster than ``mean(axis=1)`` and, up to seven channels, equal
@@ -111,93 +61,161 @@ class SoundReader:
 
     Attributes:
         name: Path or stream name for messages.
-        rate: Sample rate of the file [Hz].
-        channels: Number of channels.
-        duration: Length [s], or None where the file does not state it.
+        rate: Sample rate of the file, that of its first sound if it holds several [Hz].
+        channels: Number of channels of the first sound.
+        duration: Length [s], or None where it is not known.
         warning: What of it could not be read, known once the rest was; None if nothing is missing.
     """
 
-    def __init__(
-        self,
-        sound: Any,
-        name: str,
-        *,
-        length_known: bool,
-        owned: BinaryIO | None,
-        reporting: Callable[[str], AbstractContextManager[object]] = nullcontext,
-    ) -> None:
-        self._sound = sound
-        self._reporting = reporting
-        self._owned = owned
+    def __init__(self, data: Bytes, name: str, *, owned: BinaryIO | None = None) -> None:
+        if data.size == 0:
+            raise AudioError(f"{name} is empty (0 bytes); expected an audio file.")
         self.name = name
-        self.rate = int(sound.samplerate)
-        self.channels = int(sound.channels)
-        known = length_known and sound.frames < _UNKNOWN_FRAMES
-        self.duration: float | None = sound.frames / self.rate if known else None
         self.warning: str | None = None
+        self._owned = owned
+        self._parts: list[Part] = []
+        self._gaps: list[tuple[Gap, str]] = []  # what is left out, and why
+        for item in sound_parts(data):
+            if isinstance(item, Part):
+                self._parts.append(item)
+            else:
+                self._gaps.append((item, "neither audio nor a tag"))
+        self._remarks: list[str] = []
+        self._lossless = True  # whether the remarks are of nothing that is missing
+        self._seconds = 0.0
+        self._decoder = self._open_first()
+        self.rate, self.channels = self._decoder.rate, self._decoder.channels
+        self.duration = self._total_seconds()
 
-    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+    def blocks(self) -> Iterator[Frames]:
         """Yield mono float32 blocks until the file or its decodable part ends.
 
         Raises:
             AudioError: Nothing at all can be decoded, or the file cannot be read any more.
+            MissingDependencyError: Joined sounds differ in rate, and soxr is not installed.
         """
-        buffer = np.empty((block_frames(self.rate), self.channels), np.float32)
-        decoded = 0
-        trouble = ""
-        while not trouble:
-            buffer.fill(np.nan)  # marks what a failing decoder leaves unwritten
-            try:
-                with self._reporting(self.name):
-                    frames = self._sound.read(out=buffer)
-            except RuntimeError as error:  # LibsndfileError
-                trouble = _reason(error)
-                frames = buffer[: _leading_rows_without_nan(buffer)]
-            if len(frames) == 0:
-                break
-            decoded += len(frames)
-            yield mix_down(frames)
-        self._report(decoded, trouble)
+        for rate, group in groupby(self._chunks(), itemgetter(0)):
+            mono = (mix_down(frames) for _, frames in group)
+            yield from resampler(rate, self.rate)(mono)
+        self._report()
 
     def close(self) -> None:
         """Close the decoder, and the file if it was opened here."""
-        self._sound.close()
+        self._decoder.close()
         if self._owned is not None:
             self._owned.close()
 
-    def _report(self, decoded: int, trouble: str) -> None:
-        """Raise if nothing was decoded, warn if less was than the file declares."""
-        if decoded == 0:
+    def _open_first(self) -> Decoder:
+        """Open the first part that can be decoded."""
+        error: AudioError | None = None
+        while self._parts:
+            part = self._parts[0]
+            try:
+                return open_decoder(part)
+            except AudioError as failure:
+                error = error or failure
+                self._leave_out(self._parts.pop(0), failure)
+        raise AudioError(
+            f"{self.name} is not audio that can be decoded ({error or 'only tags or zeros'}); "
+            "expected a complete WAV, FLAC, OGG, MP3 or AIFF file. Convert other formats first, "
+            "for example with ffmpeg -i INPUT OUTPUT.wav"
+        ) from error
+
+    def _total_seconds(self) -> float | None:
+        """Length of all parts [s], None if one states none."""
+        if len(self._parts) > _MOST_TIMED:
+            return None
+        total = _seconds(self._parts[0], self._decoder)
+        for part in self._parts[1:]:
+            try:
+                decoder = open_decoder(part)
+            except (AudioError, MissingDependencyError):
+                continue
+            seconds = _seconds(part, decoder)
+            decoder.close()
+            total = None if total is None or seconds is None else total + seconds
+        return total
+
+    def _chunks(self) -> Iterator[tuple[int, Frames]]:
+        """Yield sample rate and frames [n, channels] of all parts."""
+        low, high = _PLAUSIBLE_RATES
+        for number, part in enumerate(self._parts):
+            if number:
+                self._decoder.close()
+                try:
+                    self._decoder = open_decoder(part)
+                except (AudioError, MissingDependencyError) as error:
+                    self._leave_out(part, error)
+                    continue
+                if not low <= self._decoder.rate <= high:
+                    self._leave_out(part, f"a sample rate of {self._decoder.rate} Hz")
+                    continue
+            seconds = 0.0
+            for rate, frames in self._decoder.blocks():
+                seconds += len(frames) / rate
+                yield rate, frames
+            self._seconds += seconds
+            self._examine(number, seconds)
+
+    def _leave_out(self, part: Part, why: object) -> None:
+        self._gaps.append((Gap(part.start, part.end), f"not audio that can be decoded ({why})"))
+
+    def _examine(self, number: int, got: float) -> None:
+        """Note what is missing of a part of which ``got`` seconds were decoded."""
+        part, decoder = self._parts[number], self._decoder
+        declared = _seconds(part, decoder)
+        if declared is not None:
+            declared *= max(1.0, part.stated / part.present)
+        rate = (part.end - part.start) / got if got else 0.0  # bytes per second
+        text = ""
+        if declared is not None and declared - got > _SHORTFALL_SECONDS:
+            text = f"ends early: {got:.2f} s of {declared:.2f} s could be read"
+        elif decoder.trouble and declared is None:  # else it came behind the last sample
+            text = f"is damaged: decoding stopped after {got:.2f} s ({decoder.trouble})"
+        elif decoder.remark:
+            text = f"{decoder.remark}: {got:.2f} s could be read"
+        elif part.cut and number == len(self._parts) - 1:
+            text = f"has no end mark, so it is probably cut: {got:.2f} s could be read"
+        elif part.lost > _SHORTFALL_SECONDS * rate:
+            text = (
+                f"is damaged: {got:.2f} s could be read, and {part.lost} bytes between its frames "
+                "are neither audio nor a tag"
+            )
+        if text:
+            self._lossless = False
+        elif part.note and got:
+            text = f"{part.note}; all {got:.2f} s up to its end were read"
+        if text:
+            several = len(self._parts) > 1
+            self._remarks.append(
+                f"in part {number + 1} of {len(self._parts)} {text}" * several or text
+            )
+
+    def _report(self) -> None:
+        """Raise if nothing was decoded, warn if less was than the file holds."""
+        if not self._seconds:
+            trouble = self._decoder.trouble
             raise AudioError(
                 f"{self.name} holds no audio that can be decoded"
                 + (f" ({trouble})" if trouble else "")
                 + "; expected at least one sample. Check that the file is complete."
             )
-        got = decoded / self.rate
-        declared = self._declared_seconds()
-        log = self._sound.extra_info
-        if declared is not None and declared - got > _SHORTFALL_SECONDS:
-            text = f"ends early: {got:.2f} s of {declared:.2f} s could be read"
-        elif trouble:
-            text = f"is damaged: decoding stopped after {got:.2f} s ({trouble})"
-        elif _NO_END in log:
-            text = f"has no end mark, so it is probably cut: {got:.2f} s could be read"
-        elif _HOLE.search(log):
-            text = "is damaged: parts of it could not be decoded"
-        else:
+        read = sum(part.end - part.start for part in self._parts)
+        least = _SHORTFALL_SECONDS * read / self._seconds
+        for gap, why in self._gaps:
+            if (size := gap.end - gap.start) > least:
+                self._lossless = False
+                self._remarks.append(
+                    f"holds {size} bytes from byte {gap.start} on that are {why}: "
+                    f"{self._seconds:.2f} s of the file could be read"
+                )
+        if not self._remarks:
             return
-        self.warning = f"{self.name} {text}; the rest is left out."
+        if len(self._parts) > 1:
+            self._remarks.append(f"{self._seconds:.2f} s were read in all")
+        rest = "" if self._lossless else "; the rest is left out"
+        self.warning = f"{self.name} {'; '.join(self._remarks)}{rest}."
         warnings.warn(self.warning, AudioWarning, stacklevel=2)
-
-    def _declared_seconds(self) -> float | None:
-        """Length the file claims to have [s], None where it claims none."""
-        cut = _CUT_CHUNK.search(self._sound.extra_info)
-        if self.duration is None or cut is None:
-            return self.duration
-        stated, present = int(cut[1]), int(cut[2])
-        if stated >= _UNKNOWN_BYTES or present == 0:
-            return self.duration
-        return self.duration * max(1.0, stated / present)
 
 
 def open_sound(source: str | os.PathLike[str] | BinaryIO) -> SoundReader:
@@ -213,185 +231,17 @@ def open_sound(source: str | os.PathLike[str] | BinaryIO) -> SoundReader:
         AudioError: The file is empty, cannot be read, is a device, or is not audio.
         MissingDependencyError: soundfile is not installed.
     """
-    name, handle, owned = _open_bytes(source)
-    guarded = _Guarded(handle)
+    name, handle, owned = open_bytes(source)
     try:
-        soundfile = require("soundfile", "read audio files")
-        with guarded.reporting(name):
-            counted = _has_mp3_frame_count(guarded)
-            sound = _open_decoder(soundfile, guarded, name)
-            length_known = counted or sound.format != "MP3"
-            if not length_known:
-                sound.close()
-                sound = _open_decoder(soundfile, _UnboundedMp3(guarded), name)
-        return SoundReader(
-            sound, name, length_known=length_known, owned=owned, reporting=guarded.reporting
-        )
+        data = FileBytes(handle, name)
+        return SoundReader(data, name, owned=owned)
     except BaseException:
         if owned is not None:
             owned.close()
         raise
 
 
-def _open_bytes(
-    source: str | os.PathLike[str] | BinaryIO,
-) -> tuple[str, BinaryIO, BinaryIO | None]:
-    """Return (name, seekable binary handle, the handle to close in the end or None)."""
-    if isinstance(source, str | os.PathLike):
-        if not os.fspath(source):  # to Path: the current folder
-            raise AudioNotFoundError("The path of the audio file is empty.")
-        name, handle = str(source), _open_path(Path(source))
-        owned: BinaryIO | None = handle
-    else:
-        name, handle, owned = str(getattr(source, "name", "<audio stream>")), source, None
-    try:
-        if not isinstance(handle.read(0), bytes):
-            raise AudioError(f"{name} is open in text mode; expected a file opened with mode 'rb'.")
-        seekable = getattr(handle, "seekable", None)
-        if seekable is not None and seekable():
-            return name, handle, owned
-        data = _read_all(handle, name)
-    except (OSError, ValueError) as error:  # ValueError: the file object is closed
-        if owned is not None:
-            owned.close()
-        if isinstance(error, AudioError):
-            raise
-        raise AudioError(f"{name} cannot be read: {error}.") from error
-    if owned is not None:
-        owned.close()
-    return name, data, None
-
-
-def _open_path(path: Path) -> BinaryIO:
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
-            return path.open("rb")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise AudioNotFoundError(
-            f"There is no file at {path}; expected the path of an audio file."
-        ) from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        raise AudioError(f"{path} cannot be opened: {error}.") from error
-    if stat.S_ISDIR(mode):
-        raise AudioNotFoundError(f"{path} is a folder; expected the path of an audio file.")
-    raise AudioError(f"{path} is a device or a socket; expected an audio file, or a pipe.")
-
-
-def _read_all(pipe: BinaryIO, name: str) -> io.BytesIO:
-    data = io.BytesIO()
-    while block := pipe.read(1 << 20):
-        if data.write(block) and data.tell() > _MAX_UNSEEKABLE:
-            raise AudioError(
-                f"{name} cannot be sought in and does not end within {_MAX_UNSEEKABLE >> 30} GiB; "
-                "expected one audio file. For endless audio, pass its blocks to Model.stream."
-            )
-    return data
-
-
-def _open_decoder(soundfile: ModuleType, handle: Any, name: str) -> Any:
-    if handle.seek(0, io.SEEK_END) == 0:
-        raise AudioError(f"{name} is empty (0 bytes); expected an audio file.")
-    handle.seek(0)
-    try:
-        return soundfile.SoundFile(handle)
-    except (RuntimeError, TypeError) as error:  # TypeError: *.raw, which states no rate
-        raise AudioError(
-            f"{name} is not audio that can be decoded ({_reason(error)}); expected a complete WAV, "
-            "FLAC, OGG, MP3 or AIFF file. Convert other formats first, for example with "
-            "ffmpeg -i INPUT OUTPUT.wav"
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    """The decoder's own words, without its prefix and full stop."""
-    return str(getattr(error, "error_string", error)).strip().rstrip(".")
-
-
-def _leading_rows_without_nan(buffer: npt.NDArray[np.float32]) -> int:
-    rows = np.flatnonzero(np.isnan(buffer).any(axis=1))
-    return int(rows[0]) if len(rows) else len(buffer)
-
-
-def _has_mp3_frame_count(handle: _Guarded) -> bool:
-    """Whether an MP3 starts with a Xing, Info or VBRI frame, which counts the others."""
-    handle.seek(0)
-    head = handle.read(10)
-    start = 0
-    if head[:3] == b"ID3" and len(head) == 10:  # tag size: four bytes of seven bits
-        start = 10 + sum(
-            byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True)
-        )
-    handle.seek(start)
-    first = handle.read(2048)
-    return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
-
-
-class _Guarded:
-    """View of a file that keeps its exceptions and ends instead.
-
-    Exceptions do not pass libsndfile: Python would print and forget them, Ctrl-C among them.
-    """
-
-    def __init__(self, handle: BinaryIO) -> None:
-        self._handle = handle
-        self._error: BaseException | None = None
-
-    @contextmanager
-    def reporting(self, name: str) -> Iterator[None]:
-        """Raise what was kept, even where the end that was made up for it raised something."""
-        try:
-            yield
-        finally:
-            error, self._error = self._error, None
-            if isinstance(error, Exception):
-                raise AudioError(f"{name} cannot be read: {error}.") from error
-            if error is not None:
-                raise error
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._keep(lambda: self._handle.seek(offset, whence), -1)
-
-    def tell(self) -> int:
-        return self._keep(self._handle.tell, -1)
-
-    def read(self, count: int) -> bytes:
-        return self._keep(lambda: self._handle.read(count), b"")
-
-    def _keep(self, action: Callable[[], T], otherwise: T) -> T:
-        try:
-            return action()
-        except BaseException as error:  # noqa: BLE001  raised by `reporting`
-            self._error = self._error or error
-            return otherwise
-
-
-class _UnboundedMp3:
-    """View of an MP3 without length header that claims to be 64 times as long as it is.
-
-    libsndfile divides the size of the file by the first frame's bit rate and decodes no further
-    than that; bit rates differ by 40 at most (8 to 320 kbit/s), so with this claim the end of the
-    bytes, not the guess, ends the decoding.  The probe for a tag in the last 128 bytes reads zeros.
-    """
-
-    def __init__(self, handle: _Guarded) -> None:
-        self._handle = handle
-        self._size = 64 * handle.seek(0, io.SEEK_END)
-        self._position = 0
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, count: int) -> bytes:
-        if self._position >= self._size - 128:
-            data = bytes(max(0, min(count, self._size - self._position)))
-        else:
-            self._handle.seek(self._position)
-            data = self._handle.read(count)
-        self._position += len(data)
-        return data
+def _seconds(part: Part, decoder: Decoder) -> float | None:
+    """Length of a part [s], as far as its bytes reach; None if that is not known."""
+    frames = decoder.frames if part.frames is None else part.frames
+    return None if frames is None else frames / decoder.rate

@@ -19,7 +19,7 @@ from typing import Any
 from common import HERE, ORACLE, environment, medians, talk
 from materials import bundle, parser, report, torch_checkpoint
 
-from mt3_runtime.commands.bench import columns
+from mt3_runtime.commands.bench_command import columns
 
 
 def main() -> None:

@@ -22,13 +22,13 @@ import numpy as np
 from common import talk
 from materials import bundle, parser, report, song
 
-from mt3_runtime.commands.bench import columns
-from mt3_runtime.constraints import Constraint, constraint_for
-from mt3_runtime.decoding import Decoded, Job, Span, decode
-from mt3_runtime.instruments import choose
+from mt3_runtime.commands.bench_command import columns
+from mt3_runtime.decoding.batching import Decoded, Job, Span, decode
+from mt3_runtime.decoding.search import Greedy
+from mt3_runtime.decoding.token_masks import Constraint, constraint_for
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model, token_digest
-from mt3_runtime.search import Greedy
+from mt3_runtime.notes.instruments import choose
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": {"lineup": None},

@@ -21,8 +21,8 @@ from common import ORACLE, STATE, Worker, medians
 from materials import bundle, parser, report, song, torch_checkpoint
 
 from mt3_runtime.backends.ort_common import usable_cores
-from mt3_runtime.bundle import Bundle
-from mt3_runtime.commands.bench import columns
+from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.commands.bench_command import columns
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ from common import ROOT, STATE, Worker, environment, medians
 from materials import bundle, parser, report, song
 
 from mt3_runtime.backends.ort_common import usable_cores
-from mt3_runtime.bundle import Bundle
-from mt3_runtime.commands.bench import columns
-from mt3_runtime.installed import resolve_model
+from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.commands.bench_command import columns
+from mt3_runtime.models.installed import resolve_model
 
 DEMO = ROOT / "calibration" / "demo" / "demo.flac"
 RUN = "import sys; from mt3_runtime.cli import main; sys.exit(main())"

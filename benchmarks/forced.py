@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.bundle import DecodingSpec
-from mt3_runtime.search import Greedy
+from mt3_runtime.bundles.bundle import DecodingSpec
+from mt3_runtime.decoding.search import Greedy
 
 #: What one channel of a segment says, where there are several: most are silent, or hold notes.
 QUIET_SHARE, QUIET_LENGTHS = 0.7, (2, 9)

@@ -35,12 +35,12 @@ from common import ORACLE, STATE, Worker, medians, talk
 from gpu_setup import Setup, prepare
 from materials import parser
 
-from mt3_runtime import nvidia
 from mt3_runtime.backends.ort_common import import_onnxruntime
 from mt3_runtime.backends.ort_cuda import CUDA
 from mt3_runtime.cli import ExitCode
-from mt3_runtime.commands.bench import columns
+from mt3_runtime.commands.bench_command import columns
 from mt3_runtime.commands.machine import describe, machine, versions
+from mt3_runtime.diagnostics import nvidia
 
 #: Settings of the PyTorch loop: name, arguments of its `load`.
 TORCH: dict[str, dict[str, Any]] = {

@@ -82,14 +82,14 @@ def _weights(options: argparse.Namespace) -> Any:
         from tests.seeded import seeded_weights  # noqa: PLC0415  needs the path above
 
         return seeded_weights()
-    from mt3_export.checkpoints import read_checkpoint  # noqa: PLC0415  the extra `export`
+    from mt3_export.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415  the extra `export`
 
     talk(f"reading {options.checkpoint}")
     return read_checkpoint(options.checkpoint).weights
 
 
 def _export(weights: Any, path: Path) -> None:
-    from mt3_export.bundles import export_bundle  # noqa: PLC0415  the extra `export`
+    from mt3_export.bundle_writer import export_bundle  # noqa: PLC0415  the extra `export`
     from mt3_export.variants import variant_named  # noqa: PLC0415
 
     talk(f"exporting to {path}")
@@ -109,12 +109,12 @@ def _halved(exact: Path, kind: str, path: Path) -> bool:
 
 def _halve(exact: Path, kind: str, path: Path) -> None:
     """As ``mt3 calibrate --precision fp16`` and ``bf16`` do, unjudged."""
-    from mt3_calibration.precision.material import Material  # noqa: PLC0415  the extra `export`
-    from mt3_calibration.precision.recipes import recipe_named  # noqa: PLC0415
-    from mt3_calibration.precision.source import Source  # noqa: PLC0415
-    from mt3_calibration.precision.writing import write_graphs  # noqa: PLC0415
-    from mt3_export.bundles import new_bundle  # noqa: PLC0415
-    from mt3_runtime.bundle import Bundle  # noqa: PLC0415
+    from mt3_export.bundle_writer import new_bundle  # noqa: PLC0415
+    from mt3_quantisation.forms.precision_bundle import write_graphs  # noqa: PLC0415
+    from mt3_quantisation.forms.recipes import recipe_named  # noqa: PLC0415
+    from mt3_quantisation.gates.exact_bundle import Source  # noqa: PLC0415
+    from mt3_quantisation.gates.material import Material  # noqa: PLC0415  the extra `export`
+    from mt3_runtime.bundles.bundle import Bundle  # noqa: PLC0415
 
     source = Source(Bundle(exact))
     product = recipe_named(kind).apply(source, Material(), talk)

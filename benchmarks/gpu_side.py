@@ -16,7 +16,7 @@ from common import serve
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.backends.ort_cuda import CPU, OrtCudaBackend
 from mt3_runtime.backends.ort_memory import Place
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.model import Model, token_digest
 
 _state: dict[str, Any] = {}

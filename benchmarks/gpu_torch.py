@@ -23,9 +23,9 @@ from common import serve
 from torch import Tensor
 from torch.nn.functional import embedding, gelu, scaled_dot_product_attention
 
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.decoding.search import Sequence
 from mt3_runtime.model import Model, token_digest
-from mt3_runtime.search import Sequence
 
 START, EOS = 0, 1
 EPSILON = 1e-6

@@ -15,9 +15,9 @@ from typing import Any
 from common import talk
 from materials import bundle, parser, report, song
 
-from mt3_runtime.audio import load_audio
-from mt3_runtime.commands.bench import columns
-from mt3_runtime.filtering import filter_notes
+from mt3_runtime.audio.sources import load_audio
+from mt3_runtime.commands.bench_command import columns
+from mt3_runtime.leakage.leakage_filter import filter_notes
 from mt3_runtime.loading import load_model
 
 SETTINGS = {"no filter": False, "default filter": True}

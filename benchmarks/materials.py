@@ -53,8 +53,8 @@ def bundle(options: argparse.Namespace) -> Path:
     """The bundle to measure; exported anew if none was named, so that it is never a stale one."""
     if options.bundle:
         return Path(options.bundle)
-    from mt3_export.bundles import export_bundle  # noqa: PLC0415  the extra `export`
-    from mt3_export.checkpoints import read_checkpoint  # noqa: PLC0415
+    from mt3_export.bundle_writer import export_bundle  # noqa: PLC0415  the extra `export`
+    from mt3_export.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
     from mt3_export.variants import variant_named  # noqa: PLC0415
 
     made = STATE / "magenta_mt3.bundle"
@@ -70,7 +70,7 @@ def torch_checkpoint(options: argparse.Namespace) -> Path:
     made = STATE / "magenta_mt3.torch"
     if not (made / "mt3.pth").exists():
         sys.path.insert(0, str(ROOT))
-        from mt3_export.checkpoints import read_checkpoint  # noqa: PLC0415  the extra `export`
+        from mt3_export.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415  the extra `export`
         from tests.export.writers import write_kunato  # noqa: PLC0415  needs the path above
 
         talk(f"converting {options.checkpoint}")

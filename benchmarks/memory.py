@@ -11,7 +11,7 @@ from typing import Any
 from common import STATE, Worker
 from materials import bundle, parser, report, song
 
-from mt3_runtime.commands.bench import columns
+from mt3_runtime.commands.bench_command import columns
 
 
 def main() -> None:

@@ -26,11 +26,11 @@ import numpy as np
 from common import ORACLE, ROOT, STATE, Worker, medians, talk
 from materials import parser, report
 
-from mt3_export.bundles import export_bundle
+from mt3_export.bundle_writer import export_bundle
 from mt3_export.variants import variant_named
 from mt3_export.weights import MemoryShape, PositionTable, Weights
 from mt3_runtime.backends.ort_common import usable_cores
-from mt3_runtime.commands.bench import columns
+from mt3_runtime.commands.bench_command import columns
 
 sys.path.insert(0, str(ROOT))
 from tests.export.writers import inverse_frequencies, write_mr_mt3

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from common import serve
 
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.backends.devices import open_backend
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.commands.machine import peak_rss
-from mt3_runtime.devices import open_backend
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model, token_digest
 

@@ -1,7 +1,7 @@
 """The export routes side by side: the same tokens for every recording, nodes, and speed.
 
 `direct` is the route that ships, with its profiles `cpu` and `compat`; `torch` and `jax2tf` are
-traced from independent implementations (`mt3_export.routes`) and have profile `compat`, too.  All
+traced from independent implementations (`mt3_export.routes.traced_graphs`) and have profile `compat`, too.  All
 are run by the same runtime from the same features.  Bundles are made once and kept; the traced ones
 in the environments that MT3_ORACLE_PYTHON (with onnx and onnxscript) and MT3_JAX2TF_PYTHON name.
 """
@@ -17,7 +17,7 @@ import onnx
 from common import JAX2TF, ORACLE, ROOT, STATE, Worker, medians, talk
 from materials import RECORDINGS, parser, report
 
-from mt3_runtime.commands.bench import columns
+from mt3_runtime.commands.bench_command import columns
 
 #: Side -> (route, profile, the Python that can make it).
 SIDES: dict[str, tuple[str, str, str | Path]] = {

@@ -13,10 +13,10 @@ from typing import Any
 from common import STATE, Worker, medians
 from materials import parser, report, song
 
-from mt3_export.bundles import export_bundle
-from mt3_export.checkpoints import read_checkpoint
+from mt3_export.bundle_writer import export_bundle
+from mt3_export.checkpoints.checkpoint import read_checkpoint
 from mt3_export.variants import variant_named
-from mt3_runtime.commands.bench import columns
+from mt3_runtime.commands.bench_command import columns
 
 FIGURES = {
     "load s": ("load", "seconds", 1.0),

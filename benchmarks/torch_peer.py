@@ -24,10 +24,10 @@ from mt3_infer.models.mt3_pytorch.t5 import T5Config, T5ForConditionalGeneration
 from transformers import logging
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.commands.machine import peak_rss, versions
+from mt3_runtime.decoding.search import Sequence
 from mt3_runtime.model import Model, token_digest
-from mt3_runtime.search import Sequence
 
 PAD, EOS = 0, 1
 #: Segments decoded at once: of 1, 8, 32 and 88 the best of this loop on the reference machine.

@@ -32,12 +32,12 @@ from forced import DISTRIBUTION, SINGLE_DISTRIBUTION, draw_lengths
 from materials import parser, report, song
 from roofline import matmul_session
 
-from mt3_export.bundles import export_bundle
-from mt3_export.checkpoints import read_checkpoint
+from mt3_export.bundle_writer import export_bundle
+from mt3_export.checkpoints.checkpoint import read_checkpoint
 from mt3_export.variants import variant_named
 from mt3_runtime.backends.ort_cpu import usable_cores
-from mt3_runtime.bundle import Bundle
-from mt3_runtime.commands.bench import columns
+from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.commands.bench_command import columns
 
 sys.path.insert(0, str(ROOT))
 from tests.export.yourmt3_writer import write_yourmt3

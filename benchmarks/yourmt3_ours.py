@@ -12,10 +12,10 @@ import ours
 from common import serve
 from forced import Forced
 
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.backends.devices import open_backend
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.commands.machine import peak_rss
-from mt3_runtime.decoding import Decoded, Job, Span, decode
-from mt3_runtime.devices import open_backend
+from mt3_runtime.decoding.batching import Decoded, Job, Span, decode
 
 
 def forced(lengths: list[list[int]]) -> dict[str, Any]:

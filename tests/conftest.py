@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mt3_export.bundles import export_bundle
-from mt3_export.checkpoints import read_checkpoint
+from mt3_export.bundle_writer import export_bundle
+from mt3_export.checkpoints.checkpoint import read_checkpoint
 from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
-from mt3_runtime import catalogue, shipped
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
+from mt3_runtime.models import catalogue, shipped
 from tests.seeded import seeded_normal, seeded_weights
 
 SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[2] / "shared"))

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mt3_export.decoder import build_decoder
+from mt3_export.graphs.decoder import build_decoder
 from mt3_export.weights import Weights
 from tests.seeded import seeded_normal
 

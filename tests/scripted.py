@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.bundle import DecodingSpec
-from mt3_runtime.decoding import Decoded, Ended, Job, Jobs, Span, decode
-from mt3_runtime.search import Greedy, Sequence
+from mt3_runtime.bundles.bundle import DecodingSpec
+from mt3_runtime.decoding.batching import Decoded, Ended, Job, Jobs, Span, decode
+from mt3_runtime.decoding.search import Greedy, Sequence
 
 Table = npt.NDArray[np.float32]
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from mt3_export.decoder import build_decoder
-from mt3_export.encoder import build_encoder
-from mt3_export.profiles import blocks_for
+from mt3_export.graphs.decoder import build_decoder
+from mt3_export.graphs.encoder import build_encoder
+from mt3_export.graphs.profiles import blocks_for
 from mt3_export.weights import Weights
 
 CAPACITY = 64

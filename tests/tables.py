@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mt3_runtime.bundle import DecodingSpec
-from mt3_runtime.vocabulary import EventKind, Vocabulary
+from mt3_runtime.bundles.bundle import DecodingSpec
+from mt3_runtime.notes.vocabulary import EventKind, Vocabulary
 from tests.scripted import Table
 
 SPEC = DecodingSpec(start_id=0, eos_id=1, max_tokens=40, beam_alpha=0.6)

@@ -32,16 +32,17 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_export.bundles import export_bundle
+from mt3_export.bundle_writer import export_bundle
 from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
-from mt3_runtime import audiobytes, cli
-from mt3_runtime.audio import load_audio, open_audio
+from mt3_runtime import cli
+from mt3_runtime.audio.containers import byte_source as audiobytes
+from mt3_runtime.audio.sources import load_audio, open_audio
 from mt3_runtime.errors import AudioError, AudioNotFoundError, AudioWarning, MT3Error, OptionError
-from mt3_runtime.installed import resolve_model
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
-from mt3_runtime.shipped import shipped_models
+from mt3_runtime.models.installed import resolve_model
+from mt3_runtime.models.shipped import shipped_models
 from tests.export.writers import write_t5x
 from tests.seeded import seeded_weights
 

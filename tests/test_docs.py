@@ -18,19 +18,24 @@ import numpy as np
 import pytest
 
 import mt3_runtime
-from mt3_export.profiles import PROFILES
+from mt3_export.graphs.profiles import PROFILES
 from mt3_export.variants import VARIANTS
-from mt3_runtime import audio, bundle, catalogue, cli, errors, formats, manifest, midi
-from mt3_runtime.bundle import DecodingSpec, GraphFile, Manifest, ModelSpec
+from mt3_runtime import cli, errors
+from mt3_runtime.audio import sources as audio
+from mt3_runtime.audio.log_mel import FILTERS, FLOOR_RULES, FRAMINGS, SCALINGS, FeatureConfig
+from mt3_runtime.audio.segments import PADDINGS, SegmentConfig
+from mt3_runtime.bundles import bundle, manifest
+from mt3_runtime.bundles.bundle import DecodingSpec, GraphFile, Manifest, ModelSpec
 from mt3_runtime.cli import ExitCode
-from mt3_runtime.confidence import Weights
-from mt3_runtime.features import FILTERS, FLOOR_RULES, FRAMINGS, SCALINGS, FeatureConfig
-from mt3_runtime.leakage import Change, LeakageReport, Stretch
+from mt3_runtime.files import formats, midi
+from mt3_runtime.leakage.leakage_report import Change, LeakageReport, Stretch
 from mt3_runtime.model import Model
-from mt3_runtime.noterules import ASSEMBLIES, Channel, NoteRules
-from mt3_runtime.notes import Note, Probabilities, SegmentReport
-from mt3_runtime.segments import PADDINGS, SegmentConfig
-from mt3_runtime.vocabulary import EventKind, EventRange, Vocabulary
+from mt3_runtime.models import catalogue
+from mt3_runtime.notes.base import SegmentReport
+from mt3_runtime.notes.confidence import Weights
+from mt3_runtime.notes.note import Note, Probabilities
+from mt3_runtime.notes.note_rules import ASSEMBLIES, Channel, NoteRules
+from mt3_runtime.notes.vocabulary import EventKind, EventRange, Vocabulary
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

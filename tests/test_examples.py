@@ -14,9 +14,9 @@ import soundfile
 
 from examples import rhythm_kit_stage
 from examples.rhythm_kit_stage import KIT, RhythmKitStage, keep_drums, onsets
-from mt3_runtime.formats import load_notes
-from mt3_runtime.midi import from_midi, to_midi
-from mt3_runtime.notes import Note
+from mt3_runtime.files.formats import load_notes
+from mt3_runtime.files.midi import from_midi, to_midi
+from mt3_runtime.notes.note import Note
 from tests.export.writers import write_kunato
 
 ROOT = Path(__file__).parents[1]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mt3_runtime import nvidia
 from mt3_runtime.cli import ExitCode
+from mt3_runtime.diagnostics import nvidia
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 

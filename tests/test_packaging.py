@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mt3_calibration.ship import LIMIT
+from mt3_training.shipping.ship import LIMIT
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

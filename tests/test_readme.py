@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mt3_calibration.labels import find_labels, read_labels
-from mt3_calibration.scoring import score_notes
-from mt3_runtime.formats import load_notes
+from mt3_evaluation.labels import find_labels, read_labels
+from mt3_evaluation.scoring import score_notes
+from mt3_runtime.files.formats import load_notes
 
 ROOT = Path(__file__).parents[1]
 DEMO = "calibration/demo/demo.flac"

@@ -8,8 +8,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from mt3_engines.build import Report, Tools, build_engine, prepared_graph
-from mt3_engines.keys import HARDWARE, PRECISIONS, EngineKey, Place
+from mt3_engines.building.builder import Report, Tools, build_engine, prepared_graph
 from mt3_engines.optional import (
     find_place,
     import_polygraphy,
@@ -17,15 +16,16 @@ from mt3_engines.optional import (
     log,
     open_cuda,
 )
-from mt3_engines.requests import Wish, make_keys
-from mt3_engines.shapes import CAPACITIES, SLOTS, make_plan, parse_numbers
-from mt3_engines.store import EngineInfo, EngineStore
+from mt3_engines.storage.keys import HARDWARE, PRECISIONS, EngineKey, Place
+from mt3_engines.storage.requests import Wish, make_keys
+from mt3_engines.storage.shapes import CAPACITIES, SLOTS, make_plan, parse_numbers
+from mt3_engines.storage.store import EngineInfo, EngineStore
 from mt3_engines.versions import parse_version
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import OutputError
-from mt3_runtime.installed import resolve_model
-from mt3_runtime.output import make_folder, write_atomic
+from mt3_runtime.files.atomic import make_folder, write_atomic
+from mt3_runtime.models.installed import resolve_model
 from mt3_runtime.progress import Meter
 
 _MIB = 1 << 20

@@ -17,10 +17,10 @@ from mt3_engines.optional import (
     make_logger,
     open_cuda,
 )
-from mt3_runtime import nvidia
-from mt3_runtime.doctor import Finding, Level
+from mt3_runtime.bundles.tiny_graphs import sum_model
+from mt3_runtime.diagnostics import nvidia
+from mt3_runtime.diagnostics.doctor import Finding, Level
 from mt3_runtime.errors import DeviceError, MT3Error
-from mt3_runtime.onnxwrite import sum_model
 
 _WHEELS = "pip install 'mt3-runtime[trt]' --extra-index-url https://pypi.nvidia.com"
 _SUBJECT = "device tensorrt"

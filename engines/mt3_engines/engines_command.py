@@ -6,8 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from mt3_engines.keys import RECIPE, EngineKey
-from mt3_engines.store import (
+from mt3_engines.storage.keys import RECIPE, EngineKey
+from mt3_engines.storage.store import (
     ENGINE,
     SIDECAR,
     EngineInfo,
@@ -15,11 +15,11 @@ from mt3_engines.store import (
     graph_digests,
     read_info,
 )
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.installed import resolve_model
-from mt3_runtime.ownership import delete, listed
+from mt3_runtime.files.ownership import delete, listed
+from mt3_runtime.models.installed import resolve_model
 
 _MIB = 1 << 20
 

@@ -6,8 +6,8 @@ import importlib
 import logging
 from typing import Any
 
-from mt3_engines.cuda import Cuda
-from mt3_engines.keys import Place
+from mt3_engines.running.cuda import Cuda
+from mt3_engines.storage.keys import Place
 from mt3_engines.versions import parse_version
 from mt3_runtime.errors import MissingDependencyError
 

@@ -26,24 +26,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mt3_engines.backend import TensorRtBackend
-from mt3_engines.build import Tools, build_engine
-from mt3_engines.keys import PRECISIONS, Precision
+from mt3_engines.building.builder import Tools, build_engine
 from mt3_engines.optional import find_place, import_polygraphy, import_tensorrt, open_cuda
-from mt3_engines.requests import Wish, make_keys
-from mt3_engines.shapes import CAPACITIES, SLOTS, make_plan, parse_numbers
-from mt3_engines.store import EngineInfo, EngineStore
+from mt3_engines.running.backend import TensorRtBackend
+from mt3_engines.storage.keys import PRECISIONS, Precision
+from mt3_engines.storage.requests import Wish, make_keys
+from mt3_engines.storage.shapes import CAPACITIES, SLOTS, make_plan, parse_numbers
+from mt3_engines.storage.store import EngineInfo, EngineStore
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import MT3Error
-from mt3_runtime.installed import resolve_model
+from mt3_runtime.files.atomic import check_output, write_output
 from mt3_runtime.model import Model
-from mt3_runtime.output import check_output, write_output
+from mt3_runtime.models.installed import resolve_model
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray
-    from mt3_runtime.search import Sequence as TokenSequence
+    from mt3_runtime.decoding.search import Sequence as TokenSequence
 
 #: Segments that exact engines must say as the CPU does.  The rest are near-ties, which another
 #: order of summation decides: on the CPU itself, fp16 storage alone moves 1.4 % of segments.

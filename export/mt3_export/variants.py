@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from mt3_export.mr_mt3 import CONTEXTS
-from mt3_runtime.bundle import DecodingSpec
-from mt3_runtime.confidence import Calibration, Weights
+from mt3_export.checkpoints.mr_mt3 import CONTEXTS
+from mt3_runtime.audio.log_mel import FeatureConfig
+from mt3_runtime.audio.segments import SegmentConfig
+from mt3_runtime.bundles.bundle import DecodingSpec
 from mt3_runtime.errors import CheckpointError, OptionError
-from mt3_runtime.features import FeatureConfig
-from mt3_runtime.noterules import TORCH_PORT_QUIRKS, YOURMT3_CHANNELS, Channel, NoteRules
-from mt3_runtime.segments import SegmentConfig
-from mt3_runtime.vocabulary import EOS, PAD, Event, EventKind, Vocabulary
+from mt3_runtime.notes.confidence import Calibration, Weights
+from mt3_runtime.notes.note_rules import TORCH_PORT_QUIRKS, YOURMT3_CHANNELS, Channel, NoteRules
+from mt3_runtime.notes.vocabulary import EOS, PAD, Event, EventKind, Vocabulary
 
 #: T5X's beam search as the published notebook calls it: one beam, this length exponent.
 T5X_ALPHA = 0.6

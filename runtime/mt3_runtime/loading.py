@@ -6,19 +6,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mt3_runtime.bundle import Bundle
-from mt3_runtime.devices import open_backend
+from mt3_runtime.backends.devices import open_backend
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import OptionError
-from mt3_runtime.installed import resolve_model
 from mt3_runtime.model import Model
+from mt3_runtime.models.installed import resolve_model
 
 if TYPE_CHECKING:
     import mido
 
-    from mt3_runtime.audio import AudioSource
-    from mt3_runtime.instruments import Instruments
-    from mt3_runtime.leakage import AutoFilter
-    from mt3_runtime.search import SearchName
+    from mt3_runtime.audio.sources import AudioSource
+    from mt3_runtime.decoding.search import SearchName
+    from mt3_runtime.leakage.leakage_report import AutoFilter
+    from mt3_runtime.notes.instruments import Instruments
 
 
 def load_model(
@@ -72,7 +72,7 @@ def transcribe(
     """Transcribes a recording to MIDI in one call; keeps the model for the next one.
 
     Args:
-        audio: Path, binary file object, or samples; see `mt3_runtime.audio.open_audio`.
+        audio: Path, binary file object, or samples; see `mt3_runtime.audio.sources.open_audio`.
         model: As in `load_model`, or a loaded model.
         sr: Sample rate of an array in Hz; the model's own if None.
         device: As in `load_model`.

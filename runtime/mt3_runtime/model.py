@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Literal, Self, Unpack, cast, overload
 
 import numpy as np
 
-from mt3_runtime.audio import AudioSource, AudioStream, open_audio, open_blocks
-from mt3_runtime.bundle import Bundle, Manifest
-from mt3_runtime.decoding import Job
+from mt3_runtime.audio.sources import AudioSource, AudioStream, open_audio, open_blocks
+from mt3_runtime.bundles.bundle import Bundle, Manifest
+from mt3_runtime.decoding.batching import Job
+from mt3_runtime.decoding.search import Sequence as TokenSequence
+from mt3_runtime.decoding.search import search_for
 from mt3_runtime.errors import OptionError
-from mt3_runtime.instruments import Instruments
-from mt3_runtime.leakage import AutoFilter, check_auto_filter
-from mt3_runtime.notes import Note
+from mt3_runtime.leakage.leakage_report import AutoFilter, check_auto_filter
+from mt3_runtime.notes.instruments import Instruments
+from mt3_runtime.notes.note import Note
 from mt3_runtime.pipeline import Pipeline
 from mt3_runtime.recording import assemble, token_digest
 from mt3_runtime.request import Options, Request, Wishes
-from mt3_runtime.search import Sequence as TokenSequence
-from mt3_runtime.search import search_for
 from mt3_runtime.transcription import Progress, Transcription, by_onset
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from mt3_runtime.backends.base import Backend, FloatArray
-    from mt3_runtime.search import SearchName
+    from mt3_runtime.decoding.search import SearchName
 
 __all__ = ["Model", "ProgressCallback", "token_digest"]
 
@@ -105,24 +105,24 @@ class Model:
         """Transcribes a recording.
 
         Args:
-            audio: Path, binary file object, or samples; see `mt3_runtime.audio.open_audio`.
+            audio: Path, binary file object, or samples; see `mt3_runtime.audio.sources.open_audio`.
             sr: Sample rate of an array in Hz; the model's own if None.
-            auto_filter: How to repair instrument leakage, see `mt3_runtime.leakage`: True, False,
+            auto_filter: How to repair instrument leakage, see `mt3_runtime.leakage.leakage_report`: True, False,
                 or ``"classic"``.
             decoding: ``greedy``, or ``t5x`` for the search of the published MT3 notebook.
-            instruments: What may occur, see `mt3_runtime.instruments.choose`: names, families,
+            instruments: What may occur, see `mt3_runtime.notes.instruments.choose`: names, families,
                 General MIDI program numbers, ``drums``.  The model cannot say anything else.
             exclude: What may not.
             grammar: Whether the model may only say what means something; see
-                `mt3_runtime.grammar`.
+                `mt3_runtime.decoding.grammar`.
             min_confidence: Notes below it are left out, and counted in the result.
             smooth: Whether to repair programs that slip for one segment; see
-                `mt3_runtime.smoothing`.
+                `mt3_runtime.leakage.program_smoothing`.
             upstream_quirks: Imitate known defects of the model's original implementation.
             progress: Called after every segment, on this thread.
 
         Raises:
-            AudioError: The audio cannot be read; see `mt3_runtime.audio.open_audio`.
+            AudioError: The audio cannot be read; see `mt3_runtime.audio.sources.open_audio`.
             OptionError: An argument is out of range, or an instrument is not known, or the model
                 has none of those asked for.
         """
@@ -315,7 +315,7 @@ class Model:
         self, tokens: Sequence[TokenSequence], *, upstream_quirks: bool = False
     ) -> mido.MidiFile:
         """Turns the tokens of consecutive segments, from `forward`, into MIDI."""
-        from mt3_runtime.midi import to_midi  # noqa: PLC0415  keeps mido out of the import
+        from mt3_runtime.files.midi import to_midi  # noqa: PLC0415  keeps mido out of the import
 
         return to_midi(self.assemble(tokens, upstream_quirks=upstream_quirks))
 

@@ -19,16 +19,16 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mt3_runtime.bundle import Bundle
-from mt3_runtime.constraints import Wanted
+from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.decoding.token_masks import Wanted
 from mt3_runtime.errors import BundleNotFoundError, OptionError
-from mt3_runtime.instruments import NOBODY, Lineup
-from mt3_runtime.leakage import LeakageReport
-from mt3_runtime.stems import HIGH, OTHER, STEMS, Stem, stem_named, stems_of
+from mt3_runtime.leakage.leakage_report import LeakageReport
+from mt3_runtime.notes.instruments import NOBODY, Lineup
+from mt3_runtime.notes.stems import HIGH, OTHER, STEMS, Stem, stem_named, stems_of
 from mt3_runtime.transcription import Transcription, by_onset
 
 if TYPE_CHECKING:
-    from mt3_runtime.manifest import Manifest
+    from mt3_runtime.bundles.manifest import Manifest
 
 
 @dataclass(frozen=True)

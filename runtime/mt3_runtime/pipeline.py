@@ -11,18 +11,18 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mt3_runtime.audio import AudioSource, open_audio
-from mt3_runtime.decoding import Decoded, Ended, Job, Jobs, Span, decode
+from mt3_runtime.audio.log_mel import FeatureExtractor
+from mt3_runtime.audio.segments import cut
+from mt3_runtime.audio.sources import AudioSource, open_audio
+from mt3_runtime.decoding.batching import Decoded, Ended, Job, Jobs, Span, decode
+from mt3_runtime.decoding.search import previous_ids
 from mt3_runtime.errors import OptionError
-from mt3_runtime.features import FeatureExtractor
 from mt3_runtime.recording import Recording
-from mt3_runtime.search import previous_ids
-from mt3_runtime.segments import cut
 from mt3_runtime.transcription import Progress, Transcription
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import Backend, FloatArray
-    from mt3_runtime.bundle import Manifest
+    from mt3_runtime.bundles.bundle import Manifest
     from mt3_runtime.request import Request
 
 

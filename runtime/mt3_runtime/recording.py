@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mt3_runtime.notes import ChannelTokens
+from mt3_runtime.notes.base import ChannelTokens
 from mt3_runtime.transcription import Progress, Transcription, by_onset
 
 if TYPE_CHECKING:
-    from mt3_runtime.assembly import Assembler
-    from mt3_runtime.audio import AudioStream
+    from mt3_runtime.audio.sources import AudioStream
     from mt3_runtime.backends.base import FloatArray
-    from mt3_runtime.decoding import Decoded, Jobs, Span
-    from mt3_runtime.notes import Note, SegmentReport
+    from mt3_runtime.decoding.batching import Decoded, Jobs, Span
+    from mt3_runtime.decoding.search import Sequence
+    from mt3_runtime.notes.base import Assembler, SegmentReport
+    from mt3_runtime.notes.note import Note
     from mt3_runtime.request import Request
-    from mt3_runtime.search import Sequence
 
 
 class Recording:

@@ -12,20 +12,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
-from mt3_runtime.assembly import assembler_for
-from mt3_runtime.constraints import constraint_for, silence_for, stand_ins
+from mt3_runtime.decoding.search import Greedy, SearchName, search_for
+from mt3_runtime.decoding.token_masks import constraint_for, silence_for, stand_ins
 from mt3_runtime.errors import OptionError
-from mt3_runtime.filtering import LeakageFilter, leakage_filter
-from mt3_runtime.finishing import Finisher
-from mt3_runtime.instruments import Instruments, Lineup, choose
-from mt3_runtime.leakage import AutoFilter, Filtered, LeakageReport, check_auto_filter
-from mt3_runtime.search import Greedy, SearchName, search_for
-from mt3_runtime.smoothing import smooth
-from mt3_runtime.vocabulary import EventKind
+from mt3_runtime.leakage.leakage_filter import LeakageFilter, leakage_filter
+from mt3_runtime.leakage.leakage_report import (
+    AutoFilter,
+    Filtered,
+    LeakageReport,
+    check_auto_filter,
+)
+from mt3_runtime.leakage.program_smoothing import smooth
+from mt3_runtime.notes.assemblers import assembler_for
+from mt3_runtime.notes.finisher import Finisher
+from mt3_runtime.notes.instruments import Instruments, Lineup, choose
+from mt3_runtime.notes.vocabulary import EventKind
 
 if TYPE_CHECKING:
-    from mt3_runtime.manifest import Manifest
-    from mt3_runtime.notes import Note
+    from mt3_runtime.bundles.manifest import Manifest
+    from mt3_runtime.notes.note import Note
 
 MakeSearch = Callable[[int], Greedy]
 """Makes the search for a lane of so many slots."""

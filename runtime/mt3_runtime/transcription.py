@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mt3_runtime.leakage import LeakageReport
+from mt3_runtime.leakage.leakage_report import LeakageReport
 
 if TYPE_CHECKING:
     import os
 
     import mido
 
-    from mt3_runtime.notes import Note, SegmentReport
+    from mt3_runtime.notes.base import SegmentReport
+    from mt3_runtime.notes.note import Note
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Transcription:
         removed_notes: Notes left out because of ``min_confidence``.
         audio_warning: What of the audio could not be read; None if nothing is missing.
         leakage: What the leakage filter did to the notes.
-        smoothing: What `mt3_runtime.smoothing` did to those that remained.
+        smoothing: What `mt3_runtime.leakage.program_smoothing` did to those that remained.
     """
 
     notes: tuple[Note, ...]
@@ -85,14 +86,14 @@ class Transcription:
         )
 
     def stems(self) -> dict[str, tuple[Note, ...]]:
-        """The notes by stem (`mt3_runtime.stems.STEMS`); stems without notes are left out."""
-        from mt3_runtime.stems import split  # noqa: PLC0415  not needed without the call
+        """The notes by stem (`mt3_runtime.notes.stems.STEMS`); stems without notes are left out."""
+        from mt3_runtime.notes.stems import split  # noqa: PLC0415  not needed without the call
 
         return split(self.notes)
 
     def to_midi(self, *, tempo: float = 120.0) -> mido.MidiFile:
-        """The notes as a MIDI file; see `mt3_runtime.midi.to_midi`."""
-        from mt3_runtime.midi import to_midi  # noqa: PLC0415  keeps mido out of the import
+        """The notes as a MIDI file; see `mt3_runtime.files.midi.to_midi`."""
+        from mt3_runtime.files.midi import to_midi  # noqa: PLC0415  keeps mido out of the import
 
         return to_midi(self.notes, tempo=tempo)
 
@@ -101,14 +102,14 @@ class Transcription:
 
         Args:
             path: Where to; an existing file is replaced.
-            format: One of `mt3_runtime.formats.FORMATS`; told by the suffix if None.
+            format: One of `mt3_runtime.files.formats.FORMATS`; told by the suffix if None.
 
         Raises:
             OptionError: The format is unknown.
             OutputError: The file cannot be written; nothing is left behind.
         """
-        from mt3_runtime.formats import format_from_suffix, render  # noqa: PLC0415
-        from mt3_runtime.output import write_atomic  # noqa: PLC0415
+        from mt3_runtime.files.atomic import write_atomic  # noqa: PLC0415
+        from mt3_runtime.files.formats import format_from_suffix, render  # noqa: PLC0415
 
         target = Path(path)
         write_atomic(target, render(self, format or format_from_suffix(target)))

@@ -36,7 +36,7 @@ class Stream:
 
 
 class FakeCuda:
-    """Has the methods of `mt3_engines.cuda.Cuda`.
+    """Has the methods of `mt3_engines.running.cuda.Cuda`.
 
     Attributes:
         crossed: Bytes that went over the bus, up and down.

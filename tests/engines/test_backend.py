@@ -7,15 +7,15 @@ import gc
 import numpy as np
 import pytest
 
-from mt3_engines import backend as module
-from mt3_engines.backend import TensorRtBackend, open_tensorrt
-from mt3_engines.build import prepared_graph
-from mt3_engines.keys import Place
-from mt3_engines.requests import Wish, make_keys
-from mt3_engines.shapes import make_plan
-from mt3_engines.store import EngineStore
-from mt3_runtime.bundle import Bundle
-from mt3_runtime.devices import Device
+from mt3_engines.building.builder import prepared_graph
+from mt3_engines.running import backend as module
+from mt3_engines.running.backend import TensorRtBackend, open_tensorrt
+from mt3_engines.storage.keys import Place
+from mt3_engines.storage.requests import Wish, make_keys
+from mt3_engines.storage.shapes import make_plan
+from mt3_engines.storage.store import EngineStore
+from mt3_runtime.backends.devices import Device
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model

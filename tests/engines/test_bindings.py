@@ -93,11 +93,11 @@ RUN = """
 import logging, sys, tensorrt
 from pathlib import Path
 from types import SimpleNamespace
-from mt3_engines.build import Tools, config_arguments, hardware_level, make_monitor
-from mt3_engines.keys import EngineKey, Place
+from mt3_engines.building.builder import Tools, config_arguments, hardware_level, make_monitor
+from mt3_engines.storage.keys import EngineKey, Place
 from mt3_engines.optional import import_tensorrt, log, make_logger
-from mt3_engines.store import EngineStore
-from mt3_runtime.bundle import Bundle
+from mt3_engines.storage.store import EngineStore
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import DeviceError
 
 said, seen = [], []
@@ -145,7 +145,7 @@ else:
 CUDA = """
 import json, sys
 from cuda.bindings import runtime
-from mt3_engines.cuda import Cuda
+from mt3_engines.running.cuda import Cuda
 from mt3_runtime.errors import DeviceError
 print(json.dumps({name: getattr(runtime, name).__doc__ for name in sys.argv[1:]}))
 runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal

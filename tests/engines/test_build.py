@@ -14,15 +14,15 @@ import onnx
 import pytest
 
 from mt3_engines import build_command
-from mt3_engines.build import Tools, build_engine, make_monitor, prepared_graph, profiles
 from mt3_engines.build_command import BuildCommand
-from mt3_engines.keys import Place
+from mt3_engines.building.builder import Tools, build_engine, make_monitor, prepared_graph, profiles
 from mt3_engines.optional import import_polygraphy, import_tensorrt, make_logger, open_cuda
-from mt3_engines.requests import Wish, choose, make_keys
-from mt3_engines.requests import build_command as command_for
-from mt3_engines.shapes import make_plan
-from mt3_engines.store import EngineStore
-from mt3_runtime.bundle import Bundle
+from mt3_engines.storage.keys import Place
+from mt3_engines.storage.requests import Wish, choose, make_keys
+from mt3_engines.storage.requests import build_command as command_for
+from mt3_engines.storage.shapes import make_plan
+from mt3_engines.storage.store import EngineStore
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.errors import BundleError, DeviceError, MissingDependencyError, OptionError
 
@@ -190,7 +190,7 @@ def test_weights_that_do_not_fit_are_the_bundles_fault(bundle, monkeypatch):
     def refuse(*_, **__):
         raise ValueError("x holds values beyond fp16")
 
-    monkeypatch.setattr("mt3_engines.build.prepare", refuse)
+    monkeypatch.setattr("mt3_engines.building.builder.prepare", refuse)
     with pytest.raises(BundleError, match="decoder graph of .* x holds values beyond fp16"):
         prepared_graph(bundle, keys(bundle)[1])
 
@@ -221,7 +221,9 @@ def test_a_failed_build_leaves_nothing_and_says_why(bundle, store):
 
 
 def test_a_graph_that_would_be_misread_is_refused(bundle, monkeypatch):
-    monkeypatch.setattr("mt3_engines.build.faults", lambda model, version: ["no such thing"])
+    monkeypatch.setattr(
+        "mt3_engines.building.builder.faults", lambda model, version: ["no such thing"]
+    )
     with pytest.raises(BundleError, match="does not read the encoder .* no such thing"):
         prepared_graph(bundle, keys(bundle)[0])
 

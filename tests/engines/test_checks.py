@@ -6,9 +6,9 @@ import pytest
 
 from mt3_engines import checks
 from mt3_engines.checks import examine
-from mt3_runtime import doctor, nvidia
 from mt3_runtime.cli import ExitCode, main
-from mt3_runtime.doctor import Level
+from mt3_runtime.diagnostics import doctor, nvidia
+from mt3_runtime.diagnostics.doctor import Level
 from tests.engines.fake_gpu import FakeCuda, FakeTensorRt
 from tests.engines.test_verify_on_gpu import Builder
 

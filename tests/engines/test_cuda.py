@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mt3_engines.cuda import Cuda
 from mt3_engines.optional import find_place
+from mt3_engines.running.cuda import Cuda
 from mt3_runtime.errors import DeviceError
 
 

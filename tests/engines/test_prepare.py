@@ -12,11 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mt3_engines.operators import faults, table
-from mt3_engines.prepare import prepare
+from mt3_engines.building.operators import faults, table
+from mt3_engines.building.prepare import prepare
 from mt3_engines.versions import Version
-from mt3_export.decoder import build_decoder
-from mt3_export.encoder import build_encoder
+from mt3_export.graphs.decoder import build_decoder
+from mt3_export.graphs.encoder import build_encoder
 from mt3_export.weights import Weights
 from tests.seeded import (
     MEMORY,

@@ -15,28 +15,28 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mt3_calibration.precision.products import find_products
-from mt3_calibration.precision.writing import write_graphs
-from mt3_calibration.qdq.insertion import insert
-from mt3_calibration.qdq.ranges import BARS, TensorRange
-from mt3_engines.backend import TensorRtBackend
-from mt3_engines.build import build_engine, prepared_graph
-from mt3_engines.keys import EngineKey, Place
-from mt3_engines.operators import faults
-from mt3_engines.prepare import prepare
-from mt3_engines.requests import Wish, make_keys
-from mt3_engines.shapes import make_plan
-from mt3_engines.store import EngineStore
+from mt3_engines.building.builder import build_engine, prepared_graph
+from mt3_engines.building.operators import faults
+from mt3_engines.building.prepare import prepare
+from mt3_engines.running.backend import TensorRtBackend
+from mt3_engines.storage.keys import EngineKey, Place
+from mt3_engines.storage.requests import Wish, make_keys
+from mt3_engines.storage.shapes import make_plan
+from mt3_engines.storage.store import EngineStore
 from mt3_engines.versions import Version
-from mt3_export.decoder import build_decoder
-from mt3_export.encoder import build_encoder
+from mt3_export.graphs.decoder import build_decoder
+from mt3_export.graphs.encoder import build_encoder
 from mt3_export.weights import Weights
+from mt3_quantisation.forms.precision_bundle import write_graphs
+from mt3_quantisation.forms.products import find_products
+from mt3_quantisation.qdq.insertion import insert
+from mt3_quantisation.qdq.ranges import BARS, TensorRange
 from mt3_runtime import cli
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.bundles.precision import Precision
 from mt3_runtime.errors import BundleError, DeviceError
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
-from mt3_runtime.precision import Precision
 from tests.engines.fake_gpu import FakeCuda, FakeTensorRt
 from tests.seeded import TINY, TINY_MOE, seeded_normal, seeded_weights
 from tests.stepper import CAPACITY

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_engines.shapes import (
+from mt3_engines.storage.shapes import (
     ShapePlan,
     decoder_shapes,
     encoder_shapes,
@@ -16,7 +16,7 @@ from mt3_engines.shapes import (
     parse_numbers,
     smallest,
 )
-from mt3_runtime.bundle import Bundle, Manifest
+from mt3_runtime.bundles.bundle import Bundle, Manifest
 from mt3_runtime.errors import OptionError
 
 

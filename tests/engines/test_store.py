@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_engines.engines_command import EnginesCommand
-from mt3_engines.keys import EngineKey, Place, capability_of
-from mt3_engines.store import EngineStore, default_folder, graph_digests, read_info
+from mt3_engines.storage.keys import EngineKey, Place, capability_of
+from mt3_engines.storage.store import EngineStore, default_folder, graph_digests, read_info
 from mt3_engines.versions import Version, parse_version, updates_in_place
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.errors import BundleError, DeviceError, MT3Error, OptionError, OutputError
 
@@ -173,7 +173,7 @@ def test_a_failed_write_leaves_no_description(store, monkeypatch):
     def full(path, data):
         raise OutputError("the disk is full")
 
-    monkeypatch.setattr("mt3_engines.store.write_atomic", full)
+    monkeypatch.setattr("mt3_engines.storage.store.write_atomic", full)
     with pytest.raises(OutputError):
         store.put(KEY, b"new", model="tiny", seconds=1)
     assert not list(store.folder.iterdir())

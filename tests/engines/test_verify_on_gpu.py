@@ -11,12 +11,12 @@ import pytest
 import soundfile
 
 from mt3_engines import verify_on_gpu as module
-from mt3_engines.shapes import make_plan
+from mt3_engines.storage.shapes import make_plan
 from mt3_engines.verify_on_gpu import Agreement, Run, compare, main, report
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.bundles.precision import Precision
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.errors import DeviceError
-from mt3_runtime.precision import Precision
 from tests.engines.fake_gpu import FakeCuda, FakeTensorRt
 from tests.engines.test_build import Loaders
 

@@ -16,8 +16,8 @@ def main(route: str, checkpoint: str, bundle: str, profile: str = "compat") -> N
     installed = importlib.metadata.version
     importlib.metadata.version = lambda name: "0" if name == "mt3-runtime" else installed(name)
     sys.path[:0] = [str(ROOT / "runtime"), str(ROOT / "export")]
-    from mt3_export.bundles import export_bundle
-    from mt3_export.checkpoints import read_checkpoint
+    from mt3_export.bundle_writer import export_bundle
+    from mt3_export.checkpoints.checkpoint import read_checkpoint
     from mt3_export.variants import variant_named
 
     contents = read_checkpoint(checkpoint)

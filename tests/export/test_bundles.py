@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mt3_export import bundles
-from mt3_export.bundles import export_bundle
+from mt3_export import bundle_writer as bundles
+from mt3_export.bundle_writer import export_bundle
 from mt3_export.variants import VARIANTS, variant_named
 from mt3_export.weights import T5Shape, Weights
-from mt3_runtime.bundle import Bundle, Manifest
+from mt3_runtime.bundles.bundle import Bundle, Manifest
+from mt3_runtime.bundles.precision import Precision
 from mt3_runtime.errors import CheckpointError, MT3Error, OptionError, OutputError
 from mt3_runtime.loading import load_model
-from mt3_runtime.precision import Precision
 from tests.seeded import TINY, seeded_weights
 
 

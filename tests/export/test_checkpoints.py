@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from mt3_export.checkpoints import CheckpointKind, identify, read_checkpoint
+from mt3_export.checkpoints.checkpoint import CheckpointKind, identify, read_checkpoint
 from mt3_export.weights import PositionTable, T5Shape
 from mt3_runtime.errors import CheckpointError
 from tests.export.attacks.lookalikes import LOOKALIKES
@@ -363,7 +363,7 @@ def test_what_does_not_fit_into_memory_is_a_checkpoint_error(tmp_path, weights, 
     def exhaust(*_args, **_options):
         raise MemoryError
 
-    monkeypatch.setattr("mt3_export.checkpoints._assemble", exhaust)
+    monkeypatch.setattr("mt3_export.checkpoints.checkpoint._assemble", exhaust)
     with pytest.raises(CheckpointError, match="needs more memory than there is"):
         read_checkpoint(tmp_path)
 
@@ -374,7 +374,7 @@ def test_what_the_system_refuses_is_a_checkpoint_error(tmp_path, weights, monkey
     def refuse(*_args, **_options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("mt3_export.checkpoints.TorchArchive", refuse)
+    monkeypatch.setattr("mt3_export.checkpoints.checkpoint.TorchArchive", refuse)
     with pytest.raises(CheckpointError, match=r"cannot be read \(Permission denied\)"):
         identify(tmp_path)
 

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt3_export.commands import FRONT_END_NAMES
+from mt3_export.export_command import FRONT_END_NAMES
 from mt3_export.variants import FRONT_ENDS, variant_named, with_front_end
 from mt3_export.weights import Weights
-from mt3_runtime import catalogue
-from mt3_runtime.bundle import Bundle
-from mt3_runtime.catalogue import ModelFile
+from mt3_runtime.audio.log_mel import FeatureConfig
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import main
 from mt3_runtime.errors import OptionError
-from mt3_runtime.features import FeatureConfig
 from mt3_runtime.loading import load_model
+from mt3_runtime.models import catalogue
+from mt3_runtime.models.catalogue import ModelFile
 from tests.export.writers import write_kunato, write_t5x
 
 

@@ -9,11 +9,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from mt3_export.decoder import build_decoder
-from mt3_export.encoder import build_encoder
-from mt3_export.graph import IR_VERSIONS, Graph, Storage
-from mt3_export.lint import lint
-from mt3_export.profiles import PROFILES, blocks_for
+from mt3_export.graphs.decoder import build_decoder
+from mt3_export.graphs.encoder import build_encoder
+from mt3_export.graphs.graph_builder import IR_VERSIONS, Graph, Storage
+from mt3_export.graphs.lint import lint
+from mt3_export.graphs.profiles import PROFILES, blocks_for
 from mt3_export.weights import Weights
 from mt3_runtime.errors import CheckpointError, OptionError
 from tests import reference_t5

@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mt3_export import mr_mt3
-from mt3_export.checkpoints import identify, read_checkpoint
+from mt3_export.checkpoints import mr_mt3
+from mt3_export.checkpoints.checkpoint import identify, read_checkpoint
 from mt3_export.weights import PositionTable, Weights
-from mt3_runtime.bundle import Bundle
-from mt3_runtime.catalogue import get_model_info, list_models
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import main
 from mt3_runtime.errors import CheckpointError
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import token_digest
-from mt3_runtime.noterules import TORCH_PORT_QUIRKS
+from mt3_runtime.models.catalogue import get_model_info, list_models
+from mt3_runtime.notes.note_rules import TORCH_PORT_QUIRKS
 from tests import reference_t5
 from tests.export.writers import (
     inverse_frequencies,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mt3_export.checkpoints import identify
-from mt3_export.recognition import FAMILIES, describe_unknown
-from mt3_export.torch_names import family_of
+from mt3_export.checkpoints.checkpoint import identify
+from mt3_export.checkpoints.recognition import FAMILIES, describe_unknown
+from mt3_export.checkpoints.torch_names import family_of
 from mt3_export.weights import T5Shape
 from mt3_runtime.errors import CheckpointError
 from tests.export.writers import inverse_frequencies, torch_tensors, write_torch

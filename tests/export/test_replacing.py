@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_export.bundles import check_target, export_bundle, new_bundle
+from mt3_export.bundle_writer import check_target, export_bundle, new_bundle
 from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import main
 from mt3_runtime.errors import OutputError
 

@@ -13,12 +13,12 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from mt3_export.bundles import export_bundle
-from mt3_export.checkpoints import read_checkpoint
-from mt3_export.decoder import build_decoder
-from mt3_export.encoder import build_encoder
-from mt3_export.lint import lint
-from mt3_export.routes import (
+from mt3_export.bundle_writer import export_bundle
+from mt3_export.checkpoints.checkpoint import read_checkpoint
+from mt3_export.graphs.decoder import build_decoder
+from mt3_export.graphs.encoder import build_encoder
+from mt3_export.graphs.lint import lint
+from mt3_export.routes.traced_graphs import (
     ROUTES,
     Port,
     Ports,
@@ -29,7 +29,7 @@ from mt3_export.routes import (
 )
 from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import main
 from mt3_runtime.errors import MissingDependencyError, OptionError
 from mt3_runtime.loading import load_model
@@ -158,7 +158,7 @@ def tracer(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return build_decoder(weights, frames, max_tokens=max_tokens, profile="portable")
 
     made = SimpleNamespace(trace_encoder=trace_encoder, trace_decoder=trace_decoder)
-    monkeypatch.setitem(sys.modules, "mt3_export.torch_route", made)
+    monkeypatch.setitem(sys.modules, "mt3_export.routes.torch_route", made)
     return made
 
 
@@ -292,7 +292,7 @@ def test_lint_follows_a_traced_cache_to_its_writer() -> None:
 
 
 def test_the_command_knows_the_routes() -> None:
-    from mt3_export.commands import ROUTE_NAMES
+    from mt3_export.export_command import ROUTE_NAMES
 
     assert ROUTE_NAMES == ROUTES
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mt3_export.checkpoints import read_checkpoint
-from mt3_export.t5x import find_t5x, open_t5x
+from mt3_export.checkpoints.checkpoint import read_checkpoint
+from mt3_export.checkpoints.t5x import find_t5x, open_t5x
+from mt3_export.checkpoints.zarr_array import open_zarr
 from mt3_export.weights import T5Shape
-from mt3_export.zarr_array import open_zarr
 from mt3_runtime.errors import CheckpointError
 from tests.export.attacks import hostile_t5x
 from tests.export.writers import (

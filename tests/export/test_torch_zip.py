@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mt3_export.checkpoints import read_checkpoint
-from mt3_export.inert_pickle import Inert, read_pickle
-from mt3_export.torch_zip import TorchArchive
+from mt3_export.checkpoints.checkpoint import read_checkpoint
+from mt3_export.checkpoints.inert_pickle import Inert, read_pickle
+from mt3_export.checkpoints.torch_zip import TorchArchive
 from mt3_runtime.errors import CheckpointError
 from tests.export.attacks import hostile_torch
 from tests.export.writers import (

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mt3_export.checkpoints import identify, read_checkpoint
-from mt3_export.torch_names import PITCH_SHIFTED
+from mt3_export.checkpoints.checkpoint import identify, read_checkpoint
+from mt3_export.checkpoints.torch_names import PITCH_SHIFTED
 from mt3_export.weights import PositionTable, Weights, inventory
 from mt3_export.yourmt3 import infer_yourmt3
 from mt3_runtime.errors import CheckpointError

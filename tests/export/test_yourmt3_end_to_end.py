@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt3_export.torch_names import PITCH_SHIFTED
+from mt3_export.checkpoints.torch_names import PITCH_SHIFTED
 from mt3_export.weights import T5Shape
 from mt3_runtime import load_model
 from mt3_runtime.cli import main
-from mt3_runtime.vocabulary import EOS, PAD
+from mt3_runtime.notes.vocabulary import EOS, PAD
 from tests import reference_t5, reference_yourmt3
 from tests.export.yourmt3_writer import write_yourmt3
 from tests.seeded import TINY_MOE, TINY_MULTI, TINY_SINGLE, TINY_YMT3, YOURMT3, seeded_weights

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from mt3_export.decoder import build_decoder
-from mt3_export.encoder import build_encoder
-from mt3_export.latent_blocks import LATENT_BLOCKS, LatentBlocks
-from mt3_export.lint import lint
-from mt3_export.perceiver_encoder import fold_batch_norm
-from mt3_export.profiles import PROFILES
+from mt3_export.graphs.decoder import build_decoder
+from mt3_export.graphs.encoder import build_encoder
+from mt3_export.graphs.latent_blocks import LATENT_BLOCKS, LatentBlocks
+from mt3_export.graphs.lint import lint
+from mt3_export.graphs.perceiver_encoder import fold_batch_norm
+from mt3_export.graphs.profiles import PROFILES
 from mt3_export.weights import Weights
 from mt3_runtime.errors import CheckpointError
 from tests import reference_t5, reference_yourmt3

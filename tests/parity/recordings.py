@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.formats import render
+from mt3_runtime.decoding.search import SearchName
+from mt3_runtime.decoding.search import Sequence as TokenSequence
+from mt3_runtime.files.formats import render
 from mt3_runtime.model import Model, token_digest
-from mt3_runtime.notes import Note
-from mt3_runtime.search import SearchName
-from mt3_runtime.search import Sequence as TokenSequence
+from mt3_runtime.notes.note import Note
 
 BASELINES = Path(__file__).with_name("baselines.json")
 #: Runs a recipe, by file name and arguments, in the environment of the original implementations.

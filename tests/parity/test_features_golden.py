@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt3_runtime import features
-from mt3_runtime.audio import load_audio
-from mt3_runtime.features import FeatureConfig, FeatureExtractor, filter_matrix
+from mt3_runtime.audio import log_mel as features
+from mt3_runtime.audio.log_mel import FeatureConfig, FeatureExtractor, filter_matrix
+from mt3_runtime.audio.sources import load_audio
 from tests.parity.recipes.log_mel import GOLDEN, RECORDING, RECORDING_SEGMENT, SIGNALS, STRIDE
 
 SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[3] / "shared"))

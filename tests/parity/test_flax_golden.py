@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt3_export.encoder import build_encoder
-from mt3_export.profiles import PROFILES
+from mt3_export.graphs.encoder import build_encoder
+from mt3_export.graphs.profiles import PROFILES
 from mt3_export.weights import Weights
 from tests import reference_t5
 from tests.parity.recipes.flax_goldens import (

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt3_runtime.audio import load_audio
-from mt3_runtime.features import FeatureConfig, FeatureExtractor, filter_matrix
+from mt3_runtime.audio.log_mel import FeatureConfig, FeatureExtractor, filter_matrix
+from mt3_runtime.audio.sources import load_audio
 from tests.parity.recipes.front_ends import FULL, GOLDEN, SIGNALS, STRIDE, partial
 from tests.parity.recipes.log_mel import RECORDING, RECORDING_SEGMENT
 

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mt3_runtime.noterules import NoteRules
-from mt3_runtime.notes import Note, NoteAssembler, SegmentReport
-from mt3_runtime.segments import SegmentConfig
-from mt3_runtime.vocabulary import EOS, Event, EventKind, Vocabulary
+from mt3_runtime.audio.segments import SegmentConfig
+from mt3_runtime.notes.base import SegmentReport
+from mt3_runtime.notes.magenta_assembler import NoteAssembler
+from mt3_runtime.notes.note import Note
+from mt3_runtime.notes.note_rules import NoteRules
+from mt3_runtime.notes.vocabulary import EOS, Event, EventKind, Vocabulary
 from tests.parity.recordings import Oracle
 from tests.parity.test_recordings import NOTE_ERROR, worst_error
 

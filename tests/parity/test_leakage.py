@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mt3_calibration.labels import read_drums
-from mt3_calibration.scoring import score_drums
-from mt3_runtime.audio import load_audio
-from mt3_runtime.filtering import filter_notes
-from mt3_runtime.leakage import Filtered, classic
+from mt3_evaluation.labels import read_drums
+from mt3_evaluation.scoring import score_drums
+from mt3_runtime.audio.sources import load_audio
+from mt3_runtime.leakage.leakage_filter import filter_notes
+from mt3_runtime.leakage.leakage_report import Filtered, classic
 from mt3_runtime.model import Model
 from tests.parity.recordings import Run
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt3_export.bundles import export_bundle
-from mt3_export.encoder import build_encoder
-from mt3_export.mr_mt3 import CONTEXTS
-from mt3_export.profiles import PROFILES, blocks_for
+from mt3_export.bundle_writer import export_bundle
+from mt3_export.checkpoints.mr_mt3 import CONTEXTS
+from mt3_export.graphs.encoder import build_encoder
+from mt3_export.graphs.profiles import PROFILES, blocks_for
 from mt3_export.variants import variant_named
 from mt3_export.weights import PositionTable, Weights
 from mt3_runtime.loading import load_model

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mt3_runtime.features import FeatureConfig, FeatureExtractor
-from mt3_runtime.leakage import classic
-from mt3_runtime.notes import Note
+from mt3_runtime.audio.log_mel import FeatureConfig, FeatureExtractor
+from mt3_runtime.leakage.leakage_report import classic
+from mt3_runtime.notes.note import Note
 from tests.parity.recipes.mt3_infer_goldens import (
     ACTIONS,
     GOLDEN,

@@ -12,21 +12,21 @@ import numpy as np
 import pretty_midi
 import pytest
 
-from mt3_calibration.confidence import assess, verdicts
-from mt3_calibration.labels import find_labels, read_drums, read_labels, read_notes
-from mt3_calibration.precision.gate import Change, packaging
-from mt3_calibration.precision.measure import scored
-from mt3_calibration.scoring import before, score_drums, score_notes
-from mt3_export.bundles import export_bundle
+from mt3_evaluation.confidences.confidence_fit import assess, verdicts
+from mt3_evaluation.labels import find_labels, read_drums, read_labels, read_notes
+from mt3_evaluation.scoring import before, score_drums, score_notes
+from mt3_export.bundle_writer import export_bundle
 from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
-from mt3_runtime.assembly import assembler_for
+from mt3_quantisation.gates.gate import Change, packaging
+from mt3_quantisation.gates.measure import scored
 from mt3_runtime.backends import ort_cpu
+from mt3_runtime.decoding.search import SearchName
+from mt3_runtime.files.midi import from_midi
 from mt3_runtime.loading import load_model
-from mt3_runtime.midi import from_midi
 from mt3_runtime.model import Model, token_digest
-from mt3_runtime.notes import Note
-from mt3_runtime.search import SearchName
+from mt3_runtime.notes.assemblers import assembler_for
+from mt3_runtime.notes.note import Note
 from mt3_runtime.transcription import Transcription
 from tests.parity.recordings import BASELINES, Oracle, Run, pack, remembered
 

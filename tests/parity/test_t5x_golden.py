@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt3_runtime.bundle import DecodingSpec
-from mt3_runtime.search import Sequence, T5XBeam
+from mt3_runtime.bundles.bundle import DecodingSpec
+from mt3_runtime.decoding.search import Sequence, T5XBeam
 from tests.parity.recipes.t5x_goldens import ALPHA, EOS, KINDS
 from tests.scripted import decode_table
 

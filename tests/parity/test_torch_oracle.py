@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mt3_export.bundles import export_bundle
-from mt3_export.checkpoints import read_checkpoint
-from mt3_export.encoder import build_encoder
-from mt3_export.profiles import PROFILES
+from mt3_export.bundle_writer import export_bundle
+from mt3_export.checkpoints.checkpoint import read_checkpoint
+from mt3_export.graphs.encoder import build_encoder
+from mt3_export.graphs.profiles import PROFILES
 from mt3_export.variants import variant_named
 from mt3_runtime.loading import load_model
 from tests.export.writers import write_kunato

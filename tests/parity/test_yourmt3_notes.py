@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from mt3_runtime.noterules import YOURMT3_CHANNELS, NoteRules
-from mt3_runtime.notes import ChannelTokens, Note, SegmentReport
-from mt3_runtime.notes_yourmt3 import ChannelAssembler
-from mt3_runtime.segments import SegmentConfig
+from mt3_runtime.audio.segments import SegmentConfig
+from mt3_runtime.notes.base import ChannelTokens, SegmentReport
+from mt3_runtime.notes.note import Note
+from mt3_runtime.notes.note_rules import YOURMT3_CHANNELS, NoteRules
+from mt3_runtime.notes.yourmt3_assembler import ChannelAssembler
 from tests.parity.recordings import Oracle
 from tests.parity.yourmt3_streams import VOCABULARY, Recording, recording
 

@@ -21,8 +21,8 @@ import numpy as np
 import onnx
 import pytest
 
-from mt3_export.encoder import build_encoder
-from mt3_export.profiles import PROFILES
+from mt3_export.graphs.encoder import build_encoder
+from mt3_export.graphs.profiles import PROFILES
 from mt3_export.weights import Weights
 from tests.export.yourmt3_writer import write_yourmt3
 from tests.parity.recordings import Oracle

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 
-from mt3_runtime.vocabulary import EOS, Event, EventKind, Vocabulary
+from mt3_runtime.notes.vocabulary import EOS, Event, EventKind, Vocabulary
 
 VOCABULARY = Vocabulary.yourmt3()
 CHANNELS = 13

@@ -17,7 +17,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_runtime.audio import load_audio, open_audio, open_blocks
+from mt3_runtime.audio.sources import load_audio, open_audio, open_blocks
 from mt3_runtime.errors import (
     AudioError,
     AudioNotFoundError,

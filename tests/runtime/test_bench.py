@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from mt3_runtime.cli import ExitCode, main
-from mt3_runtime.commands import bench, machine
+from mt3_runtime.commands import bench_command as bench
+from mt3_runtime.commands import machine
 from mt3_runtime.model import Model
 
 

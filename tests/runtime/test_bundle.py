@@ -13,10 +13,10 @@ from typing import Any
 import onnx
 import pytest
 
-from mt3_export.bundles import export_bundle
+from mt3_export.bundle_writer import export_bundle
 from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
-from mt3_runtime.bundle import MANIFEST, Bundle, Manifest
+from mt3_runtime.bundles.bundle import MANIFEST, Bundle, Manifest
 from mt3_runtime.errors import BundleError, BundleNotFoundError
 from mt3_runtime.loading import load_model
 

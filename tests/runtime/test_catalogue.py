@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 
 from mt3_export.variants import VARIANTS
-from mt3_runtime import bundle, catalogue, download, installed
-from mt3_runtime.cache import cache_dir
-from mt3_runtime.catalogue import ModelFile, ModelInfo
+from mt3_runtime.bundles import bundle
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.errors import (
     BundleNotFoundError,
@@ -23,6 +21,9 @@ from mt3_runtime.errors import (
     DownloadError,
     OptionError,
 )
+from mt3_runtime.models import catalogue, download, installed
+from mt3_runtime.models.cache import cache_dir
+from mt3_runtime.models.catalogue import ModelFile, ModelInfo
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

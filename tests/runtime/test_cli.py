@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mt3_runtime import cli
 from mt3_runtime.cli import ExitCode, Listing, main
 from mt3_runtime.commands import jobs
-from mt3_runtime.commands.transcribe import TranscribeCommand
+from mt3_runtime.commands.transcribe_command import TranscribeCommand
 from mt3_runtime.errors import (
     AudioError,
     AudioWarning,
@@ -30,8 +30,8 @@ from mt3_runtime.errors import (
     OptionError,
     OutputError,
 )
-from mt3_runtime.leakage import LeakageReport
-from mt3_runtime.notes import Note
+from mt3_runtime.leakage.leakage_report import LeakageReport
+from mt3_runtime.notes.note import Note
 from mt3_runtime.progress import Meter
 
 NOTE = Note(0.5, 1.0, 60, 100, 0, is_drum=False)
@@ -594,7 +594,7 @@ def test_the_bar_is_that_of_the_file_waited_for(model, songs, monkeypatch):
         def update(self, done: float, total: float | None, note: str = "") -> None:
             drawn.append((self._label, done))
 
-    monkeypatch.setattr("mt3_runtime.commands.transcribe.Meter", Watched)
+    monkeypatch.setattr("mt3_runtime.commands.transcribe_command.Meter", Watched)
     assert main(["transcribe", str(songs)]) == ExitCode.OK
     assert drawn == [("a.wav", 1.0), ("b.flac", 1.0)]
 

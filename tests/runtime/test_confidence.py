@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt3_runtime.confidence import Calibration, Weights, logit
 from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.finishing import Finisher
-from mt3_runtime.notes import Note, Probabilities
+from mt3_runtime.notes.confidence import Calibration, Weights, logit
+from mt3_runtime.notes.finisher import Finisher
+from mt3_runtime.notes.note import Note, Probabilities
 
 PITCHED = Weights(bias=-1.0, onset=0.5, pitch=2.0, program=0.25, offset=-0.5)
 DRUMS = Weights(bias=0.5, onset=0.0, pitch=1.0, program=0.0, offset=0.0)

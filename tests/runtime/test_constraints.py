@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mt3_runtime.constraints import (
+from mt3_runtime.decoding.search import Greedy, Sequence, T5XBeam
+from mt3_runtime.decoding.token_masks import (
     Silence,
     Wanted,
     constraint_for,
@@ -19,11 +20,11 @@ from mt3_runtime.constraints import (
     stand_ins,
 )
 from mt3_runtime.errors import OptionError
-from mt3_runtime.instruments import Lineup, choose
-from mt3_runtime.noterules import NoteRules
-from mt3_runtime.notes import Note, NoteAssembler
-from mt3_runtime.search import Greedy, Sequence, T5XBeam
-from mt3_runtime.vocabulary import EventKind, Vocabulary
+from mt3_runtime.notes.instruments import Lineup, choose
+from mt3_runtime.notes.magenta_assembler import NoteAssembler
+from mt3_runtime.notes.note import Note
+from mt3_runtime.notes.note_rules import NoteRules
+from mt3_runtime.notes.vocabulary import EventKind, Vocabulary
 from tests.scripted import decode_table
 from tests.tables import SPEC, random_tables, wishing
 

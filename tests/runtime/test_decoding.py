@@ -12,10 +12,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from mt3_runtime.bundle import DecodingSpec
-from mt3_runtime.decoding import Decoded, Ended, Job, Jobs, Span, decode
-from mt3_runtime.schedule import Remember
-from mt3_runtime.search import Greedy, Sequence, T5XBeam, previous_ids
+from mt3_runtime.bundles.bundle import DecodingSpec
+from mt3_runtime.decoding.batching import Decoded, Ended, Job, Jobs, Span, decode
+from mt3_runtime.decoding.scheduler import Remember
+from mt3_runtime.decoding.search import Greedy, Sequence, T5XBeam, previous_ids
 from tests.scripted import ScriptedBackend, ScriptedLane, decode_table, segments, table_jobs
 
 SPEC = DecodingSpec(start_id=0, eos_id=1, max_tokens=16, beam_alpha=0.6)

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mt3_runtime import doctor, nvidia, wheels
 from mt3_runtime.cli import ExitCode, main
-from mt3_runtime.doctor import Level
+from mt3_runtime.diagnostics import doctor, nvidia, wheels
+from mt3_runtime.diagnostics.doctor import Level
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ import onnx
 import pytest
 
 import mt3_runtime
-from mt3_engines.half import to_half
-from mt3_export.decoder import build_decoder
-from mt3_export.encoder import build_encoder
+from mt3_engines.building.half_precision import to_half
+from mt3_export.graphs.decoder import build_decoder
+from mt3_export.graphs.encoder import build_encoder
 from mt3_runtime.backends.ort_cuda import SHAPE_OPERATORS
 from tests.seeded import TINY_MOE, TINY_MULTI, TINY_SINGLE, TINY_YMT3, seeded_weights
 
@@ -102,10 +102,10 @@ PRELUDE = """
 import sys
 import numpy as np
 import onnxruntime
-from mt3_runtime import nvidia
+from mt3_runtime.diagnostics import nvidia
 from mt3_runtime.backends import ort_cuda
 from mt3_runtime.backends.ort_cuda import OrtCudaBackend
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import DeviceError
 
 # These would load the real CUDA runtime of the wheels.

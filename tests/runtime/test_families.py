@@ -13,7 +13,7 @@ from mt3_export.weights import Weights
 from mt3_runtime.backends import ort_cpu
 from mt3_runtime.backends.ort_cuda import OrtCudaBackend
 from mt3_runtime.backends.ort_memory import Place
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import OptionError
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model, token_digest

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mt3_runtime.audio.filter_bank import hann_window
+from mt3_runtime.audio.log_mel import FeatureConfig, FeatureExtractor, filter_matrix
 from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.features import FeatureConfig, FeatureExtractor, filter_matrix
-from mt3_runtime.filterbank import hann_window
 
 MT3 = FeatureConfig()
 LOG_MEL = FeatureExtractor()

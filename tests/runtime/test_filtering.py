@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_runtime.filtering import LeakageFilter, leakage_filter
-from mt3_runtime.leakage import LeakageReport
-from mt3_runtime.notes import Note
+from mt3_runtime.leakage.leakage_filter import LeakageFilter, leakage_filter
+from mt3_runtime.leakage.leakage_report import LeakageReport
+from mt3_runtime.notes.note import Note
 from tests.runtime.test_hearing import RATE, Audio, hit, silence, tone
 
 SEGMENT = 2.0  # seconds

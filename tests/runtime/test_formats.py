@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import OptionError
-from mt3_runtime.formats import (
+from mt3_runtime.files.formats import (
     CSV_FIELDS,
     FORMATS,
     PARSERS,
@@ -31,7 +31,8 @@ from mt3_runtime.formats import (
     parse_midi,
     render,
 )
-from mt3_runtime.notes import Note, Probabilities, SegmentReport
+from mt3_runtime.notes.base import SegmentReport
+from mt3_runtime.notes.note import Note, Probabilities
 
 SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[2].parent / "shared"))
 

@@ -10,16 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_calibration.tokens import LabelRules, Tokenizer
-from mt3_runtime.assembly import assembler_for
-from mt3_runtime.constraints import constraint_for
-from mt3_runtime.decoding import Span
-from mt3_runtime.instruments import Lineup, choose
-from mt3_runtime.noterules import NoteRules
-from mt3_runtime.notes import ChannelTokens, Note, NoteAssembler
-from mt3_runtime.search import Greedy, Sequence, T5XBeam
-from mt3_runtime.segments import SegmentConfig
-from mt3_runtime.vocabulary import UNK, Event, EventKind, Vocabulary
+from mt3_runtime.audio.segments import SegmentConfig
+from mt3_runtime.decoding.batching import Span
+from mt3_runtime.decoding.search import Greedy, Sequence, T5XBeam
+from mt3_runtime.decoding.token_masks import constraint_for
+from mt3_runtime.notes.assemblers import assembler_for
+from mt3_runtime.notes.base import ChannelTokens
+from mt3_runtime.notes.instruments import Lineup, choose
+from mt3_runtime.notes.magenta_assembler import NoteAssembler
+from mt3_runtime.notes.note import Note
+from mt3_runtime.notes.note_rules import NoteRules
+from mt3_runtime.notes.vocabulary import UNK, Event, EventKind, Vocabulary
+from mt3_training.examples.tokens import LabelRules, Tokenizer
 from tests.scripted import decode_table
 from tests.tables import SPEC, random_tables, saying, wishing
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mt3_runtime.hearing import CLOSED_HAT, KICK, LOW_TOM, SNARE, Ear
-from mt3_runtime.notes import Note
+from mt3_runtime.leakage.salience import CLOSED_HAT, KICK, LOW_TOM, SNARE, Ear
+from mt3_runtime.notes.note import Note
 
 RATE = 16000
 Audio = npt.NDArray[np.float32]

@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from mt3_export.bundles import export_bundle
+from mt3_export.bundle_writer import export_bundle
 from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.bundles.weights_in_place import LEAST, referring
 from mt3_runtime.errors import BundleError
-from mt3_runtime.inplace import LEAST, referring
 from mt3_runtime.loading import load_model
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import OptionError
-from mt3_runtime.instruments import (
+from mt3_runtime.notes.instruments import (
     ALIASES,
     DRUM_NAMES,
     FAMILIES,

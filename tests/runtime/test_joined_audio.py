@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from mt3_runtime.audio import load_audio, open_audio
+from mt3_runtime.audio.sources import load_audio, open_audio
 from mt3_runtime.errors import AudioWarning
 from tests.sounds import FORMATS, ID3V1, ape, id3, junk, patched, sound, uncounted
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import OptionError
-from mt3_runtime.leakage import (
+from mt3_runtime.leakage.leakage_report import (
     Change,
     LeakageReport,
     Stretch,
     check_auto_filter,
     classic,
 )
-from mt3_runtime.notes import Note
+from mt3_runtime.notes.note import Note
 
 DRUM, BASS, CELESTA, PIANO = (0, True), (33, False), (8, False), (0, False)
 

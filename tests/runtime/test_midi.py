@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import OptionError
-from mt3_runtime.instruments import PROGRAM_NAMES
-from mt3_runtime.midi import (
+from mt3_runtime.files.midi import (
     MAX_ERROR,
     MAX_TEMPO,
     MAX_TICK,
@@ -24,7 +23,8 @@ from mt3_runtime.midi import (
     from_midi,
     to_midi,
 )
-from mt3_runtime.notes import Note
+from mt3_runtime.notes.instruments import PROGRAM_NAMES
+from mt3_runtime.notes.note import Note
 
 
 def through_bytes(midi):

@@ -19,20 +19,20 @@ import onnxruntime
 import pytest
 
 import mt3_runtime
-from mt3_runtime import devices, wheels
-from mt3_runtime.backends import ort_cpu
+from mt3_runtime.audio.log_mel import FeatureExtractor
+from mt3_runtime.audio.segments import cut
+from mt3_runtime.backends import devices, ort_cpu
 from mt3_runtime.backends.ort_cuda import OrtCudaBackend
 from mt3_runtime.backends.ort_memory import Place
+from mt3_runtime.diagnostics import wheels
 from mt3_runtime.errors import (
     BundleNotFoundError,
     DeviceError,
     MissingDependencyError,
     OptionError,
 )
-from mt3_runtime.features import FeatureExtractor
 from mt3_runtime.loading import clear_cache, load_model, transcribe
 from mt3_runtime.model import Model, token_digest
-from mt3_runtime.segments import cut
 from mt3_runtime.transcription import Progress
 from tests import reference_t5
 
@@ -423,7 +423,7 @@ def test_a_hollow_onnxruntime_is_named(tiny_bundle: Path, monkeypatch: pytest.Mo
 def test_a_device_without_backend_is_refused(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mt3_runtime.devices.entry_points", lambda **_: ())
+    monkeypatch.setattr("mt3_runtime.backends.devices.entry_points", lambda **_: ())
     with pytest.raises(DeviceError, match="no installed package provides"):
         load_model(tiny_bundle, device="tensorrt")
 

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.noterules import TORCH_PORT_QUIRKS, YOURMT3_CHANNELS, NoteRules
-from mt3_runtime.notes import Note, NoteAssembler, Probabilities, SegmentReport, check_notes
-from mt3_runtime.vocabulary import EOS, PAD, UNK, Event, EventKind, EventRange, Vocabulary
+from mt3_runtime.notes.base import SegmentReport
+from mt3_runtime.notes.magenta_assembler import NoteAssembler
+from mt3_runtime.notes.note import Note, Probabilities, check_notes
+from mt3_runtime.notes.note_rules import TORCH_PORT_QUIRKS, YOURMT3_CHANNELS, NoteRules
+from mt3_runtime.notes.vocabulary import EOS, PAD, UNK, Event, EventKind, EventRange, Vocabulary
 
 MT3 = Vocabulary.mt3()
 STARTS = [0.0, 2.04, 4.09]

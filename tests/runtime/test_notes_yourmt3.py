@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_runtime.assembly import assembler_for
 from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.noterules import YOURMT3_CHANNELS, NoteRules
-from mt3_runtime.notes import ChannelTokens, NoteAssembler
-from mt3_runtime.notes_yourmt3 import ChannelAssembler
-from mt3_runtime.vocabulary import EOS, PAD, UNK, Event, EventKind, Vocabulary
+from mt3_runtime.notes.assemblers import assembler_for
+from mt3_runtime.notes.base import ChannelTokens
+from mt3_runtime.notes.magenta_assembler import NoteAssembler
+from mt3_runtime.notes.note_rules import YOURMT3_CHANNELS, NoteRules
+from mt3_runtime.notes.vocabulary import EOS, PAD, UNK, Event, EventKind, Vocabulary
+from mt3_runtime.notes.yourmt3_assembler import ChannelAssembler
 
 VOCABULARY = Vocabulary.yourmt3()
 SINGLE = NoteRules.yourmt3()

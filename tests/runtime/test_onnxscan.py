@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from mt3_runtime.bundles.integrity import scan
 from mt3_runtime.errors import BundleError
-from mt3_runtime.onnxscan import scan
 
 
 def _model(*, where: str = "") -> onnx.ModelProto:

@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from mt3_runtime.onnxwrite import copy_model, double_model, product_model, sum_model
+from mt3_runtime.bundles.tiny_graphs import copy_model, double_model, product_model, sum_model
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_calibration.small_model import DEFAULT
-from mt3_calibration.tokens import LabelRules, Tokenizer
-from mt3_runtime.constraints import constraint_for
-from mt3_runtime.instruments import Lineup
+from mt3_runtime.decoding.search import Greedy, T5XBeam
+from mt3_runtime.decoding.token_masks import constraint_for
 from mt3_runtime.loading import load_model
-from mt3_runtime.noterules import NoteRules
-from mt3_runtime.notes import Note
-from mt3_runtime.search import Greedy, T5XBeam
-from mt3_runtime.vocabulary import EOS, Event, EventKind, Vocabulary
+from mt3_runtime.notes.instruments import Lineup
+from mt3_runtime.notes.note import Note
+from mt3_runtime.notes.note_rules import NoteRules
+from mt3_runtime.notes.vocabulary import EOS, Event, EventKind, Vocabulary
+from mt3_training.examples.tokens import LabelRules, Tokenizer
+from mt3_training.shipping.small_model import DEFAULT
 from tests.scripted import decode_table
 from tests.tables import SPEC, random_tables, saying, wishing
 

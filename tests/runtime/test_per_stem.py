@@ -12,12 +12,13 @@ import soundfile
 
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.errors import BundleNotFoundError, OptionError
-from mt3_runtime.formats import load_notes
-from mt3_runtime.instruments import Lineup
-from mt3_runtime.leakage import LeakageReport
-from mt3_runtime.notes import Note, SegmentReport
+from mt3_runtime.files.formats import load_notes
+from mt3_runtime.leakage.leakage_report import LeakageReport
+from mt3_runtime.notes.base import SegmentReport
+from mt3_runtime.notes.instruments import Lineup
+from mt3_runtime.notes.note import Note
+from mt3_runtime.notes.stems import HIGH_KEYS, STEMS, stem_named
 from mt3_runtime.per_stem import StemFile, StemModel, merge, model_for, stem_files
-from mt3_runtime.stems import HIGH_KEYS, STEMS, stem_named
 from mt3_runtime.transcription import Transcription
 
 EVERYTHING = Lineup()

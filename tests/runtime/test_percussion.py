@@ -9,11 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt3_runtime import percussion
-from mt3_runtime.hearing import CLOSED_HAT, KICK, Impression
-from mt3_runtime.leakage import Stretch
-from mt3_runtime.notes import Note
-from mt3_runtime.percussion import (
+from mt3_runtime.leakage import drum_evidence as percussion
+from mt3_runtime.leakage.drum_evidence import (
     DUPLICATE,
     RINGING,
     SILENT,
@@ -27,7 +24,10 @@ from mt3_runtime.percussion import (
     join,
     together,
 )
-from mt3_runtime.tones import Harmonics
+from mt3_runtime.leakage.harmonics import Harmonics
+from mt3_runtime.leakage.leakage_report import Stretch
+from mt3_runtime.leakage.salience import CLOSED_HAT, KICK, Impression
+from mt3_runtime.notes.note import Note
 
 FREQUENCIES = 128
 

@@ -14,10 +14,10 @@ import pytest
 from mt3_runtime.backends import ort_cpu
 from mt3_runtime.backends.ort_cuda import OrtCudaBackend
 from mt3_runtime.backends.ort_memory import Place
-from mt3_runtime.bundle import Bundle
+from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.bundles.precision import Precision, Verdict
 from mt3_runtime.errors import BundleError, DeviceError
 from mt3_runtime.loading import load_model
-from mt3_runtime.precision import Precision, Verdict
 
 FAILED = Verdict("relaxed", passed=False, faults=("too low",), judged="a song", figures={"kl": 0.1})
 FAST = Precision("fast", "int8", "int8", gate=FAILED)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt3_runtime import catalogue
 from mt3_runtime.cli import ExitCode, main
-from mt3_runtime.provenance import Provenance, parse, provenances
+from mt3_runtime.models import catalogue
+from mt3_runtime.models.provenance import Provenance, parse, provenances
 
 TEXT = resources.files("mt3_runtime").joinpath("provenance.yaml").read_text(encoding="utf-8")
 VARIANTS = {
@@ -112,7 +112,7 @@ def test_other_yaml_is_refused_by_line(text, line):
 def test_an_entry_of_another_schema_is_refused(monkeypatch, change, message):
     changed = TEXT.replace(*change, 1)
     assert changed != TEXT
-    monkeypatch.setattr("mt3_runtime.provenance.parse", lambda _: parse(changed))
+    monkeypatch.setattr("mt3_runtime.models.provenance.parse", lambda _: parse(changed))
     provenances.cache_clear()
     try:
         with pytest.raises(ValueError, match=message):

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mt3_runtime.bundle import DecodingSpec
+from mt3_runtime.bundles.bundle import DecodingSpec
+from mt3_runtime.decoding.search import Greedy, Sequence, T5XBeam, search_for
 from mt3_runtime.errors import OptionError
-from mt3_runtime.search import Greedy, Sequence, T5XBeam, search_for
 from tests.scripted import ScriptedBackend, decode_table
 
 SPEC = DecodingSpec(start_id=0, eos_id=1, max_tokens=24, beam_alpha=0.6)

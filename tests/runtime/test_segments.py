@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mt3_runtime.audio.segments import SegmentConfig, cut
 from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.segments import SegmentConfig, cut
 
 MT3 = SegmentConfig()
 YOURMT3 = SegmentConfig.yourmt3(hop=300)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mt3_runtime import catalogue, doctor, installed, shipped
-from mt3_runtime.bundle import Bundle
-from mt3_runtime.cache import cache_dir
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, main
-from mt3_runtime.download import is_right
+from mt3_runtime.diagnostics import doctor
 from mt3_runtime.errors import BundleNotFoundError, OptionError
 from mt3_runtime.loading import load_model
+from mt3_runtime.models import catalogue, installed, shipped
+from mt3_runtime.models.cache import cache_dir
+from mt3_runtime.models.download import is_right
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt3_runtime.notes import Note, Probabilities
-from mt3_runtime.smoothing import SLIP, smooth
+from mt3_runtime.leakage.program_smoothing import SLIP, smooth
+from mt3_runtime.notes.note import Note, Probabilities
 
 STARTS = [2.0 * k for k in range(6)]
 FLUTE, VIOLIN, BASS = 73, 40, 33

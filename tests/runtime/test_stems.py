@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import OptionError
-from mt3_runtime.notes import Note
-from mt3_runtime.stems import HIGH_KEYS, STEMS, Role, split, stem_named, stem_of, stems_of
+from mt3_runtime.notes.note import Note
+from mt3_runtime.notes.stems import HIGH_KEYS, STEMS, Role, split, stem_named, stem_of, stems_of
 from mt3_runtime.transcription import Transcription
 
 NOTES = st.lists(
@@ -64,7 +64,7 @@ def test_where_notes_belong(note, name):
 
 def test_high_percussion_is_hi_hats_and_cymbals():
     """The keys that the drum classes of the evaluation call so."""
-    from mt3_calibration.scoring import DRUM_KEYS
+    from mt3_evaluation.scoring import DRUM_KEYS
 
     assert {*DRUM_KEYS["HH"], *DRUM_KEYS["CY"]} == HIGH_KEYS
 

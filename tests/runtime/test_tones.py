@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt3_runtime.tones import HIGH_PITCH, HIGHEST_HZ, LOW_PITCH, Harmonics, setting_in, surroundings
+from mt3_runtime.leakage.harmonics import (
+    HIGH_PITCH,
+    HIGHEST_HZ,
+    LOW_PITCH,
+    Harmonics,
+    setting_in,
+    surroundings,
+)
 
 SPACING, USED = 7.8125, 384
 HARMONICS = Harmonics(SPACING, USED)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.vocabulary import EOS, PAD, UNK, Event, EventKind, EventRange, Vocabulary
+from mt3_runtime.notes.vocabulary import EOS, PAD, UNK, Event, EventKind, EventRange, Vocabulary
 
 # Kind -> first and last model id (codec id + 3).
 MT3_IDS = {

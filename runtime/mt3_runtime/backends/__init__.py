@@ -1,1 +1,1 @@
-"""Where the graphs run: one module per backend, chosen by `mt3_runtime.devices`."""
+"""Where the graphs run: one module per backend, chosen by `mt3_runtime.backends.devices`."""

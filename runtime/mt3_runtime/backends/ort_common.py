@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mt3_runtime import wheels
+from mt3_runtime.bundles.precision import ELEMENTS
+from mt3_runtime.diagnostics import wheels
 from mt3_runtime.errors import BundleError, DeviceError, MissingDependencyError, OptionError
-from mt3_runtime.precision import ELEMENTS
 
 if TYPE_CHECKING:
-    from mt3_runtime.bundle import Bundle, GraphFile, Manifest, ModelSpec
+    from mt3_runtime.bundles.bundle import Bundle, GraphFile, Manifest, ModelSpec
 
 #: More threads than any machine has cores; each costs a lane.
 MAX_THREADS = 1024
@@ -37,7 +37,7 @@ def check_runnable(manifest: Manifest, device: str, kinds: Collection[str]) -> N
     Args:
         manifest: The bundle's.
         device: What the user calls the device.
-        kinds: Types, of `mt3_runtime.precision.KINDS`, that it has kernels for.
+        kinds: Types, of `mt3_runtime.bundles.precision.KINDS`, that it has kernels for.
 
     Raises:
         DeviceError: It uses others.

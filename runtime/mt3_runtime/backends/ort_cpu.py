@@ -31,13 +31,13 @@ from mt3_runtime.backends.ort_common import (
     return_freed_memory,
     usable_cores,
 )
+from mt3_runtime.bundles.tiny_graphs import product_model
+from mt3_runtime.bundles.weights_in_place import FOLDER
 from mt3_runtime.errors import BundleError, DeviceError
-from mt3_runtime.inplace import FOLDER
-from mt3_runtime.onnxwrite import product_model
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, IdArray, Lane
-    from mt3_runtime.bundle import Bundle, GraphFile, ModelSpec
+    from mt3_runtime.bundles.bundle import Bundle, GraphFile, ModelSpec
 
 #: Tokens a fresh cache has room for; it doubles when a row outgrows it.  Real segments have a
 #: median of 41 to 64 tokens and 1024 at most, so most caches never grow beyond 128.

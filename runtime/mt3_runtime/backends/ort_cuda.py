@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mt3_runtime import nvidia
 from mt3_runtime.backends.ort_common import (
     HostSlots,
     check_ports,
@@ -43,12 +42,13 @@ from mt3_runtime.backends.ort_common import (
 from mt3_runtime.backends.ort_memory import Copier, Place
 from mt3_runtime.backends.ort_slots import Slots
 from mt3_runtime.backends.ort_turns import turns_of
+from mt3_runtime.diagnostics import nvidia
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, IdArray
-    from mt3_runtime.bundle import Bundle, GraphFile
-    from mt3_runtime.manifest import Role
+    from mt3_runtime.bundles.bundle import Bundle, GraphFile
+    from mt3_runtime.bundles.manifest import Role
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"

@@ -5,7 +5,7 @@ on a machine without a GPU as well, which is how it is tested.
 
 `Buffer`s are plain bytes, so that every element type is handled alike and a range of rows can be
 bound as a tensor of its own; what lies in them stays on the device.  Copies between buffers are
-done by tiny graphs (`mt3_runtime.onnxwrite`) for the same reason: through Python they would pass
+done by tiny graphs (`mt3_runtime.bundles.tiny_graphs`) for the same reason: through Python they would pass
 through the host.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.backends.ort_bus import Bus
-from mt3_runtime.onnxwrite import copy_model, double_model
+from mt3_runtime.bundles.tiny_graphs import copy_model, double_model
 
 #: Bytes of the element types that graphs may have, by ONNX Runtime's name; and what to bind them
 #: as: NumPy's type, or the number in onnx.proto's TensorProto.DataType where NumPy has none.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mt3_runtime.backends.ort_memory import Buffer, Place, Staging
 
 if TYPE_CHECKING:
-    from mt3_runtime.manifest import ModelSpec, Role
+    from mt3_runtime.bundles.manifest import ModelSpec, Role
 
 
 class Slots:

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mt3_runtime.errors import AudioError, OptionError, OutputError
-from mt3_runtime.formats import SUFFIXES, check_format, format_from_suffix
-from mt3_runtime.output import STDOUT, check_output, exists, is_folder, real_path
+from mt3_runtime.files.atomic import STDOUT, check_output, exists, is_folder, real_path
+from mt3_runtime.files.formats import SUFFIXES, check_format, format_from_suffix
 
 #: What a folder is searched for: the suffixes under which libsndfile's formats hold music.
 # fmt: off

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from mt3_runtime.cli import talk
 from mt3_runtime.commands.jobs import Job, Result
 from mt3_runtime.errors import OptionError, OutputError
-from mt3_runtime.formats import render
-from mt3_runtime.output import STDOUT, is_folder, make_folder, real_path, write_output
+from mt3_runtime.files.atomic import STDOUT, is_folder, make_folder, real_path, write_output
+from mt3_runtime.files.formats import render
 
 if TYPE_CHECKING:
     from mt3_runtime.transcription import Transcription

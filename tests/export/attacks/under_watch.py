@@ -11,7 +11,7 @@ import resource
 import sys
 from pathlib import Path
 
-from mt3_export.checkpoints import read_checkpoint
+from mt3_export.checkpoints.checkpoint import read_checkpoint
 from mt3_runtime.errors import CheckpointError
 from tests.export.attacks import hostile_t5x, hostile_torch, lookalikes
 

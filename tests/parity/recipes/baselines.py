@@ -30,8 +30,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from mt3_export.bundles import export_bundle
-from mt3_export.checkpoints import read_checkpoint
+from mt3_export.bundle_writer import export_bundle
+from mt3_export.checkpoints.checkpoint import read_checkpoint
 from mt3_export.variants import variant_named
 from mt3_runtime.loading import load_model
 from tests.parity.recordings import BASELINES, extract, recordings, remembered, transcribe

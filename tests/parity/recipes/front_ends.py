@@ -158,7 +158,7 @@ def main(mr_mt3: str, recording: str) -> None:
     import torch
     import torchaudio
 
-    from mt3_runtime.audio import load_audio
+    from mt3_runtime.audio.sources import load_audio
 
     filters = {
         "mr_mt3": torchaudio.functional.melscale_fbanks(1025, 20.0, 7600.0, 512, 16000),

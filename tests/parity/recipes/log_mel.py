@@ -78,7 +78,7 @@ def main(upstream: str, recording: str) -> None:
     """Compute and store everything."""
     import tensorflow as tf
 
-    from mt3_runtime.audio import load_audio
+    from mt3_runtime.audio.sources import load_audio
 
     operation = _load_upstream(Path(upstream)).compute_logmel
     signals = {name: make() for name, make in SIGNALS.items()}

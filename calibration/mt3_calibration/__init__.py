@@ -1,1 +1,0 @@
-"""Training data, quantised bundles, and scores of transcriptions."""

@@ -1,1 +1,0 @@
-"""The recipe ``fast``: products of integers for CPUs (see docs/precision.md)."""

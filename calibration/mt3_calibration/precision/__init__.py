@@ -1,1 +1,0 @@
-"""Bundles of other precision: made, judged by a gate, and only then written."""

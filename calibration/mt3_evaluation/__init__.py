@@ -1,0 +1,1 @@
+"""Scores transcriptions against labels: metrics, reports, pictures, test sets, scoreboards."""

@@ -1,0 +1,1 @@
+"""Fits and reports how reliable the confidence of notes is."""

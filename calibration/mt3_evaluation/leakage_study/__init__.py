@@ -1,0 +1,1 @@
+"""Sets, evidence and scores for the leakage filter."""

@@ -1,0 +1,1 @@
+"""Test sets, and models scored side by side on them."""

@@ -1,0 +1,1 @@
+"""Bundles of other precision: how they are made, and the gate they pass."""

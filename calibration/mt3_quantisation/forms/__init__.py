@@ -1,0 +1,1 @@
+"""Ways to store and compute a bundle in fewer bits."""

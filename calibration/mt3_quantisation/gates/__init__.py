@@ -1,0 +1,1 @@
+"""The accuracy gate: material, measures and verdicts."""

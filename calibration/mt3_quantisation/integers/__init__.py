@@ -1,0 +1,1 @@
+"""Integer products for CPUs: `fast` and `small`."""

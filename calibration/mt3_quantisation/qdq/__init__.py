@@ -1,0 +1,1 @@
+"""Quantise and dequantise pairs for GPUs: ranges, insertion, sensitivity."""

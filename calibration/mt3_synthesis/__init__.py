@@ -1,0 +1,1 @@
+"""Made-up recordings with exact labels: music, sounds, mixing, rooms."""

@@ -1,0 +1,1 @@
+"""Trains a model: examples, networks, runs, and the bundle that ships."""

@@ -1,0 +1,1 @@
+"""Training examples: windows of audio with tokens and frame-wise targets."""

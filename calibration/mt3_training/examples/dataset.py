@@ -1,0 +1,339 @@
+"""Training examples without end: audio, tokens, and where to listen.
+
+Contract: example ``index`` of a `DatasetConfig` is always the same, whoever makes it and in which
+order; so workers share the work by taking every n-th index, and training resumes at any of them.
+
+An example is a window of a performed piece, cut like a model cuts recordings: it begins anywhere on
+the grid of frames, with notes held from before and a room that already rings, and its labels count
+from the model's clock, which is up to 10 ms behind (`SegmentConfig.start`).
+
+There are two ways to get audio.  `Examples.draw` decides everything and costs one core a
+millisecond; a GPU mixes a `Batch` of draws (`mt3_training.examples.torch_mixer`).  `Examples.example`
+mixes on the CPU as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mt3_runtime.audio.segments import SegmentConfig
+from mt3_runtime.errors import OptionError
+from mt3_runtime.notes.instruments import PROGRAMS_PER_FAMILY
+from mt3_runtime.notes.note import Note
+from mt3_runtime.notes.note_rules import NoteRules
+from mt3_runtime.notes.vocabulary import Vocabulary
+from mt3_synthesis.augment import PREROLL, AugmentConfig, Augmenter, Colour, draw
+from mt3_synthesis.corpora import excerpt
+from mt3_synthesis.mixer import Palette, Voices, perform, render
+from mt3_synthesis.music import MusicConfig, Piece, compose
+from mt3_synthesis.rendering import DRUM_KIT, Samples
+from mt3_training.examples.tokens import NO_STEP, LabelRules, Tokenizer
+
+HOP = 128
+"""Samples between two frames of every MT3 model (8 ms at 16 kHz)."""
+
+ROLLS = ("onset", "active", "drum", "class")
+"""Frame-wise targets: a pitched note begins, a pitched note sounds, a drum is hit, an instrument of
+a MIDI class sounds."""
+
+PITCHES = 128
+"""Columns of a roll: MIDI pitches, percussion keys, or MIDI classes and nothing from 16 on."""
+
+NO_FRAME = -1
+"""Stands for the frame of tokens that are no event, and of padding."""
+
+LEAD_SECONDS = 3.0
+"""Longest stretch of a piece ahead of a window."""
+
+BEGINNINGS, ENDINGS = 0.08, 0.12
+"""Share of windows in which the music only begins, and in which it ends or has just ended."""
+
+BEHIND = 0.5
+"""How far behind the end of the music such a window may begin, in windows: there only the last
+notes and the room ring on."""
+
+SILENCE = 0.01
+"""Share of windows without any music."""
+
+RECIPE: tuple[tuple[float, MusicConfig], ...] = (
+    (0.25, MusicConfig.piano()),
+    (0.10, MusicConfig.piano_and_drums()),
+    (0.10, MusicConfig.line()),
+    (0.12, MusicConfig.solo()),
+    (0.08, MusicConfig.drums_only()),
+    (0.35, MusicConfig.band()),
+)
+"""What is played, and how often."""
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """What the examples are like.
+
+    Attributes:
+        seed: Another one gives other examples.
+        frames: Length of a window in frames of `HOP` samples; a full segment has 256.
+        recipe: Kinds of music with their weights.
+        corpus: Share of windows from written music, if there is any.
+        labels: What is asked of the network.
+        augment: What is done to the audio; None leaves the bare mix.
+        vary: Whether there are more sounds than the banks hold, see `mt3_synthesis.timbres`.
+        max_tokens: Longer token lists are cut off there, without an end-of-sequence token.
+    """
+
+    seed: int = 0
+    frames: int = 256
+    recipe: tuple[tuple[float, MusicConfig], ...] = RECIPE
+    corpus: float = 0.25
+    labels: LabelRules = field(default_factory=LabelRules)
+    augment: AugmentConfig | None = field(default_factory=AugmentConfig)
+    max_tokens: int = 1024
+    vary: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.frames <= 4096 or self.max_tokens < 1 or self.seed < 0:
+            raise OptionError(
+                f"examples of {self.frames} frames, {self.max_tokens} tokens and seed {self.seed} "
+                "were asked for; expected 1..4096 frames, 1 token or more and no negative seed"
+            )
+        if not 0.0 <= self.corpus <= 1.0:
+            raise OptionError(f"corpus is {self.corpus}; expected a share 0..1")
+        if not self.recipe or any(weight <= 0.0 for weight, _ in self.recipe):
+            raise OptionError("a recipe needs one or more kinds of music with positive weights")
+
+
+class Draw(NamedTuple):
+    """An example before its audio is mixed; a few kilobytes.
+
+    Attributes:
+        number: Which one it is.
+        voices: Plan of `PREROLL` + frames * `HOP` samples.
+        colour: What is done to the mix; None for nothing.
+        tokens: int32 [n].
+        token_frames: int16 [n], frame of the event that each token is about, or `NO_FRAME`.
+        spans: int16 [m, 4], rows (roll, first frame, last frame, pitch); see `dense_rolls`.
+    """
+
+    number: int
+    voices: Voices
+    colour: Colour | None
+    tokens: npt.NDArray[np.int32]
+    token_frames: npt.NDArray[np.int16]
+    spans: npt.NDArray[np.int16]
+
+
+class Example(NamedTuple):
+    """A finished example.
+
+    Attributes:
+        number: Which one it is.
+        audio: float32 [frames * `HOP`] at 16 kHz.
+        tokens: int32 [n], see `Draw`.
+        token_frames: int16 [n], see `Draw`.
+        rolls: uint8 [4, frames, 128], see `ROLLS`.
+    """
+
+    number: int
+    audio: Samples
+    tokens: npt.NDArray[np.int32]
+    token_frames: npt.NDArray[np.int16]
+    rolls: npt.NDArray[np.uint8]
+
+
+class Batch(NamedTuple):
+    """Several draws as arrays.
+
+    Attributes:
+        voices: Of all windows.
+        rows: int64 [voices], the window of each.
+        colours: One per window; empty if nothing is done to the mix.
+        tokens: int64 [n, L], padded.
+        token_frames: int64 [n, L], padded with `NO_FRAME`.
+        spans: int64 [m, 5], rows (window, roll, first frame, last frame, pitch).
+    """
+
+    voices: Voices
+    rows: npt.NDArray[np.int64]
+    colours: list[Colour]
+    tokens: npt.NDArray[np.int64]
+    token_frames: npt.NDArray[np.int64]
+    spans: npt.NDArray[np.int64]
+
+
+class Examples:
+    """The examples of a configuration.
+
+    Args:
+        config: What they are like.
+        palette: The sounds they are made of.
+        corpus: Written music, see `mt3_synthesis.corpora`.
+        vocabulary: By default Magenta's ``mt3``.
+        note_rules: By default Magenta's ``mt3``.
+    """
+
+    def __init__(
+        self,
+        config: DatasetConfig,
+        palette: Palette,
+        *,
+        corpus: Sequence[Piece] = (),
+        vocabulary: Vocabulary | None = None,
+        note_rules: NoteRules | None = None,
+    ) -> None:
+        self.config = config
+        self.samples = config.frames * HOP
+        self.tokenizer = Tokenizer(vocabulary, note_rules, rules=config.labels)
+        self._palette = palette
+        self._corpus = corpus
+        self._augmenter = Augmenter(self.samples)
+        weights = np.array([weight for weight, _ in config.recipe])
+        self._limits = np.cumsum(weights / weights.sum())[:-1]
+        self._music = [playable(music, palette) for _, music in config.recipe]
+        self._programs = tuple(i for i in palette.instruments if i < DRUM_KIT) or None
+        # A window that begins at frame f has the clock of a model whose segments are one hop long.
+        self._clock = SegmentConfig(samples=HOP)
+
+    def draw(self, index: int) -> Draw:
+        """Decide everything about an example but mix no audio."""
+        config = self.config
+        rng = np.random.default_rng((config.seed, index))
+        first, seconds = self._place(rng)
+        piece = self._piece(rng, seconds)
+        voices, notes = perform(
+            piece,
+            self._palette,
+            rng,
+            start=first * HOP - PREROLL,
+            samples=PREROLL + self.samples,
+            vary=config.vary,
+        )
+        colour = draw(config.augment, rng) if config.augment else None
+        rate = self.tokenizer.vocabulary.steps_per_second
+        start, end = (round(self._clock.start(f) * rate) for f in (first, first + config.frames))
+        labels = self.tokenizer.labels(notes)
+        tokens, steps = self.tokenizer.encode(labels, start, end)
+        # A step stands for 5 ms around it; 1e-6 keeps rounding from crossing a border.
+        seconds_to = (np.array(steps) + start) / rate - first * HOP / self._clock.sample_rate
+        frames = np.floor(seconds_to * self._clock.sample_rate / HOP + 1e-6)
+        inside = np.clip(frames, 0, config.frames - 1)
+        token_frames = np.where(np.array(steps) == NO_STEP, NO_FRAME, inside)
+        return Draw(
+            index,
+            voices,
+            colour,
+            np.array(tokens[: config.max_tokens], np.int32),
+            token_frames[: config.max_tokens].astype(np.int16),
+            spans(notes, first=first, frames=config.frames),
+        )
+
+    def audio(self, example: Draw) -> Samples:
+        """Mix and colour the audio of a draw: float32 [frames * `HOP`]."""
+        mix = render(example.voices, self._palette, samples=PREROLL + self.samples)
+        return mix[PREROLL:] if example.colour is None else self._augmenter(mix, example.colour)
+
+    def example(self, index: int) -> Example:
+        """A finished example."""
+        drawn = self.draw(index)
+        rolls = dense_rolls(drawn.spans, frames=self.config.frames)
+        return Example(index, self.audio(drawn), drawn.tokens, drawn.token_frames, rolls)
+
+    def iterate(self, start: int = 0, *, step: int = 1) -> Iterator[Example]:
+        """Examples ``start``, ``start + step``, ... without end."""
+        return map(self.example, itertools.count(start, step))
+
+    def batch(self, start: int, size: int, *, multiple: int = 8) -> Batch:
+        """Draws ``start`` to ``start + size - 1``, see `collate`."""
+        drawn = [self.draw(index) for index in range(start, start + size)]
+        return collate(drawn, pad=self.tokenizer.vocabulary.pad, multiple=multiple)
+
+    def _place(self, rng: np.random.Generator) -> tuple[int, float]:
+        """First frame of the window, and length of the piece in seconds."""
+        frames = self.config.frames
+        where, lead, end = rng.random(3)
+        if where < BEGINNINGS:
+            first = -int(lead * frames)
+        else:
+            first = int(lead * LEAD_SECONDS * SegmentConfig.sample_rate / HOP)
+        last = first + frames
+        if BEGINNINGS <= where < BEGINNINGS + ENDINGS:
+            last = first + int(((1.0 + BEHIND) * end - BEHIND) * frames)
+        return first, max(last, 1) * HOP / SegmentConfig.sample_rate
+
+    def _piece(self, rng: np.random.Generator, seconds: float) -> Piece:
+        seed = int(rng.integers(1 << 62))
+        silent, written, kind = rng.random(3)
+        if silent < SILENCE:
+            return Piece(seconds, ())
+        if self._corpus and written < self.config.corpus:
+            song = self._corpus[int(rng.integers(len(self._corpus)))]
+            return excerpt(song, seed, seconds=seconds, programs=self._programs)
+        music = self._music[int(np.searchsorted(self._limits, kind, side="right"))]
+        return compose(music, seed, seconds=seconds)
+
+
+def playable(music: MusicConfig, palette: Palette) -> MusicConfig:
+    """The same kind of music, with the instruments that a palette has."""
+    return music.limited_to(
+        [i for i in palette.instruments if i < DRUM_KIT], drums=DRUM_KIT in palette.instruments
+    )
+
+
+def spans(notes: Sequence[Note], *, first: int, frames: int) -> npt.NDArray[np.int16]:
+    """What happens in which frames of a window: int16 [m, 4], see `Draw.spans`.
+
+    Args:
+        notes: With times from the beginning of the piece.
+        first: First frame of the window.
+        frames: Its length.
+    """
+    rate = SegmentConfig.sample_rate / HOP
+    rows = []
+    for note in notes:
+        begin, end = int(note.onset * rate) - first, int(note.offset * rate) - first
+        if begin >= frames or (begin if note.is_drum else end) < 0:
+            continue
+        if note.is_drum:
+            rows.append((2, begin, begin, note.pitch))
+            continue
+        if begin >= 0:
+            rows.append((0, begin, begin, note.pitch))
+        sounding = max(begin, 0), min(end, frames - 1)
+        rows.append((1, *sounding, note.pitch))
+        rows.append((3, *sounding, note.program // PROGRAMS_PER_FAMILY))
+    return np.array(rows, np.int16).reshape(-1, 4)
+
+
+def dense_rolls(spans: npt.NDArray[np.int16], *, frames: int) -> npt.NDArray[np.uint8]:
+    """Spans as 0 and 1: uint8 [4, frames, 128], see `ROLLS`."""
+    rolls = np.zeros((len(ROLLS), frames, PITCHES), np.uint8)
+    for roll, begin, end, pitch in spans.tolist():
+        rolls[roll, begin : end + 1, pitch] = 1
+    return rolls
+
+
+def collate(drawn: Sequence[Draw], *, pad: int = 0, multiple: int = 8) -> Batch:
+    """Draws as a batch; the width L of the tokens is a multiple of ``multiple``."""
+    width = max((len(one.tokens) for one in drawn), default=1)
+    width = -(-width // multiple) * multiple
+    tokens = np.full((len(drawn), width), pad, np.int64)
+    frames = np.full((len(drawn), width), NO_FRAME, np.int64)
+    for row, one in enumerate(drawn):
+        tokens[row, : len(one.tokens)] = one.tokens
+        frames[row, : len(one.tokens)] = one.token_frames
+    numbered = [
+        np.insert(one.spans.astype(np.int64), 0, row, axis=1) for row, one in enumerate(drawn)
+    ]
+    return Batch(
+        voices=Voices.join(one.voices for one in drawn),
+        rows=np.repeat(np.arange(len(drawn)), [len(one.voices.shot) for one in drawn]),
+        colours=[one.colour for one in drawn if one.colour is not None],
+        tokens=tokens,
+        token_frames=frames,
+        spans=np.concatenate([np.zeros((0, 5), np.int64), *numbered]),
+    )

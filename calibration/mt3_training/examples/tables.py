@@ -1,0 +1,88 @@
+"""The tables that a training run writes: CSV files that grow by rows and can be cut back.
+
+Contract: a row is there whole or not at all, whenever the power goes; a run that goes back to an
+earlier state cuts off the rows behind it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mt3_runtime.errors import CheckpointError, OutputError
+from mt3_runtime.files.atomic import write_atomic
+from mt3_runtime.notes.vocabulary import EventKind
+
+LOG, SCORES = "log.csv", "scores.csv"
+
+KINDS = (*(kind.value for kind in EventKind), "eos")
+"""Kinds of tokens whose losses are told apart."""
+
+_BOTH = ("time", "step", "progress", "stage", "examples", "seconds", "cpu_seconds")
+
+LOG_COLUMNS = (*_BOTH, "rate", "loss", *KINDS, "auxiliary", "next_event", "guide", "norm")
+"""Losses in nats per token, means since the row before; norm is that of the gradient."""
+
+SCORE_COLUMNS = (
+    *_BOTH, "onset_f1", "onset_precision", "onset_recall", "drum_f1", "labels", "notes", "best",
+)  # fmt: skip
+"""Greedy decoding of the held-out examples; labels and notes are the pitched ones."""
+
+
+class Table:
+    """A CSV file that grows by rows and can be cut back.
+
+    Args:
+        path: The file; made with the first row.
+        columns: Names; one of them is ``step``.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self._path, self._columns = path, tuple(columns)
+
+    def append(self, row: Mapping[str, object]) -> None:
+        """Adds a row; numbers are rounded to six digits, columns that are missing stay empty.
+
+        Raises:
+            OutputError: It cannot be written.
+            ValueError: The row has a column that the table has not.
+        """
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
+        if not self._path.exists():
+            writer.writeheader()
+        writer.writerow({name: _short(value) for name, value in row.items()})
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(text.getvalue())
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def cut(self, step: int) -> None:
+        """Removes the rows after a step, and a row that was never finished."""
+        rows = [row for row in self.rows() if int(row["step"]) <= step]
+        if not self._path.exists():
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(self._path, text.getvalue().encode())
+
+    def rows(self) -> list[dict[str, str]]:
+        """All complete rows; none if there is no file."""
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind("\n") + 1]
+        rows = list(csv.DictReader(io.StringIO(whole)))
+        if rows and tuple(rows[0]) != self._columns:
+            raise CheckpointError(f"{self._path} has other columns than {', '.join(self._columns)}")
+        return rows
+
+
+def _short(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,0 +1,1 @@
+"""The network in PyTorch: layers, losses, optimisers, first weights."""

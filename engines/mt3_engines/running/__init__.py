@@ -1,0 +1,1 @@
+"""The TensorRT backend: CUDA memory, lanes of rows, recorded steps."""

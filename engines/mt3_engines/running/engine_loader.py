@@ -1,0 +1,62 @@
+"""Loading engines: from the store's bytes to something that can be run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mt3_engines.building.builder import prepared_graph
+from mt3_engines.optional import make_logger
+from mt3_engines.storage.store import EngineInfo, EngineStore
+from mt3_runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    from mt3_runtime.bundles.bundle import Bundle
+
+
+class Loader:
+    """Deserialises engines; keeps what must live as long as they do."""
+
+    def __init__(self, tensorrt: Any, bundle: Bundle, store: EngineStore) -> None:
+        self._tensorrt, self._bundle, self._store = tensorrt, bundle, store
+        self._logger = make_logger(tensorrt)
+        self._runtime = tensorrt.Runtime(self._logger)
+
+    def load(self, info: EngineInfo, names: set[str]) -> Any:
+        """Loads an engine, with the bundle's weights if it has none of its own.
+
+        Args:
+            info: Which.
+            names: The inputs and outputs it must have.
+
+        Raises:
+            BundleError: The file was changed, TensorRT refuses it, or it is another graph's.
+        """
+        data = self._store.load(info)
+        # Engines for several versions carry code of their own; ours were checked just now.
+        self._runtime.engine_host_code_allowed = info.key.version_compatible
+        engine = self._runtime.deserialize_cuda_engine(data)
+        if engine is None:
+            raise BundleError(
+                f"TensorRT refuses {info.path.name}; the log of `mt3_engines` says why. Remove it "
+                "with `mt3 engines prune --all` and build it again."
+            )
+        if info.key.stripped:
+            self._refit(engine, info)
+        found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+        if found != names:
+            raise BundleError(
+                f"{info.path.name} has other inputs and outputs than the bundle's graph: "
+                f"{', '.join(sorted(found ^ names))}. Build it again."
+            )
+        return engine
+
+    def _refit(self, engine: Any, info: EngineInfo) -> None:
+        """Gives a stripped engine the weights of the bundle."""
+        graph = prepared_graph(self._bundle, info.key).SerializeToString()
+        refitter = self._tensorrt.Refitter(engine, self._logger)
+        parser = self._tensorrt.OnnxParserRefitter(refitter, self._logger)
+        if not (parser.refit_from_bytes(graph) and refitter.refit_cuda_engine()):
+            raise BundleError(
+                f"{info.path.name} holds no weights, and those of {self._bundle.path} do not fit. "
+                "Build it again, or without --strip."
+            )

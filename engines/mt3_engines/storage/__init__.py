@@ -1,0 +1,1 @@
+"""Engines by key: what describes them, and where they are kept."""

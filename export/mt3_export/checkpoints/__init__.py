@@ -1,0 +1,1 @@
+"""Checkpoints of all layouts to canonical weights, without their frameworks."""

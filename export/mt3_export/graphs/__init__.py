@@ -1,0 +1,1 @@
+"""Canonical weights to ONNX graphs."""

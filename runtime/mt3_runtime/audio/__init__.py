@@ -1,0 +1,1 @@
+"""Audio to features: reads files and streams, cuts segments, computes log-mel spectra."""

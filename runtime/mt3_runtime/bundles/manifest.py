@@ -1,0 +1,289 @@
+"""The manifest: what a bundle says about its model, as typed data.
+
+``docs/bundle-format.md`` specifies every key.  Nothing has a default in the file, a key too many or
+too few is an error, and the parts must agree with each other: a manifest that was read is sound.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, TypeVar
+
+from mt3_runtime.audio.log_mel import FeatureConfig
+from mt3_runtime.audio.segments import SegmentConfig
+from mt3_runtime.bundles.precision import Precision
+from mt3_runtime.errors import BundleError
+from mt3_runtime.notes.confidence import Calibration
+from mt3_runtime.notes.note_rules import NoteRules
+from mt3_runtime.notes.stems import stem_named
+from mt3_runtime.notes.vocabulary import Vocabulary
+from mt3_runtime.schema import parse_document, read_fields
+
+FORMAT = "mt3-runtime.bundle"
+FORMAT_VERSION = 1
+#: Sizes become allocations: they are bounded by something no model comes near.
+_MAX_SIZE = 1 << 20
+_MAX_CHANNELS = 256
+
+Role = Literal["encoder", "decoder"]
+CacheForm = Literal["in_place", "concat"]
+T = TypeVar("T")
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class DecodingSpec:
+    """What the decoding loop must know about the model.
+
+    Attributes:
+        start_id: Token fed at position 0 (T5: the padding id).
+        eos_id: Token that ends a segment.
+        max_tokens: Most tokens generated per sequence, end-of-sequence included.
+        beam_alpha: Exponent of T5X's length normalisation, for ``decoding="t5x"``.
+        min_tokens: Fewest tokens of a sequence: an earlier end-of-sequence is a token like others
+            (2 in YourMT3, whose loop does not look at the first token).
+        memory_tokens: Length of the vector of ids that a segment's memory is made of: the start
+            token and the tokens of the previous segment, cropped or filled with the start token,
+            which is T5's padding.  0 for models without memory.
+        memory_start: The ids that open this vector for the first segment of a recording.
+        orderly: Whether the labels the model was taught with say everything in one order only: it
+            is always decoded under that grammar (`mt3_runtime.decoding.canonical_order`).
+    """
+
+    start_id: int
+    eos_id: int
+    max_tokens: int
+    beam_alpha: float
+    min_tokens: int = 1
+    memory_tokens: int = 0
+    memory_start: tuple[int, ...] = ()
+    orderly: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Sizes the runtime allocates buffers from.
+
+    Attributes:
+        frames: T, encoder frames per segment and channel.
+        layers: Decoder layers.
+        heads: H, attention heads.
+        head_dim: D, width of a head.
+        vocab_size: V, columns of the output head.
+        channels: K, sequences that are decoded from one segment, each from its own cross keys and
+            values.
+        memory: M, rows behind the T encoder rows that carry what the previous segment said; cross
+            keys and values have T + M rows.
+    """
+
+    frames: int
+    layers: int
+    heads: int
+    head_dim: int
+    vocab_size: int
+    channels: int = 1
+    memory: int = 0
+
+    @property
+    def cross_rows(self) -> int:
+        """T + M, the rows that cross-attention sees."""
+        return self.frames + self.memory
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """One ONNX file of a bundle.
+
+    Attributes:
+        role: ``encoder`` or ``decoder``.
+        profile: ``cpu``, ``portable`` or ``compat``.
+        file: Plain file name inside the bundle.
+        sha256: Digest of the file, lower-case hexadecimal.
+        size: Length in bytes.
+        opset: Standard operator set version.
+        cache: ``in_place`` or ``concat``; see ``docs/graph-contract.md``.
+        cross_key_transposed: Cross keys are [N, H, D, T] instead of [N, H, T, D].
+        inputs: Names in order.
+        outputs: Names in order.
+    """
+
+    role: Role
+    profile: str
+    file: str
+    sha256: str
+    size: int
+    opset: int
+    cache: CacheForm
+    cross_key_transposed: bool
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def returns_cross(self) -> bool:
+        """Whether this decoder gives its cross keys and values out again, unchanged."""
+        return "present_cross_key_0" in self.outputs
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The typed content of ``bundle.json``; field names are the JSON keys."""
+
+    export_id: str
+    name: str
+    family: str
+    variant: str
+    stem: str
+    licence: str
+    source: dict[str, str]
+    exporter: str
+    precision: Precision
+    features: FeatureConfig
+    segments: SegmentConfig
+    vocabulary: Vocabulary
+    notes: NoteRules
+    confidence: Calibration | None
+    decoding: DecodingSpec
+    model: ModelSpec
+    graphs: tuple[GraphFile, ...]
+
+    def to_json(self) -> bytes:
+        """Returns the file's bytes: indented, keys in the order of this class, ASCII."""
+        document: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if hasattr(value, "to_dict"):
+                value = value.to_dict()
+            elif isinstance(value, DecodingSpec | ModelSpec):
+                value = asdict(value)
+            elif field.name == "graphs":
+                value = [asdict(graph) for graph in value]
+            document[field.name] = value
+        return (json.dumps(document, indent=1) + "\n").encode("ascii")
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> Manifest:
+        """Parses and checks a manifest.
+
+        Raises:
+            BundleError: Not JSON, not a bundle, a newer version, or a missing, unknown or
+                mistyped key; the message names ``where`` and the key.
+        """
+        body = parse_document(
+            data,
+            where,
+            FORMAT,
+            FORMAT_VERSION,
+            otherwise="does not describe a bundle",
+            remedy="Update mt3-runtime, or export the model again.",
+        )
+        for key, parse in _PARSERS.items():
+            if key in body:
+                body[key] = _parse_part(parse, body[key], f"{where}, {key}")
+        manifest = read_fields(cls, body, where)
+        faults = manifest.contradictions()
+        if faults:
+            raise BundleError(f"{where} contradicts itself: {'; '.join(faults)}. Export it again.")
+        return manifest
+
+    def contradictions(self) -> list[str]:
+        """What its parts say differently about one thing; empty for a sound manifest."""
+        features, model, decoding = self.features, self.model, self.decoding
+        ids = self.vocabulary
+        pairs = (
+            ("vocabulary size", "vocabulary", ids.size, "model", model.vocab_size),
+            (
+                "sample rate",
+                "features",
+                features.sample_rate,
+                "segments",
+                self.segments.sample_rate,
+            ),
+            ("end-of-sequence", "vocabulary", ids.eos, "decoding", decoding.eos_id),
+            ("start token", "vocabulary", ids.pad, "decoding", decoding.start_id),
+            ("channels", "notes", len(self.notes.channels) or 1, "model", model.channels),
+        )
+        faults = [
+            f"{what} is {a} in {first} and {b} in {second}"
+            for what, first, a, second, b in pairs
+            if a != b
+        ]
+        lengths = features.lengths
+        if self.segments.samples not in lengths:
+            faults.append(
+                f"segments have {self.segments.samples} samples, features are made of "
+                f"{lengths.start} to {lengths.stop - 1}"
+            )
+        if self.segments.padding == "extra_hop" and lengths.start > self.segments.hop:
+            faults.append(f"padding extra_hop leaves less than {lengths.start} samples at the end")
+        return faults + _memory_faults(model, decoding)
+
+
+def _memory_faults(model: ModelSpec, decoding: DecodingSpec) -> list[str]:
+    """What model and decoding say differently about length and memory of a sequence."""
+    ids, room = decoding.memory_start, decoding.memory_tokens
+    checks = (
+        (decoding.min_tokens > decoding.max_tokens, "min_tokens exceeds max_tokens"),
+        ((model.memory > 0) != (room > 0), f"{model.memory} rows of memory from {room} tokens"),
+        (model.memory > room > 0, f"{model.memory} rows of memory exceed their {room} tokens"),
+        (model.memory and model.channels > 1, f"memory with {model.channels} channels"),
+        (len(ids) > room, f"memory_start has {len(ids)} ids for {room} tokens"),
+        (any(i >= model.vocab_size for i in ids), "memory_start leaves the vocabulary"),
+    )
+    return [fault for broken, fault in checks if broken]
+
+
+def _parse_part(parse: Callable[[Any], T], value: Any, where: str) -> T:
+    try:
+        return parse(value)
+    except BundleError as error:
+        raise BundleError(f"{where}: {error}") from error
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise BundleError(f"{where}: cannot be understood ({error}).") from error
+
+
+def _graph_file(value: Any) -> GraphFile:
+    graph = read_fields(GraphFile, value, "graph")
+    if graph.role not in ("encoder", "decoder") or graph.cache not in ("in_place", "concat"):
+        raise BundleError(f"unknown role {graph.role!r} or cache {graph.cache!r}.")
+    if not _PLAIN_NAME.fullmatch(graph.file) or ".." in graph.file:
+        raise BundleError(f"{graph.file!r} is not a plain file name.")
+    if not re.fullmatch(r"[0-9a-f]{64}", graph.sha256):
+        raise BundleError(f"{graph.file}: the SHA-256 is not 64 hexadecimal digits.")
+    names = [tuple(str(name) for name in part) for part in (graph.inputs, graph.outputs)]
+    return GraphFile(**{**asdict(graph), "inputs": names[0], "outputs": names[1]})
+
+
+def _decoding_spec(value: Any) -> DecodingSpec:
+    spec = _bounded(read_fields(DecodingSpec, value, "decoding"))
+    ids = spec.memory_start
+    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i <= _MAX_SIZE for i in ids):
+        raise BundleError(f"decoding: memory_start is {ids!r}, expected a list of token ids.")
+    return replace(spec, memory_start=tuple(ids))
+
+
+def _bounded(spec: T) -> T:
+    for field in fields(spec):  # type: ignore[arg-type]
+        value = getattr(spec, field.name)
+        lowest = 0 if field.name in ("start_id", "eos_id", "memory", "memory_tokens") else 1
+        highest = _MAX_CHANNELS if field.name == "channels" else _MAX_SIZE
+        if type(value) is int and not lowest <= value <= highest:
+            raise BundleError(f"{field.name} is {value}, outside {lowest}..{highest}.")
+    return spec
+
+
+_PARSERS: dict[str, Callable[[Any], object]] = {
+    "features": FeatureConfig.from_dict,
+    "segments": SegmentConfig.from_dict,
+    "vocabulary": Vocabulary.from_dict,
+    "notes": NoteRules.from_dict,
+    "confidence": lambda value: None if value is None else Calibration.from_dict(value),
+    "stem": lambda value: stem_named(value).name,
+    "precision": Precision.from_dict,
+    "decoding": _decoding_spec,
+    "model": lambda value: _bounded(read_fields(ModelSpec, value, "model")),
+    "graphs": lambda value: tuple(_graph_file(item) for item in value),
+}

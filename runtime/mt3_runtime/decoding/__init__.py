@@ -1,0 +1,1 @@
+"""Features to tokens: continuous batching, search, logit masks and grammars."""

@@ -1,0 +1,355 @@
+"""What the audio itself says about notes: whether a pitch is heard, and what kind of hit there is.
+
+Contract: `Ear.hear` is given a recording's samples, block by block, while they are read; afterwards
+`Ear.note` says of a note what was heard where it starts, `Ear.tones` what set in there, and
+`Ear.tonal_share` how much of a stretch was made of tones.  Nothing here knows a model; nothing
+depends on how the audio came in blocks.
+
+The evidence is the spectrum's *prominence*: how far a frequency stands out from the mean level (in
+dB) of its surroundings, 94 Hz to either side.  Partials of a tone stand out by 20 dB and more for
+as long as it sounds; the noise of a drum does so by chance only, and a drum that rings has few
+frequencies, always the same ones.
+
+A second of audio costs a core 1.5 ms.  Of every 32 ms a row of 1 KB is kept until it is no longer
+needed, and 16 bytes for good.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from array import array
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mt3_runtime.audio.filter_bank import hann_window
+from mt3_runtime.leakage.harmonics import HIGHEST_HZ as HIGHEST_TONE_HZ
+from mt3_runtime.leakage.harmonics import LOW_PITCH, Harmonics, setting_in, surroundings
+
+if TYPE_CHECKING:
+    from mt3_runtime.notes.note import Note
+
+WINDOW_SECONDS = 0.128
+"""Of a frame, rounded to a power of two samples: 7.8 Hz, which tell semitones apart from C3 on."""
+
+FRAMES_PER_WINDOW = 4
+"""Frames begin every 32 ms."""
+
+HIGHEST_HZ = 7000.0
+"""Above, models at 16 kHz hear nothing."""
+
+STANDS_OUT = 0.9
+"""log10 of the prominence (18 dB) from which a frequency counts as part of a tone."""
+
+PARTIALS, LOW_PARTIALS = 4, 8
+"""How many are looked for, of a low pitch (below `LOW_PITCH`) more: its first ones are as close as
+what a kick has, and raise their own surroundings."""
+
+TUNING = 0.03
+"""A partial may lie off by this share of its frequency (half a semitone)."""
+
+PIANO = (21, 108)
+"""Pitches that are told apart; others count as the nearest of these."""
+
+CLEAR, LOW_CLEAR = 0.95, 0.48
+"""log10 of the prominence that makes a pitch clear: 19 dB of its two clearest partials, of a low
+one 10 dB of all on average (docs/leakage.md has the evidence)."""
+
+SETTLED_SECONDS = 0.08
+"""A note is judged by the frames that begin within this time from its onset."""
+
+HELD_SECONDS = 1.0
+"""And, if it is held, by what follows up to this time: there, the drums have faded."""
+
+BAND_EDGES_HZ = (0.0, 100.0, 200.0, 400.0, 1000.0, 3000.0, 5000.0, HIGHEST_HZ)
+
+KICK_SHARE, DRUM_SHARE = 0.5, 0.6
+"""A hit with half of its energy below 100 Hz is a kick; with three fifths below 400 Hz, a tom;
+above 3 kHz, a hi-hat; anything else is a snare."""
+
+KICK, SNARE, CLOSED_HAT, LOW_TOM = 36, 38, 42, 45
+"""General MIDI percussion keys."""
+
+MOST_FRAMES = 64
+"""Frames worked on at a time."""
+
+_FLOOR = 1e-6
+"""Added to amplitudes: silence stands out from nothing."""
+
+
+class Impression(NamedTuple):
+    """What is heard where a note starts.
+
+    Attributes:
+        clarity: How clearly its pitch is heard; from 1 on it counts as clear (see `Ear`).
+        rise: By how many dB the level rises there.
+        drum_key: The percussion key that the new sound is most like.
+    """
+
+    clarity: float
+    rise: float
+    drum_key: int
+
+
+class Ear:
+    """Hears a recording.  One thread may hear while another asks.
+
+    The clarity of a pitch is the mean prominence of the two clearest of its first four partials, in
+    units of `CLEAR`; of a low pitch, that of all of the first eight, in units of `LOW_CLEAR`.
+
+    Args:
+        rate: Samples per second.
+
+    Attributes:
+        harmonics: Of all pitches, in what `tones` gives.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._size = 1 << round(math.log2(WINDOW_SECONDS * rate))
+        self._hop = self._size // FRAMES_PER_WINDOW
+        self._used = min(round(HIGHEST_HZ * self._size / rate), self._size // 2)
+        self._low = min(round(HIGHEST_TONE_HZ * self._size / rate), self._used)
+        self.harmonics = Harmonics(rate / self._size, self._low)
+        self._window = hann_window(self._size)
+        self._partials = _Partials(rate / self._size, self._used)
+        edges = [round(hertz * self._size / rate) for hertz in BAND_EDGES_HZ]
+        self._bands = [min(edge, self._used - 1) for edge in edges]
+        self._rest = np.zeros(0, np.float32)
+        self._lock = threading.Lock()
+        self._heard = 0
+        self._chunks: deque[_Chunk] = deque()
+        self._tones, self._amplitudes = array("d", [0.0]), array("d", [0.0])  # cumulative sums
+
+    def hear(self, block: npt.NDArray[np.float32]) -> None:
+        """Takes the next samples, float32 [n]."""
+        samples = np.concatenate([self._rest, block])
+        count = max(0, (len(samples) - self._size) // self._hop + 1)
+        self._rest = samples[count * self._hop :].copy()
+        if not count:
+            return
+        frames = np.lib.stride_tricks.sliding_window_view(samples, self._size)[:: self._hop]
+        for begin in range(0, count, MOST_FRAMES):
+            self._take(frames[begin : min(begin + MOST_FRAMES, count)])
+
+    def forget(self, seconds: float) -> None:
+        """Frees what is only needed for notes that start before this time."""
+        with self._lock:
+            frame = int(seconds / self._seconds)
+            while self._chunks and self._chunks[0].end <= frame - FRAMES_PER_WINDOW - 1:
+                self._chunks.popleft()
+
+    def note(self, note: Note, *, until: float = math.inf) -> Impression:
+        """What was heard where a note starts, in the audio up to a time.
+
+        A note whose beginning is forgotten is clear: no drum rings as long.
+        """
+        last = self._last(until)
+        at = note.onset / self._seconds
+        first = min(math.ceil(at), last)
+        settled = self._settled(note.onset, last)
+        if settled is None:
+            forgotten = bool(self._chunks) and first < self._chunks[0].first
+            return Impression(math.inf if forgotten else 0.0, 0.0, SNARE)
+        pitch = min(max(note.pitch, PIANO[0]), PIANO[1]) - PIANO[0]
+        now = self._row(min(round(at), last))
+        before = self._row(min(math.floor(at) - FRAMES_PER_WINDOW, last))
+        ratio = (float(now.sum()) + _FLOOR) / (float(before.sum()) + _FLOOR)
+        new = np.maximum(now - before, 0.0)
+        clarity = float(settled.clarity[:, pitch].mean(dtype=np.float64))
+        until = min(note.offset, note.onset + HELD_SECONDS) / self._seconds - FRAMES_PER_WINDOW
+        held = self._rows(
+            math.ceil(at + SETTLED_SECONDS / self._seconds), min(math.floor(until), last)
+        )
+        if held is not None:
+            clarity = max(clarity, float(held.clarity[:, pitch].mean(dtype=np.float64)))
+        return Impression(
+            clarity=clarity,
+            rise=10.0 * math.log10(ratio),
+            drum_key=_drum_key(new / max(float(new.sum()), _FLOOR)),
+        )
+
+    def tones(self, onset: float, *, until: float = math.inf) -> npt.NDArray[np.float16]:
+        """Which tones set in at a time, in the audio up to another: see `mt3_runtime.leakage.harmonics`."""
+        last = self._last(until)
+        settled = self._settled(onset, last)
+        if settled is None:
+            return np.zeros(self._low, np.float16)
+        frame = min(math.floor(onset / self._seconds) - FRAMES_PER_WINDOW, last)
+        past = self._rows(frame, frame)
+        silence = np.full(self._low, math.log10(_FLOOR), np.float32)
+        before = silence if past is None else past.level[0].astype(np.float32)
+        return setting_in(settled.level.mean(axis=0, dtype=np.float32), before).astype(np.float16)
+
+    def tonal_share(self, start: float, end: float) -> float:
+        """Share of the amplitudes from one time to another that belongs to tones, 0..1."""
+        last = max(0, self._last(end) + 1)
+        first = min(max(0, int(start / self._seconds)), last)
+        whole = self._amplitudes[last] - self._amplitudes[first]
+        return (self._tones[last] - self._tones[first]) / whole if whole > 0.0 else 0.0
+
+    def _take(self, frames: npt.NDArray[np.float32]) -> None:
+        """Hears frames [k, size]."""
+        spectrum = np.abs(np.fft.rfft(frames * self._window))
+        amplitude = spectrum[:, : self._used].astype(np.float32, copy=False)
+        level = np.log10(amplitude + np.float32(_FLOOR))
+        around = surroundings(level)
+        stands_out = level - around > STANDS_OUT
+        tones = np.where(stands_out, amplitude, 0.0).sum(axis=1, dtype=np.float64)
+        power = np.add.reduceat(amplitude**2, self._bands[:-1], axis=1)
+        low = level[:, : self._low].astype(np.float16)
+        chunk = _Chunk(self._heard, self._partials.clarity(level, around), power, low)
+        with self._lock:
+            self._chunks.append(chunk)
+            _accumulate(self._tones, tones)
+            _accumulate(self._amplitudes, amplitude.sum(axis=1, dtype=np.float64))
+            self._heard += len(frames)
+
+    @property
+    def seconds(self) -> float:
+        """How much was heard."""
+        return (self._heard * self._hop + len(self._rest)) / self._rate
+
+    @property
+    def _seconds(self) -> float:
+        """From frame to frame."""
+        return self._hop / self._rate
+
+    def _last(self, until: float) -> int:
+        """The last frame that was heard and ends before a time; -1 if there is none."""
+        if math.isinf(until):
+            return self._heard - 1
+        return min(self._heard, int((until * self._rate - self._size) // self._hop) + 1) - 1
+
+    def _row(self, frame: int) -> npt.NDArray[np.float32]:
+        """The power of a frame in each band; zeros ahead of the beginning."""
+        row = self._rows(frame, frame)
+        return np.zeros(len(self._bands) - 1, np.float32) if row is None else row.power[0]
+
+    def _settled(self, onset: float, last: int) -> _Chunk | None:
+        """The frames by which a note is judged, of those up to ``last``."""
+        at = onset / self._seconds
+        first = min(math.ceil(at), last)
+        return self._rows(first, min(int(at + SETTLED_SECONDS / self._seconds), last))
+
+    def _rows(self, first: int, last: int) -> _Chunk | None:
+        """What is kept of frames ``first`` to ``last``; None if that is nothing."""
+        with self._lock:
+            parts = [c for c in self._chunks if c.first <= last and c.end > first <= last]
+        cut = [slice(max(0, first - c.first), last + 1 - c.first) for c in parts]
+        if not parts:
+            return None
+        return _Chunk(
+            first,
+            np.concatenate([c.clarity[rows] for c, rows in zip(parts, cut, strict=True)]),
+            np.concatenate([c.power[rows] for c, rows in zip(parts, cut, strict=True)]),
+            np.concatenate([c.level[rows] for c, rows in zip(parts, cut, strict=True)]),
+        )
+
+
+class _Chunk(NamedTuple):
+    """What is kept of consecutive frames.
+
+    Attributes:
+        first: Number of the first one.
+        clarity: float16 [k, pitches].
+        power: float32 [k, bands].
+        level: float16 [k, low frequencies], log10 of their amplitudes.
+    """
+
+    first: int
+    clarity: npt.NDArray[np.float16]
+    power: npt.NDArray[np.float32]
+    level: npt.NDArray[np.float16]
+
+    @property
+    def end(self) -> int:
+        """Number of the frame behind the last one."""
+        return self.first + len(self.clarity)
+
+
+class _Partials:
+    """Where the partials of every pitch lie in a spectrum.
+
+    Args:
+        spacing: Hz between two of its frequencies.
+        used: Number of frequencies.
+    """
+
+    def __init__(self, spacing: float, used: int) -> None:
+        pitches = np.arange(PIANO[0], PIANO[1] + 1)
+        centres = np.outer(440.0 * 2.0 ** ((pitches - 69) / 12), np.arange(1, LOW_PARTIALS + 1))
+        centres /= spacing
+        reach = np.maximum(1.0, centres * TUNING)
+        self._low = pitches < LOW_PITCH
+        counted = np.where(self._low[:, np.newaxis], LOW_PARTIALS, PARTIALS)
+        audible = np.ceil(centres + reach) + 1 < used
+        self._counted = audible & (np.arange(LOW_PARTIALS) < counted)
+        self._centres = np.minimum(np.rint(centres).astype(np.int64), used - 1)
+        low = np.minimum(np.floor(centres - reach), used - 2).astype(np.int64)
+        high = np.minimum(np.ceil(centres + reach) + 1, used - 1).astype(np.int64)
+        self._peaks = _RangeMaxima(low.ravel(), np.maximum(high, low + 1).ravel())
+
+    def clarity(
+        self, level: npt.NDArray[np.float32], around: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float16]:
+        """See `Ear`; arguments are log10 [k, frequencies], the result is [k, pitches]."""
+        shape = (len(level), *self._centres.shape)
+        stands_out = self._peaks(level).reshape(shape) - np.take(around, self._centres, axis=1)
+        counted = np.where(self._counted, stands_out, np.float32(-np.inf))
+        best = np.partition(counted, (-2, -1), axis=2)
+        second = np.where(np.isfinite(best[..., -2]), best[..., -2], best[..., -1])
+        clear = (best[..., -1] + second) / (2.0 * CLEAR)
+        clear[:, self._low] = stands_out[:, self._low].mean(axis=2) / LOW_CLEAR
+        return np.asarray(clear, np.float16)
+
+
+class _RangeMaxima:
+    """The largest of some ranges of the columns of a matrix.
+
+    A range is covered by two, which may overlap, of the next lower power of two; the maxima of all
+    ranges of such a length come from two of half of it.
+
+    Args:
+        first: First column of each range, int64 [n].
+        end: The column behind its last one.
+    """
+
+    def __init__(self, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> None:
+        doublings = np.log2(end - first).astype(np.int64)
+        self._parts = [
+            (places, first[places], end[places] - 2**doubling)
+            for doubling in range(int(doublings.max()) + 1)
+            for places in [np.flatnonzero(doublings == doubling)]
+        ]
+        self._count = len(first)
+
+    def __call__(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Maxima [k, n] of values [k, columns]."""
+        found = np.empty((len(values), self._count), values.dtype)
+        for doubling, (places, first, second) in enumerate(self._parts):
+            if doubling:
+                half = 2 ** (doubling - 1)
+                values = np.maximum(values[:, :-half], values[:, half:])
+            found[:, places] = np.maximum(
+                np.take(values, first, axis=1), np.take(values, second, axis=1)
+            )
+        return found
+
+
+def _accumulate(sums: array[float], values: npt.NDArray[np.float64]) -> None:
+    """Continues cumulative sums."""
+    for value in values.tolist():  # one by one, so that blocks do not matter
+        sums.append(sums[-1] + value)
+
+
+def _drum_key(shares: npt.NDArray[np.floating[Any]]) -> int:
+    """The percussion key whose sound has these shares of its energy in the bands."""
+    if shares[0] > KICK_SHARE:
+        return KICK
+    if shares[:3].sum() > DRUM_SHARE:
+        return LOW_TOM
+    return CLOSED_HAT if shares[5:].sum() > DRUM_SHARE else SNARE

@@ -1,0 +1,1 @@
+"""Models by name: the catalogue, downloads, and what is installed or shipped."""

@@ -1,0 +1,1 @@
+"""Tokens to notes: the vocabulary, assemblers, confidence, instruments and stems."""

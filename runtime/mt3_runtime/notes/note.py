@@ -1,0 +1,73 @@
+"""Notes: onset, offset, pitch, program, velocity and confidence of what was transcribed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mt3_runtime.errors import OptionError
+
+
+class Probabilities(NamedTuple):
+    """What the network gave the tokens of a note, each 0..1; None where there is no such token.
+
+    Attributes:
+        onset: The time shifts that state when it starts; notes at the start of a segment have none.
+        pitch: The pitch or drum token that started it.
+        program: The program token in force; it may be of an earlier segment.
+        offset: The tokens that ended it, time shifts and pitch; None if it ended in another way.
+    """
+
+    onset: float | None = None
+    pitch: float | None = None
+    program: float | None = None
+    offset: float | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Note:
+    """One note.
+
+    Attributes:
+        onset: Start in seconds from the beginning of the recording.
+        offset: End in seconds, not before ``onset``.
+        pitch: MIDI pitch 0..127, or the General MIDI percussion key of a drum.
+        velocity: MIDI velocity 1..127.
+        program: General MIDI program 0..127; 0 for drums.
+        is_drum: Whether ``pitch`` is a percussion key.
+        confidence: Probability 0..1 that the network gave to the token that started this note
+            (its pitch or drum token); 1.0 where it is not known.
+        probabilities: Those of its tokens; notes that differ in nothing else are equal.
+    """
+
+    onset: float
+    offset: float
+    pitch: int
+    velocity: int
+    program: int = 0
+    is_drum: bool = False
+    confidence: float = 1.0
+    probabilities: Probabilities = field(default=Probabilities(), compare=False)
+
+
+def check_notes(notes: Sequence[Note]) -> None:
+    """Check that notes can be written to a file.
+
+    Raises:
+        OptionError: A time or a confidence is not finite, an onset is negative or behind its
+            offset, a pitch or a program is outside 0..127, or a probability outside 0..1.
+    """
+    for index, note in enumerate(notes):
+        if not 0.0 <= note.onset <= note.offset < math.inf:
+            problem = f"spans {note.onset}..{note.offset} s; expected 0 <= onset <= offset"
+        elif not (0 <= note.pitch <= 127 and 0 <= note.program <= 127):
+            problem = f"has pitch {note.pitch}, program {note.program}; expected 0..127"
+        elif not math.isfinite(note.confidence):
+            problem = f"has confidence {note.confidence}; expected a finite number"
+        elif not all(p is None or 0.0 <= p <= 1.0 for p in note.probabilities):
+            problem = f"has {note.probabilities}; expected 0..1 or None"
+        else:
+            continue
+        raise OptionError(f"note {index} {problem}: correct or remove it before writing")

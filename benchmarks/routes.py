@@ -1,9 +1,10 @@
 """The export routes side by side: the same tokens for every recording, nodes, and speed.
 
 `direct` is the route that ships, with its profiles `cpu` and `compat`; `torch` and `jax2tf` are
-traced from independent implementations (`mt3_export.routes.traced_graphs`) and have profile `compat`, too.  All
-are run by the same runtime from the same features.  Bundles are made once and kept; the traced ones
-in the environments that MT3_ORACLE_PYTHON (with onnx and onnxscript) and MT3_JAX2TF_PYTHON name.
+traced from independent implementations (`mt3_export.routes.traced_graphs`) and have profile
+`compat`, too.  All are run by the same runtime from the same features.  Bundles are made once and
+kept; the traced ones in the environments that MT3_ORACLE_PYTHON (with onnx and onnxscript) and
+MT3_JAX2TF_PYTHON name.
 """
 
 from __future__ import annotations

@@ -1,19 +1,17 @@
-"""Runs the MT3 family of music transcription models: audio in, multi-instrument MIDI out."""
+"""Transcribes music with the MT3 family of models: audio in, multi-instrument MIDI out."""
 
-from importlib import import_module, metadata
+from importlib import metadata
+
+from mt3_runtime.lazy import forward, keep_former_paths
 
 __version__ = metadata.version("mt3-runtime")
 _HOMES = {
-    "catalogue": ("download_model", "get_model_info", "list_models"),
     "errors": ("MT3Error",),
     "loading": ("Model", "clear_cache", "load_model", "transcribe"),
-    "notes": ("Note",),
+    "models.catalogue": ("download_model", "get_model_info", "list_models"),
+    "notes.note": ("Note",),
     "transcription": ("Progress", "Transcription"),
 }
 __all__ = [name for names in _HOMES.values() for name in names]
-
-
-def __getattr__(name: str) -> object:  # lazy: `mt3 --help` need not wait for NumPy
-    for home in (home for home, names in _HOMES.items() if name in names):
-        return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = forward(__name__, _HOMES)
+keep_former_paths()

@@ -107,11 +107,12 @@ class Model:
         Args:
             audio: Path, binary file object, or samples; see `mt3_runtime.audio.sources.open_audio`.
             sr: Sample rate of an array in Hz; the model's own if None.
-            auto_filter: How to repair instrument leakage, see `mt3_runtime.leakage.leakage_report`: True, False,
-                or ``"classic"``.
+            auto_filter: How to repair instrument leakage, see `mt3_runtime.leakage.leakage_report`:
+                True, False, or ``"classic"``.
             decoding: ``greedy``, or ``t5x`` for the search of the published MT3 notebook.
-            instruments: What may occur, see `mt3_runtime.notes.instruments.choose`: names, families,
-                General MIDI program numbers, ``drums``.  The model cannot say anything else.
+            instruments: What may occur, see `mt3_runtime.notes.instruments.choose`: names,
+                families, General MIDI program numbers, ``drums``.  The model cannot say anything
+                else.
             exclude: What may not.
             grammar: Whether the model may only say what means something; see
                 `mt3_runtime.decoding.grammar`.

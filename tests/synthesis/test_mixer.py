@@ -8,11 +8,11 @@ import sys
 from importlib import util
 from pathlib import Path
 
-import mt3_calibration
 import numpy as np
 import pytest
 
 import mt3_runtime
+import mt3_synthesis
 from mt3_runtime.errors import OptionError
 from mt3_synthesis.bank import assemble
 from mt3_synthesis.mixer import (
@@ -249,7 +249,7 @@ def torch_python() -> str:
 
 def test_pytorch_gives_the_same_audio(tmp_path):
     recipe = Path(__file__).with_name("torch_recipe.py")
-    places = [Path(package.__file__).parents[1] for package in (mt3_runtime, mt3_calibration)]
+    places = [Path(package.__file__).parents[1] for package in (mt3_runtime, mt3_synthesis)]
     paths = [*places, Path(__file__).parents[2]]
     ended = subprocess.run(
         [torch_python(), recipe],

@@ -38,7 +38,7 @@ def document(
     seconds: float | None,
     skipped: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The assessment as plain JSON types; arguments as of `mt3_evaluation.score_report.document`."""
+    """The assessment as plain JSON types; arguments as of `score_report.document`."""
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -1,9 +1,9 @@
 """What the thresholds of the leakage filter rest on, measured on a synthetic set.
 
 Contract: prints three tables about a folder of recordings with exact labels, as
-`mt3_evaluation.leakage_study.leakage_set` makes them: what each filter does to each kind of music; how well each
-sign tells leaked notes from true ones; and what happens if a constant of the filter is a fifth
-lower or higher.
+`mt3_evaluation.leakage_study.leakage_set` makes them: what each filter does to each kind of music;
+how well each sign tells leaked notes from true ones; and what happens if a constant of the filter
+is a fifth lower or higher.
 
     python -m mt3_evaluation.leakage_study.leakage_set tune FOLDER
     python -m mt3_evaluation.leakage_study.leakage_evidence FOLDER -m BUNDLE --notes FOLDER/notes
@@ -51,7 +51,8 @@ CONSTANTS = (
     "MELODY_TONES", "TONAL", "TONAL_WITH_DRUMS", "WITH_DRUMS", "CLEAR_SHARE",
     "REPEATED", "LOW_PITCH", "ALIKE", "HARMONIC",
 )  # fmt: skip
-"""Of `mt3_runtime.leakage.drum_evidence`; beside them, the prominence from which a pitch is clear."""
+"""Of `mt3_runtime.leakage.drum_evidence`; beside them, the prominence from which a pitch is
+clear."""
 
 HARD = "pedal"
 """Basses that stay on one pitch are shown apart: they are made to look like drums."""

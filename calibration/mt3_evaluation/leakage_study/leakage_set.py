@@ -1,9 +1,9 @@
 """Recordings to judge instrument leakage by: drums, bands, and what must not be taken for drums.
 
-Contract: `write_leakage_set` fills a folder like `mt3_evaluation.scoreboards.testsets` does: ``KIND-000.wav``
-and ``KIND-000.mid``, its true notes.  Equal arguments give equal files.  The set called ``tune`` is
-the only material by which the leakage filter of the runtime was tuned; ``check`` and ``last`` have
-other sounds and other music, and were only looked at afterwards.
+Contract: `write_leakage_set` fills a folder like `mt3_evaluation.scoreboards.testsets` does:
+``KIND-000.wav`` and ``KIND-000.mid``, its true notes.  Equal arguments give equal files.  The set
+called ``tune`` is the only material by which the leakage filter of the runtime was tuned; ``check``
+and ``last`` have other sounds and other music, and were only looked at afterwards.
 
     python -m mt3_evaluation.leakage_study.leakage_set tune FOLDER
 

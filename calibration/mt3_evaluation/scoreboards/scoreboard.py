@@ -3,7 +3,8 @@
 Contract: `measure_models` transcribes the test sets with each model, as a user would with defaults
 on a CPU, and scores the notes.  Two boards can be put together if their sets have equal digests.
 
-    python -m mt3_evaluation.scoreboards.scoreboard default magenta_mt3 --json board.json --markdown board.md
+    python -m mt3_evaluation.scoreboards.scoreboard default magenta_mt3 --json board.json --markdown
+    board.md
 
 ===========  =======================================================================================
 e1, choice   made up, with the sounds of the training; with `gmbank`

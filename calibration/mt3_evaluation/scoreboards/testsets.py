@@ -13,8 +13,9 @@ e1      of the training     whether the training worked at all: new pieces, know
 choice  gmbank              which of several models is better, during development
 e2      timgm6mb            how good it is with sounds it never heard; scored at the end
 e3      salamander, tonejs  the same with recorded instruments; scored at the end
-trust   of the training,    how far confidence can be trusted (`mt3_evaluation.confidences.confidence_fit`): music
-        and gmbank          as people record it, without unrelated notes or noise
+trust   of the training,    how far confidence can be trusted
+        (`mt3_evaluation.confidences.confidence_fit`): music and gmbank          as people record
+        it, without unrelated notes or noise
 ======  ==================  =======================================================================
 
 The pieces of no set occur in training, as they are drawn from other seeds.

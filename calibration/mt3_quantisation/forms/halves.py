@@ -1,8 +1,8 @@
 """``fp16`` and ``bf16``: graphs that compute in 16 bits, for ONNX Runtime on NVIDIA GPUs.
 
-Contract: made of the ``portable`` graphs by the rules of `mt3_engines.building.half_precision`, which TensorRT's
-engines follow too: products, caches and what the encoder hands over in 16 bits; norms, softmax,
-routers and the output head in fp32.
+Contract: made of the ``portable`` graphs by the rules of `mt3_engines.building.half_precision`,
+which TensorRT's engines follow too: products, caches and what the encoder hands over in 16 bits;
+norms, softmax, routers and the output head in fp32.
 
 A CPU has kernels for none of it.  ONNX Runtime casts fp16 graphs back, node by node, so they can be
 judged there as they are.  It does not know bf16 at all, so `widened` writes a graph that does the

@@ -8,7 +8,8 @@ decoder   16 bits in two terms of a fixed scale: a step is bound by reading weig
           the second term costs little, and its errors are what moves tokens.
 encoder   the same with a scale per row.  It is bound by arithmetic, so ``fast`` takes the first
           term alone, 8 bits, where products lose least by that.  Inputs of those are smoothed for
-          their own sake, all others for that of the weights (`mt3_quantisation.integers.channel_smoothing`).
+          their own sake, all others for that of the weights
+          (`mt3_quantisation.integers.channel_smoothing`).
 
 The caches are int8 as well (`mt3_quantisation.forms.caches`): reading them is most of a step,
 and they take a quarter of the memory.

@@ -8,8 +8,8 @@ the grid of frames, with notes held from before and a room that already rings, a
 from the model's clock, which is up to 10 ms behind (`SegmentConfig.start`).
 
 There are two ways to get audio.  `Examples.draw` decides everything and costs one core a
-millisecond; a GPU mixes a `Batch` of draws (`mt3_training.examples.torch_mixer`).  `Examples.example`
-mixes on the CPU as well.
+millisecond; a GPU mixes a `Batch` of draws (`mt3_training.examples.torch_mixer`).
+`Examples.example` mixes on the CPU as well.
 """
 
 from __future__ import annotations

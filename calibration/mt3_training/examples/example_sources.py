@@ -1,9 +1,9 @@
 """The examples of a training run, as its configuration asks for them.
 
-Contract: `SyntheticSources` opens `mt3_training.examples.dataset` for a stage and adds what a network
-reads, the runtime's own features.  Weights are judged with other sounds than they are trained with
-(`TrainConfig.held_out_sounds`), and sounds that are kept for the final test are refused: a model
-that was chosen by them would look better than it is.
+Contract: `SyntheticSources` opens `mt3_training.examples.dataset` for a stage and adds what a
+network reads, the runtime's own features.  Weights are judged with other sounds than they are
+trained with (`TrainConfig.held_out_sounds`), and sounds that are kept for the final test are
+refused: a model that was chosen by them would look better than it is.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Notes -> the tokens a network is trained to emit, one segment at a time.
 
-Contract: the inverse of `mt3_runtime.notes.magenta_assembler.NoteAssembler`, with the project's one `Vocabulary`: the
-tokens of consecutive segments assemble to the notes they were made of, on the grid of the
-vocabulary's steps.  As in MT3, a segment states its program and velocity anew and opens with the
-notes that are held over its start, closed by a *tie* token; then come its events.
+Contract: the inverse of `mt3_runtime.notes.magenta_assembler.NoteAssembler`, with the project's one
+`Vocabulary`: the tokens of consecutive segments assemble to the notes they were made of, on the
+grid of the vocabulary's steps.  As in MT3, a segment states its program and velocity anew and opens
+with the notes that are held over its start, closed by a *tie* token; then come its events.
 
 One order.  Events of one step have no order in time, so one is fixed, or a network would have to
 guess: offsets first, then pitched notes before drums, then by program, then by pitch (MT3's own).

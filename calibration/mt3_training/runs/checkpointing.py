@@ -2,7 +2,8 @@
 
 Contract: whatever moment the power goes, the folder holds a complete earlier state, and a run that
 is resumed from it goes on as if nothing had happened: what was logged after that state is cut off
-the tables (`mt3_training.examples.tables`) and computed again.  One program at a time may work in it.
+the tables (`mt3_training.examples.tables`) and computed again.  One program at a time may work in
+it.
 
 ::
 

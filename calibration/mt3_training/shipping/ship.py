@@ -1,7 +1,7 @@
 """Puts a trained model into the package, as the one that is used where none is named.
 
-Contract: `ship` writes what `mt3_runtime.models.shipped` reads, the bundle and the list of its files with
-their SHA-256, or leaves everything as it was.  Equal runs give equal bytes.
+Contract: `ship` writes what `mt3_runtime.models.shipped` reads, the bundle and the list of its
+files with their SHA-256, or leaves everything as it was.  Equal runs give equal bytes.
 
     python -m mt3_training.shipping.ship RUN [--confidence FILE]
 

@@ -2,8 +2,8 @@
 
 polygraphy's loaders parse the graph into a strongly typed network, set the builder up and keep the
 timing cache; what they do not know is set on TensorRT's own configuration.  Everything that decides
-what is computed is in the graph (`mt3_engines.building.prepare`): no precision flag is ever set, and TF32 is
-off, so that fp32 means fp32.
+what is computed is in the graph (`mt3_engines.building.prepare`): no precision flag is ever set,
+and TF32 is off, so that fp32 means fp32.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The building blocks of YourMT3's Perceiver encoder, once per profile.
 
-They stand beside `mt3_export.graphs.profiles`, whose blocks are T5's: here norms subtract the mean and
-have biases, attention is scaled and has many small heads, and experts take turns.  All tensors are
-fp32; letters in shapes: B any number of groups, L tokens of a group, C width.
+They stand beside `mt3_export.graphs.profiles`, whose blocks are T5's: here norms subtract the mean
+and have biases, attention is scaled and has many small heads, and experts take turns.  All tensors
+are fp32; letters in shapes: B any number of groups, L tokens of a group, C width.
 
 Experts.  The exact form with static shapes lets all of them read every token and multiplies the
 branches of the ones that were not chosen by zero: four times the arithmetic of the chosen two.

@@ -3,8 +3,8 @@
     features [N, T, bins]  ->  [N * channels, T, d_model], row n * channels + c for channel c
 
 What the layers are is told in `mt3_export.yourmt3`, how a profile spells them in
-`mt3_export.graphs.latent_blocks`.  Letters in shapes: K latents of C columns, F tokens of a frame (the
-filters of the convolutions) of S columns (their pooled frequencies).
+`mt3_export.graphs.latent_blocks`.  Letters in shapes: K latents of C columns, F tokens of a frame
+(the filters of the convolutions) of S columns (their pooled frequencies).
 
 The convolutions are three quarters of the arithmetic (83 of 118 GFLOP per segment).  ONNX Runtime
 computes them directly on blocks of 16 channels, at nine tenths of the speed of its large matrix

@@ -8,9 +8,9 @@ A profile is a set of building blocks with equal arithmetic and different operat
               what TensorRT engines are made of.
 ``compat``    Opset 17 primitives and a concatenated cache: onnxruntime-web, old parsers.
 
-The graphs themselves (`mt3_export.graphs.encoder`, `mt3_export.graphs.decoder`) are written once against the
-`Blocks` interface.  All tensors are fp32 unless said otherwise; letters in shapes: N rows, T
-encoder frames, H heads, D head width, L tokens in the cache, M model width.
+The graphs themselves (`mt3_export.graphs.encoder`, `mt3_export.graphs.decoder`) are written once
+against the `Blocks` interface.  All tensors are fp32 unless said otherwise; letters in shapes: N
+rows, T encoder frames, H heads, D head width, L tokens in the cache, M model width.
 """
 
 from __future__ import annotations

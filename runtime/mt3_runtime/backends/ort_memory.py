@@ -5,8 +5,8 @@ on a machine without a GPU as well, which is how it is tested.
 
 `Buffer`s are plain bytes, so that every element type is handled alike and a range of rows can be
 bound as a tensor of its own; what lies in them stays on the device.  Copies between buffers are
-done by tiny graphs (`mt3_runtime.bundles.tiny_graphs`) for the same reason: through Python they would pass
-through the host.
+done by tiny graphs (`mt3_runtime.bundles.tiny_graphs`) for the same reason: through Python they
+would pass through the host.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`mt3 doctor`: print the findings of `mt3_runtime.diagnostics.doctor`, problems with their remedy."""
+"""`mt3 doctor`: prints what works on this machine, and problems with their remedy."""
 
 from __future__ import annotations
 

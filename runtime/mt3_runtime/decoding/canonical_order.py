@@ -1,7 +1,7 @@
 """One order only: the grammar of models whose labels never say the same thing in two ways.
 
-Contract: `Orderly` is the `Grammar`, narrowed to sequences as `mt3_training.examples.tokens.Tokenizer`
-writes them.  Beyond what the grammar asks for,
+Contract: `Orderly` is the `Grammar`, narrowed to sequences as
+`mt3_training.examples.tokens.Tokenizer` writes them.  Beyond what the grammar asks for,
 
 * every time shift moves time on, and events follow it;
 * a program or a velocity is said only where it changes, and a note follows it;

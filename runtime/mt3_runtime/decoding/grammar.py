@@ -1,7 +1,8 @@
 """Only sequences that mean something: tokens that could not be used are made impossible.
 
-Contract: `Grammar` is a `Constraint`.  It follows the note rules (`mt3_runtime.notes.magenta_assembler`) for each
-row, as far as the row's own tokens tell, and allows what those rules would accept:
+Contract: `Grammar` is a `Constraint`.  It follows the note rules
+(`mt3_runtime.notes.magenta_assembler`) for each row, as far as the row's own tokens tell, and
+allows what those rules would accept:
 
 * the segment opens with its tie section, in which only programs, pitches not declared yet and the
   tie token may stand; it ends with exactly one tie token, and nothing ends before it;

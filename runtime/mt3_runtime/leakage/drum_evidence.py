@@ -2,8 +2,8 @@
 
 Contract: `Scene.judge` says of a melodic note whether it is a drum hit in disguise, and why;
 `Drums.replace` makes a drum of it.  Both go by the notes and by what was heard of them
-(`mt3_runtime.leakage.salience`, `mt3_runtime.leakage.harmonics`); neither looks at programs, so nothing depends on which
-instrument a model mistakes a drum for.
+(`mt3_runtime.leakage.salience`, `mt3_runtime.leakage.harmonics`); neither looks at programs, so
+nothing depends on which instrument a model mistakes a drum for.
 
 For each note, the notes around it are the context: five seconds to either side, or, while a
 recording is still running, the ten seconds before.
@@ -52,7 +52,8 @@ MELODY_TONES = 3
 """More than these make a melody."""
 
 ALIKE = 0.5
-"""From this product on, what sets in with two notes is the same sound (see `mt3_runtime.leakage.harmonics`)."""
+"""From this product on, what sets in with two notes is the same sound (see
+`mt3_runtime.leakage.harmonics`)."""
 
 HARMONIC = 0.4
 """A pitch whose harmonics have so much of what sets in with it, on average, is no drum; and two

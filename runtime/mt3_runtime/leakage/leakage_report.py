@@ -6,9 +6,10 @@ note up, never changes one in any other way and keeps their order of onsets.
 
 There are two filters, chosen by ``auto_filter``:
 
-* ``True``: by evidence, from the audio as well as from the notes; see `mt3_runtime.leakage.drum_evidence`.
-* ``"classic"``: the rules of mt3-infer 0.2.0, from the numbers of notes alone; see `classic`.  They
-  repair drum loops, and leave nothing but the drums of any band with a busy bass.
+* ``True``: by evidence, from the audio as well as from the notes; see
+`mt3_runtime.leakage.drum_evidence`. * ``"classic"``: the rules of mt3-infer 0.2.0, from the numbers
+  of notes alone; see `classic`.  They repair drum loops, and leave nothing but the drums of any
+  band with a busy bass.
 
 ``False`` leaves everything as the model said it.
 """
@@ -72,7 +73,8 @@ class LeakageReport:
     """What a filter did.
 
     Attributes:
-        filter: "none", "auto" or "classic"; or "smooth", of `mt3_runtime.leakage.program_smoothing`.
+        filter: "none", "auto" or "classic"; or "smooth", of
+            `mt3_runtime.leakage.program_smoothing`.
         notes: How many notes there were before.
         changes: All that happened to them, by onset.
         stretches: Where there is no melody ("auto" only), in order.

@@ -173,7 +173,7 @@ class Ear:
         )
 
     def tones(self, onset: float, *, until: float = math.inf) -> npt.NDArray[np.float16]:
-        """Which tones set in at a time, in the audio up to another: see `mt3_runtime.leakage.harmonics`."""
+        """Tones that set in at a time, in the audio up to another, see `harmonics`."""
         last = self._last(until)
         settled = self._settled(onset, last)
         if settled is None:

@@ -6,8 +6,8 @@ request only.  Checkpoints are what exporters read, and lie in the cache folder 
 
     <cache>/checkpoints/<name>/...
 
-The runtime loads bundles (`mt3_runtime.models.installed`).  One model, `default`, comes with the package
-as such (`mt3_runtime.models.shipped`).
+The runtime loads bundles (`mt3_runtime.models.installed`).  One model, `default`, comes with the
+package as such (`mt3_runtime.models.shipped`).
 
 Nothing here imports NumPy or ONNX Runtime: listing models must not cost a second.
 """

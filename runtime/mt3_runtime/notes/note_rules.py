@@ -1,7 +1,8 @@
 """How a model's events become notes, as data of its bundle.
 
 Contract: `NoteRules` holds the numbers, and the names of the strategies, that differ between
-models; `mt3_runtime.notes.magenta_assembler` and `mt3_runtime.notes.yourmt3_assembler` are the strategies.
+models; `mt3_runtime.notes.magenta_assembler` and `mt3_runtime.notes.yourmt3_assembler` are the
+strategies.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class NoteRules:
     """How a model's events become notes; part of a bundle.
 
     Attributes:
-        assembly: Name of the joining rules: ``"magenta"`` (`mt3_runtime.notes.magenta_assembler`) or ``"yourmt3"``
-            (`mt3_runtime.notes.yourmt3_assembler`).
+        assembly: Name of the joining rules: ``"magenta"`` (`mt3_runtime.notes.magenta_assembler`)
+            or ``"yourmt3"`` (`mt3_runtime.notes.yourmt3_assembler`).
         ties: Whether segments open with a tie section.  Without, notes stay open until a note-off
             or a new onset of the same pitch, across any number of segments.
         velocity_bins: Velocity tokens are 0 (note-off) or 1..``velocity_bins``; see `velocity`.

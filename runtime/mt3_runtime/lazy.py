@@ -1,0 +1,76 @@
+"""Imports names from their modules when they are first asked for, and keeps former import paths.
+
+Contract: a package's `__getattr__` from `forward` finds public names in the modules that define
+them, so that importing a package costs nothing (`mt3 --help` need not wait for NumPy).  `FORMER`
+lists modules that the documentation named before they moved; `keep_former_paths` makes an import
+of such a name give the module of today, the same object under both names.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+
+#: Former module -> module of today, both within `mt3_runtime`.
+FORMER = {
+    "bundle": "bundles.bundle",
+    "catalogue": "models.catalogue",
+    "devices": "backends.devices",
+    "formats": "files.formats",
+    "installed": "models.installed",
+    "instruments": "notes.instruments",
+    "manifest": "bundles.manifest",
+    "midi": "files.midi",
+    "search": "decoding.search",
+    "segments": "audio.segments",
+    "stems": "notes.stems",
+    "vocabulary": "notes.vocabulary",
+}
+
+
+def forward(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], object]:
+    """Makes a package's `__getattr__`.
+
+    Args:
+        package: Its dotted name.
+        homes: Public names by the module, relative to the package, that defines them.
+    """
+    modules = {name: home for home, names in homes.items() for name in names}
+
+    def find(name: str) -> object:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{modules[name]}"), name)
+
+    return find
+
+
+class _FormerPaths(MetaPathFinder, Loader):
+    """Finds former names; is asked last, for what nobody else has found."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        return spec_from_loader(fullname, self) if package == _PACKAGE and name in FORMER else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        sys.modules[name] = import_module(f"{_PACKAGE}.{FORMER[name.partition('.')[2]]}")
+
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def keep_former_paths() -> None:
+    """Lets former import paths work in this process; more than once does nothing."""
+    if not any(isinstance(finder, _FormerPaths) for finder in sys.meta_path):
+        sys.meta_path.append(_FormerPaths())

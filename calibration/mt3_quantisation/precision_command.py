@@ -34,6 +34,21 @@ from mt3_runtime.models.installed import resolve_model
 FORMAT, VERSION = "mt3-runtime.precision", 1
 
 
+class PrecisionVerb:
+    """`mt3 calibrate BUNDLE`: makes a bundle of other precision of an exact one."""
+
+    name = "precision"
+    help = "make a bundle of other precision of this one"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the bundle, what is made of it, and how it is judged."""
+        add_arguments(parser)
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Makes, judges and writes."""
+        return run(args)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the bundle, what is made of it, and how it is judged."""
     add = parser.add_argument

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from mt3_runtime.errors import OptionError
 from mt3_runtime.notes.note import Note
 from mt3_synthesis.bank import Bank
-from mt3_synthesis.music import Part, Piece
+from mt3_synthesis.music import MusicConfig, Part, Piece
 from mt3_synthesis.rendering import DRUM_KIT, SAMPLE_RATE, Samples
 from mt3_synthesis.timbres import Timbre, choose_timbre, varied
 
@@ -301,3 +301,10 @@ def _as_heard(note: Note, timbre: Timbre, offset: float) -> Note:
     if note.is_drum or (note.offset == offset and note.program == timbre.instrument):
         return note
     return Note(note.onset, offset, note.pitch, note.velocity, timbre.instrument)
+
+
+def playable(music: MusicConfig, palette: Palette) -> MusicConfig:
+    """The same kind of music, with the instruments that a palette has."""
+    return music.limited_to(
+        [i for i in palette.instruments if i < DRUM_KIT], drums=DRUM_KIT in palette.instruments
+    )

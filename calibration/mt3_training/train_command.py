@@ -1,4 +1,4 @@
-"""``mt3 calibrate``: makes bundles of other precision; trains a small model of our own."""
+"""`mt3 calibrate train` and `export`: trains a small model, makes a bundle of what was trained."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mt3_quantisation import precision_command as precision
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import MissingDependencyError, OptionError
 from mt3_runtime.files.atomic import write_atomic
@@ -23,57 +22,25 @@ from mt3_training.runs.config import PRESETS, TrainConfig
 if TYPE_CHECKING:
     from mt3_training.examples.example_sources import SyntheticSources
 
-OF_BUNDLE = "BUNDLE"
-"""What the form without an action of its own is called in the help."""
-
 DEFAULT_CONFIG = "small"
 
 OVERRIDES = ("hours", "steps", "seed")
 """Options that change a value of the configuration."""
 
 
-class _Actions(argparse._SubParsersAction):  # type: ignore[type-arg]  # noqa: SLF001
-    """Sub-commands, where any other word is the bundle of the sub-command `precision`."""
+class TrainVerb:
+    """`mt3 calibrate train`: begins a training run, or goes on with one."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.choices: Any = None  # argparse refuses no word then
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        if values[0] not in self._name_parser_map:
-            values = [OF_BUNDLE, *values]
-        super().__call__(parser, namespace, values, option_string)
-
-
-class CalibrateCommand:
-    """Makes bundles of other precision; trains, and exports what was trained."""
-
-    name = "calibrate"
-    help = "make a faster or smaller bundle of an exact one, or train a small model"
+    name = "train"
+    help = "begin a training run, or go on with one"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Adds the forms `BUNDLE`, `train` and `export`."""
-        actions = parser.add_subparsers(
-            action=_Actions, metavar="BUNDLE|train|export", required=True
-        )
-        of_bundle = actions.add_parser(
-            OF_BUNDLE, prog=parser.prog, help="make a bundle of other precision of this one"
-        )
-        of_bundle.set_defaults(action=precision.run)
-        precision.add_arguments(of_bundle)
-        train = actions.add_parser("train", help="begin a training run, or go on with one")
-        train.set_defaults(action=_train)
-        add = train.add_argument
+        """Adds the run, its configuration and its budget."""
+        add = parser.add_argument
         add("run", metavar="RUN", help="folder of the run")
         add("--config", metavar="NAME", help=f"{', '.join(PRESETS)}, or a JSON file (default: what "
             f"the folder says, and {DEFAULT_CONFIG} for a new one)")  # fmt: skip
-        budget = train.add_mutually_exclusive_group().add_argument
+        budget = parser.add_mutually_exclusive_group().add_argument
         budget("--hours", type=float, metavar="H", help="train so long")
         budget("--steps", type=int, metavar="N", help="train so many steps, reproducibly")
         add("--seed", type=int, metavar="N", help="of weights and examples")
@@ -81,9 +48,22 @@ class CalibrateCommand:
         add("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
         add("--workers", type=int, default=1, metavar="N", help="processes that make examples")
         add("--nice", type=int, metavar="N", help="be polite to other programs, 1 to 19")
-        export = actions.add_parser("export", help="make a bundle of what was trained")
-        export.set_defaults(action=_export)
-        add = export.add_argument
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Trains until the budget is used up, or somebody stops it."""
+        _train(args)
+        return ExitCode.OK
+
+
+class ExportVerb:
+    """`mt3 calibrate export`: makes a bundle of what was trained; its path goes to stdout."""
+
+    name = "export"
+    help = "make a bundle of what was trained"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the run, and what the bundle holds."""
+        add = parser.add_argument
         add("run", metavar="RUN", help="folder of the run")
         add("-o", "--output", required=True, metavar="OUT", help="folder or .mt3 file to write")
         add("--weights", choices=("fp16", "fp32"), default="fp16", help="precision of the stored "
@@ -97,13 +77,12 @@ class CalibrateCommand:
             "--confidence --json wrote about an earlier export")  # fmt: skip
 
     def run(self, args: argparse.Namespace) -> int:
-        """Runs the chosen action."""
-        code: int | None = args.action(args)
-        return ExitCode.OK if code is None else code
+        """Writes the bundle."""
+        _export(args)
+        return ExitCode.OK
 
 
 def _train(args: argparse.Namespace) -> None:
-    """Trains until the budget is used up, or somebody stops it."""
     _check(args)
     folder = RunFolder.prepare(args.run, _config(args))
     _lower_priority(args.nice)
@@ -208,7 +187,6 @@ def _deferred_signals() -> Iterator[list[int]]:
 
 
 def _export(args: argparse.Namespace) -> None:
-    """Makes a bundle; its path goes to stdout."""
     from mt3_training.shipping.trained import export_run, read_confidence  # noqa: PLC0415  onnx: 0.3 s
 
     manifest = export_run(

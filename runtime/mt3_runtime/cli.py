@@ -118,7 +118,7 @@ class Listing:
 
 
 def _own(name: str, text: str) -> Listing:
-    target = f"mt3_runtime.commands.{name}:{name.title()}Command"
+    target = f"mt3_runtime.commands.{name}_command:{name.title()}Command"
     return Listing(name, text, source=EntryPoint(name, target, COMMAND_GROUP))
 
 
@@ -129,7 +129,7 @@ _LISTINGS = (
     Listing("export", "make an ONNX bundle from a checkpoint", "export"),
     Listing("build", "build a TensorRT engine from a bundle", "trt"),
     Listing("engines", "list, inspect and remove TensorRT engines", "trt"),
-    Listing("calibrate", "make bundles of other precision, train a small model", "calibration"),
+    _own("calibrate", "make bundles of other precision, train a small model"),
     Listing("evaluate", "score transcriptions against reference notes", "calibration"),
     Listing("plot", "draw transcriptions as piano rolls", "viz"),
     _own("bench", "measure speed and memory on this machine"),

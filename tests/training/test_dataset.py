@@ -25,7 +25,6 @@ from mt3_training.examples.dataset import (
     Examples,
     collate,
     dense_rolls,
-    playable,
     spans,
 )
 from mt3_training.examples.tokens import LabelRules

@@ -339,10 +339,8 @@ def config_file(tmp_path):
 
 def calibrate(monkeypatch, *words: object) -> int:
     """Runs the command, whether it is registered in this environment or not."""
-    command = train_command.CalibrateCommand()
-    listing = replace(cli.listings()["calibrate"], source=None)
-    monkeypatch.setattr(cli.Listing, "load", lambda self: command)
-    monkeypatch.setattr(cli, "listings", lambda: {"calibrate": listing})
+    verbs = {"train": train_command.TrainVerb(), "export": train_command.ExportVerb()}
+    monkeypatch.setattr(calibrate_command, "verbs", lambda: verbs)
     return cli.main(["calibrate", *map(str, words)])
 
 

@@ -38,12 +38,11 @@ from mt3_runtime.files.formats import render as render_notes
 from mt3_synthesis import augment, bank, mixer, music, parts, rendering, timbres
 from mt3_synthesis.augment import PREROLL, AugmentConfig, Augmenter, draw
 from mt3_synthesis.bank import Bank, build_bank
-from mt3_synthesis.mixer import Palette, perform, render
+from mt3_synthesis.mixer import Palette, perform, playable, render
 from mt3_synthesis.music import MusicConfig, compose
 from mt3_synthesis.rendering import SAMPLE_RATE, Samples
 from mt3_synthesis.soundfonts import calibration_dir, find, source_named
 from mt3_training.examples import dataset
-from mt3_training.examples.dataset import playable
 
 MUSIC: Mapping[str, MusicConfig] = {
     "piano": MusicConfig.piano(),

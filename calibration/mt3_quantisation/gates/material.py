@@ -28,11 +28,10 @@ from mt3_evaluation.labels import Labels
 from mt3_runtime.errors import MissingDependencyError
 from mt3_synthesis.augment import PREROLL, AugmentConfig, Augmenter, draw
 from mt3_synthesis.bank import Bank, build_bank
-from mt3_synthesis.mixer import Palette, perform, render
+from mt3_synthesis.mixer import Palette, perform, playable, render
 from mt3_synthesis.music import MusicConfig, compose
 from mt3_synthesis.rendering import SAMPLE_RATE, Samples
 from mt3_synthesis.soundfonts import SOURCES, Role, SoundSource, find
-from mt3_training.examples.dataset import playable
 
 SEED = 0xCA1B
 """First half of every seed of this material; those of training and of test sets differ."""

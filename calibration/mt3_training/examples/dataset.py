@@ -30,7 +30,7 @@ from mt3_runtime.notes.note_rules import NoteRules
 from mt3_runtime.notes.vocabulary import Vocabulary
 from mt3_synthesis.augment import PREROLL, AugmentConfig, Augmenter, Colour, draw
 from mt3_synthesis.corpora import excerpt
-from mt3_synthesis.mixer import Palette, Voices, perform, render
+from mt3_synthesis.mixer import Palette, Voices, perform, playable, render
 from mt3_synthesis.music import MusicConfig, Piece, compose
 from mt3_synthesis.rendering import DRUM_KIT, Samples
 from mt3_training.examples.tokens import NO_STEP, LabelRules, Tokenizer
@@ -275,13 +275,6 @@ class Examples:
             return excerpt(song, seed, seconds=seconds, programs=self._programs)
         music = self._music[int(np.searchsorted(self._limits, kind, side="right"))]
         return compose(music, seed, seconds=seconds)
-
-
-def playable(music: MusicConfig, palette: Palette) -> MusicConfig:
-    """The same kind of music, with the instruments that a palette has."""
-    return music.limited_to(
-        [i for i in palette.instruments if i < DRUM_KIT], drums=DRUM_KIT in palette.instruments
-    )
 
 
 def spans(notes: Sequence[Note], *, first: int, frames: int) -> npt.NDArray[np.int16]:

@@ -23,9 +23,10 @@ from common import talk
 from materials import bundle, parser, report, song
 
 from mt3_runtime.commands.bench_command import columns
-from mt3_runtime.decoding.batching import Decoded, Job, Span, decode
+from mt3_runtime.decoding.batching import decode
 from mt3_runtime.decoding.search import Greedy
-from mt3_runtime.decoding.token_masks import Constraint, constraint_for
+from mt3_runtime.decoding.token_masks import constraint_for
+from mt3_runtime.decoding.types import Constraint, Decoded, Job, Span
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model, token_digest
 from mt3_runtime.notes.instruments import choose

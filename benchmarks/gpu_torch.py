@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, gelu, scaled_dot_product_attention
 
 from mt3_runtime.bundles.bundle import Bundle
-from mt3_runtime.decoding.search import Sequence
+from mt3_runtime.decoding.types import Sequence
 from mt3_runtime.model import Model, token_digest
 
 START, EOS = 0, 1

@@ -19,7 +19,7 @@ from mt3_infer.models.mr_mt3.t5 import T5ForConditionalGeneration, T5Stack
 from transformers import T5Config, logging
 
 from mt3_runtime.commands.machine import peak_rss, versions
-from mt3_runtime.decoding.search import Sequence
+from mt3_runtime.decoding.types import Sequence
 from mt3_runtime.model import token_digest
 
 PAD, EOS, TIE = 0, 1, 1134

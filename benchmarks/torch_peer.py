@@ -26,7 +26,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.commands.machine import peak_rss, versions
-from mt3_runtime.decoding.search import Sequence
+from mt3_runtime.decoding.types import Sequence
 from mt3_runtime.model import Model, token_digest
 
 PAD, EOS = 0, 1

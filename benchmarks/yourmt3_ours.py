@@ -15,7 +15,8 @@ from forced import Forced
 from mt3_runtime.backends.devices import open_backend
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.commands.machine import peak_rss
-from mt3_runtime.decoding.batching import Decoded, Job, Span, decode
+from mt3_runtime.decoding.batching import decode
+from mt3_runtime.decoding.types import Decoded, Job, Span
 
 
 def forced(lengths: list[list[int]]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.bundles.bundle import DecodingSpec
-from mt3_runtime.decoding.batching import Decoded, Ended, Job, Jobs, Span, decode
-from mt3_runtime.decoding.search import Greedy, Sequence
+from mt3_runtime.decoding.batching import decode
+from mt3_runtime.decoding.search import Greedy
+from mt3_runtime.decoding.types import Decoded, Ended, Job, Jobs, Sequence, Span
 
 Table = npt.NDArray[np.float32]
 

@@ -1,9 +1,7 @@
 """Rooms, microphones and mastering: what lies between a mix and a recording of it.
 
 Contract: `draw` draws a `Colour`, a few numbers that say what happens; `Augmenter` does it to a
-window of audio.  `mt3_training.examples.torch_augment` does the same to a batch on a GPU, with
-equal
-results: both draw from tables of noise and room responses that are made from a fixed seed.
+window of audio.  Noise and room responses come from tables that are made from a fixed seed.
 
 In this order: a room (sparse early reflections, then a diffuse tail that dies sooner in the
 treble), equalisation (tilt, two bands, band limits), level, soft saturation as of a mastered mix,

@@ -2,9 +2,7 @@
 
 Contract: `perform` decides how a `Piece` sounds (`mt3_synthesis.timbres`) and returns a plan,
 `Voices`, with one row per note that is heard in a window, together with the notes as they sound;
-`render` adds up the plan.  `mt3_training.examples.torch_mixer` adds it up on a GPU, for many
-windows at once, with equal results.  So labels are made on the CPU, a few kilobytes per window, and
-the samples never leave the device.
+`render` adds up the plan.
 
 Labels follow the sound: a note that no bank can play is in neither, and one that outlasts its sound
 ends with it.

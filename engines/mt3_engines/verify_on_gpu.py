@@ -43,7 +43,7 @@ from mt3_runtime.models.installed import resolve_model
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray
-    from mt3_runtime.decoding.search import Sequence as TokenSequence
+    from mt3_runtime.decoding.types import Sequence as TokenSequence
 
 #: Segments that exact engines must say as the CPU does.  The rest are near-ties, which another
 #: order of summation decides: on the CPU itself, fp16 storage alone moves 1.4 % of segments.

@@ -19,9 +19,9 @@ import numpy as np
 
 from mt3_runtime.audio.sources import AudioSource, AudioStream, open_audio, open_blocks
 from mt3_runtime.bundles.bundle import Bundle, Manifest
-from mt3_runtime.decoding.batching import Job
-from mt3_runtime.decoding.search import Sequence as TokenSequence
 from mt3_runtime.decoding.search import search_for
+from mt3_runtime.decoding.types import Job
+from mt3_runtime.decoding.types import Sequence as TokenSequence
 from mt3_runtime.errors import OptionError
 from mt3_runtime.leakage.leakage_report import AutoFilter, check_auto_filter
 from mt3_runtime.notes.instruments import Instruments

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from mt3_runtime.audio.log_mel import FeatureExtractor
 from mt3_runtime.audio.segments import cut
 from mt3_runtime.audio.sources import AudioSource, open_audio
-from mt3_runtime.decoding.batching import Decoded, Ended, Job, Jobs, Span, decode
+from mt3_runtime.decoding.batching import decode
 from mt3_runtime.decoding.search import previous_ids
+from mt3_runtime.decoding.types import Decoded, Ended, Job, Jobs, Span
 from mt3_runtime.errors import OptionError
 from mt3_runtime.recording import Recording
 from mt3_runtime.transcription import Progress, Transcription

@@ -19,8 +19,7 @@ from mt3_runtime.transcription import Progress, Transcription, by_onset
 if TYPE_CHECKING:
     from mt3_runtime.audio.sources import AudioStream
     from mt3_runtime.backends.base import FloatArray
-    from mt3_runtime.decoding.batching import Decoded, Jobs, Span
-    from mt3_runtime.decoding.search import Sequence
+    from mt3_runtime.decoding.types import Decoded, Jobs, Sequence, Span
     from mt3_runtime.notes.base import Assembler, SegmentReport
     from mt3_runtime.notes.note import Note
     from mt3_runtime.request import Request

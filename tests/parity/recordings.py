@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.decoding.search import SearchName
-from mt3_runtime.decoding.search import Sequence as TokenSequence
+from mt3_runtime.decoding.types import Sequence as TokenSequence
 from mt3_runtime.files.formats import render
 from mt3_runtime.model import Model, token_digest
 from mt3_runtime.notes.note import Note

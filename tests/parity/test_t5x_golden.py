@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from mt3_runtime.bundles.bundle import DecodingSpec
-from mt3_runtime.decoding.search import Sequence, T5XBeam
+from mt3_runtime.decoding.search import T5XBeam
+from mt3_runtime.decoding.types import Sequence
 from tests.parity.recipes.t5x_goldens import ALPHA, EOS, KINDS
 from tests.scripted import decode_table
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mt3_runtime.decoding.search import Greedy, Sequence, T5XBeam
+from mt3_runtime.decoding.search import Greedy, T5XBeam
 from mt3_runtime.decoding.token_masks import (
     Silence,
     Wanted,
@@ -19,6 +19,7 @@ from mt3_runtime.decoding.token_masks import (
     silence_for,
     stand_ins,
 )
+from mt3_runtime.decoding.types import Sequence
 from mt3_runtime.errors import OptionError
 from mt3_runtime.notes.instruments import Lineup, choose
 from mt3_runtime.notes.magenta_assembler import NoteAssembler

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from mt3_runtime.bundles.bundle import DecodingSpec
-from mt3_runtime.decoding.batching import Decoded, Ended, Job, Jobs, Span, decode
+from mt3_runtime.decoding.batching import decode
 from mt3_runtime.decoding.scheduler import Remember
-from mt3_runtime.decoding.search import Greedy, Sequence, T5XBeam, previous_ids
+from mt3_runtime.decoding.search import Greedy, T5XBeam, previous_ids
+from mt3_runtime.decoding.types import Decoded, Ended, Job, Jobs, Sequence, Span
 from tests.scripted import ScriptedBackend, ScriptedLane, decode_table, segments, table_jobs
 
 SPEC = DecodingSpec(start_id=0, eos_id=1, max_tokens=16, beam_alpha=0.6)

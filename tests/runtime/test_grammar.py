@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_runtime.audio.segments import SegmentConfig
-from mt3_runtime.decoding.batching import Span
-from mt3_runtime.decoding.search import Greedy, Sequence, T5XBeam
+from mt3_runtime.decoding.search import Greedy, T5XBeam
 from mt3_runtime.decoding.token_masks import constraint_for
+from mt3_runtime.decoding.types import Sequence, Span
 from mt3_runtime.notes.assemblers import assembler_for
 from mt3_runtime.notes.base import ChannelTokens
 from mt3_runtime.notes.instruments import Lineup, choose

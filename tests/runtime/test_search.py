@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mt3_runtime.bundles.bundle import DecodingSpec
-from mt3_runtime.decoding.search import Greedy, Sequence, T5XBeam, search_for
+from mt3_runtime.decoding.search import Greedy, T5XBeam, search_for
+from mt3_runtime.decoding.types import Sequence
 from mt3_runtime.errors import OptionError
 from tests.scripted import ScriptedBackend, decode_table
 

@@ -1,18 +1,10 @@
-"""Mixing: the right sound, at the right time, pitch and level; and the same on a GPU."""
+"""Mixing: the right sound, at the right time, pitch and level."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-from importlib import util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import mt3_runtime
-import mt3_synthesis
 from mt3_runtime.errors import OptionError
 from mt3_synthesis.bank import assemble
 from mt3_synthesis.mixer import (
@@ -231,33 +223,3 @@ def test_no_position_leaves_its_sound():
             (row,) = palette.find(timbre, np.array([pitch]), np.array([100]))
             last = (int(voices.length[0]) - 1) * int(voices.ratio[0]) >> 24
             assert last + 1 <= palette.shots[row, 4] + 2 * OVERSAMPLING - 1
-
-
-# --- PyTorch -------------------------------------------------------------------------------------
-
-
-def torch_python() -> str:
-    """An interpreter with PyTorch, and with NumPy and mido."""
-    if util.find_spec("torch"):
-        return sys.executable
-    for variable in ("MT3_TORCH_PYTHON", "MT3_ORACLE_PYTHON"):
-        if os.environ.get(variable):
-            return os.environ[variable]
-    pytest.skip("needs PyTorch: install it, or name a Python that has it in MT3_TORCH_PYTHON")
-    raise AssertionError
-
-
-def test_pytorch_gives_the_same_audio(tmp_path):
-    recipe = Path(__file__).with_name("torch_recipe.py")
-    places = [Path(package.__file__).parents[1] for package in (mt3_runtime, mt3_synthesis)]
-    paths = [*places, Path(__file__).parents[2]]
-    ended = subprocess.run(
-        [torch_python(), recipe],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert "mixes differ by" in ended.stdout

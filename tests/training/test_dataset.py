@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -14,7 +12,7 @@ from mt3_runtime.notes.note_rules import NoteRules
 from mt3_runtime.notes.vocabulary import EventKind, Vocabulary
 from mt3_synthesis.augment import AugmentConfig
 from mt3_synthesis.corpora import as_piece
-from mt3_synthesis.mixer import Palette
+from mt3_synthesis.mixer import Palette, playable
 from mt3_synthesis.music import MusicConfig
 from mt3_synthesis.rendering import DRUM_KIT
 from mt3_training.examples.dataset import (
@@ -23,7 +21,6 @@ from mt3_training.examples.dataset import (
     RECIPE,
     DatasetConfig,
     Examples,
-    collate,
     dense_rolls,
     spans,
 )
@@ -49,15 +46,6 @@ def test_an_example_depends_on_its_index_alone():
     assert same(again.example(9), backwards[0])
     assert not same(again.example(4), backwards[2])
     assert not np.array_equal(examples(frames=65, seed=1).example(3).audio, backwards[2].audio)
-
-
-def test_workers_share_the_work():
-    made = examples(frames=16)
-    shares = [
-        [one.number for one in itertools.islice(made.iterate(k, step=3), 4)] for k in range(3)
-    ]
-    assert sorted(itertools.chain(*shares)) == list(range(12))
-    assert same(next(made.iterate(5)), made.example(5))
 
 
 @pytest.mark.parametrize("frames", [1, 65, 130, 256])
@@ -238,26 +226,6 @@ def test_spans_of_a_window():
     assert not rolls[1, 13:, 60].any()
     assert rolls.sum() == 2 * 13 + 1 + 2 * 38 + 1
     assert spans([], first=0, frames=9).shape == (0, 4)
-
-
-def test_a_batch_is_its_draws():
-    made = examples(frames=64)
-    drawn = [made.draw(index) for index in range(5, 9)]
-    batch = made.batch(5, 4, multiple=16)
-    assert batch.tokens.shape[1] % 16 == 0
-    assert batch.tokens.shape == batch.token_frames.shape
-    for row, one in enumerate(drawn):
-        size = len(one.tokens)
-        np.testing.assert_array_equal(batch.tokens[row, :size], one.tokens)
-        assert not batch.tokens[row, size:].any()
-        assert (batch.token_frames[row, size:] == NO_FRAME).all()
-        own = batch.rows == row
-        np.testing.assert_array_equal(batch.voices.out[own], one.voices.out)
-        np.testing.assert_array_equal(batch.spans[batch.spans[:, 0] == row, 1:], one.spans)
-    assert batch.colours == [one.colour for one in drawn]
-    empty = collate([])
-    assert empty.tokens.shape == (0, 8)
-    assert empty.spans.shape == (0, 5)
 
 
 def test_music_is_limited_to_what_the_palette_has():

@@ -13,6 +13,7 @@ import pytest
 
 from mt3_runtime import cli
 from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.commands import calibrate_command
 from mt3_runtime.errors import CheckpointError, DeviceError, MissingDependencyError, OptionError
 from mt3_runtime.loading import load_model
 from mt3_training.examples.tables import LOG_COLUMNS, SCORE_COLUMNS

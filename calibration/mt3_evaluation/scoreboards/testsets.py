@@ -42,7 +42,6 @@ from mt3_synthesis.mixer import Palette, perform, playable, render
 from mt3_synthesis.music import MusicConfig, compose
 from mt3_synthesis.rendering import SAMPLE_RATE, Samples
 from mt3_synthesis.soundfonts import calibration_dir, find, source_named
-from mt3_training.examples import dataset
 
 MUSIC: Mapping[str, MusicConfig] = {
     "piano": MusicConfig.piano(),
@@ -179,7 +178,7 @@ def cached_test_set(
 def _key(spec: SetSpec, count: int, seconds: float) -> str:
     """What a set is made of: arguments, sounds, and the code that makes it."""
     sounds = [sha256(path) for name in spec.sources for path in find(source_named(name))]
-    modules = (augment, bank, dataset, mixer, music, parts, rendering, timbres)
+    modules = (augment, bank, mixer, music, parts, rendering, timbres)
     code = [sha256(Path(str(module.__file__))) for module in modules]
     made_of = repr((spec, count, seconds, sounds, code, sha256(Path(__file__))))
     return hashlib.sha256(made_of.encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from mt3_quantisation.forms.step_graphs import parsed, plain
 from mt3_quantisation.gates.material import Excerpt
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.bundles.manifest import Manifest, Role
-from mt3_runtime.decoding.search import Sequence as Tokens
+from mt3_runtime.decoding.types import Sequence as Tokens
 from mt3_runtime.errors import OptionError
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model

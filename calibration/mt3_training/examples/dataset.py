@@ -7,15 +7,13 @@ An example is a window of a performed piece, cut like a model cuts recordings: i
 the grid of frames, with notes held from before and a room that already rings, and its labels count
 from the model's clock, which is up to 10 ms behind (`SegmentConfig.start`).
 
-There are two ways to get audio.  `Examples.draw` decides everything and costs one core a
-millisecond; a GPU mixes a `Batch` of draws (`mt3_training.examples.torch_mixer`).
-`Examples.example` mixes on the CPU as well.
+`Examples.draw` decides everything and costs one core a millisecond; `Examples.example` mixes the
+audio as well.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -146,26 +144,6 @@ class Example(NamedTuple):
     rolls: npt.NDArray[np.uint8]
 
 
-class Batch(NamedTuple):
-    """Several draws as arrays.
-
-    Attributes:
-        voices: Of all windows.
-        rows: int64 [voices], the window of each.
-        colours: One per window; empty if nothing is done to the mix.
-        tokens: int64 [n, L], padded.
-        token_frames: int64 [n, L], padded with `NO_FRAME`.
-        spans: int64 [m, 5], rows (window, roll, first frame, last frame, pitch).
-    """
-
-    voices: Voices
-    rows: npt.NDArray[np.int64]
-    colours: list[Colour]
-    tokens: npt.NDArray[np.int64]
-    token_frames: npt.NDArray[np.int64]
-    spans: npt.NDArray[np.int64]
-
-
 class Examples:
     """The examples of a configuration.
 
@@ -243,15 +221,6 @@ class Examples:
         rolls = dense_rolls(drawn.spans, frames=self.config.frames)
         return Example(index, self.audio(drawn), drawn.tokens, drawn.token_frames, rolls)
 
-    def iterate(self, start: int = 0, *, step: int = 1) -> Iterator[Example]:
-        """Examples ``start``, ``start + step``, ... without end."""
-        return map(self.example, itertools.count(start, step))
-
-    def batch(self, start: int, size: int, *, multiple: int = 8) -> Batch:
-        """Draws ``start`` to ``start + size - 1``, see `collate`."""
-        drawn = [self.draw(index) for index in range(start, start + size)]
-        return collate(drawn, pad=self.tokenizer.vocabulary.pad, multiple=multiple)
-
     def _place(self, rng: np.random.Generator) -> tuple[int, float]:
         """First frame of the window, and length of the piece in seconds."""
         frames = self.config.frames
@@ -308,25 +277,3 @@ def dense_rolls(spans: npt.NDArray[np.int16], *, frames: int) -> npt.NDArray[np.
     for roll, begin, end, pitch in spans.tolist():
         rolls[roll, begin : end + 1, pitch] = 1
     return rolls
-
-
-def collate(drawn: Sequence[Draw], *, pad: int = 0, multiple: int = 8) -> Batch:
-    """Draws as a batch; the width L of the tokens is a multiple of ``multiple``."""
-    width = max((len(one.tokens) for one in drawn), default=1)
-    width = -(-width // multiple) * multiple
-    tokens = np.full((len(drawn), width), pad, np.int64)
-    frames = np.full((len(drawn), width), NO_FRAME, np.int64)
-    for row, one in enumerate(drawn):
-        tokens[row, : len(one.tokens)] = one.tokens
-        frames[row, : len(one.tokens)] = one.token_frames
-    numbered = [
-        np.insert(one.spans.astype(np.int64), 0, row, axis=1) for row, one in enumerate(drawn)
-    ]
-    return Batch(
-        voices=Voices.join(one.voices for one in drawn),
-        rows=np.repeat(np.arange(len(drawn)), [len(one.voices.shot) for one in drawn]),
-        colours=[one.colour for one in drawn if one.colour is not None],
-        tokens=tokens,
-        token_frames=frames,
-        spans=np.concatenate([np.zeros((0, 5), np.int64), *numbered]),
-    )

@@ -31,13 +31,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mt3_runtime.decoding.scheduler import Schedule, Strand, Turn
+from mt3_runtime.decoding.types import Decoded, Ended, Jobs
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from mt3_runtime.backends.base import Backend, FloatArray, Lane
+    from mt3_runtime.backends.base import Backend, Lane
     from mt3_runtime.decoding.scheduler import Remember
-    from mt3_runtime.decoding.search import Greedy, Sequence
+    from mt3_runtime.decoding.search import Greedy
+    from mt3_runtime.decoding.types import Sequence
 
 #: How many segments per slot may be under way or waiting for the consumer.  A segment at the token
 #: limit takes as long as twenty usual ones, and must not starve the other slots meanwhile.
@@ -45,62 +47,6 @@ _AHEAD_PER_SLOT = 32
 
 #: Most recordings that are open at once, in a model with memory; each may hold a file open.
 _MOST_ABREAST = 64
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where a segment lies.
-
-    Attributes:
-        index: Position in the recording, counted from 0 without gaps.
-        start: Start time in seconds.
-        next_start: Start time of the following segment; None for the last one.
-    """
-
-    index: int
-    start: float
-    next_start: float | None
-
-
-@dataclass(frozen=True)
-class Job:
-    """One segment to decode; ``features`` makes its [frames, bins], once, on a worker thread."""
-
-    span: Span
-    features: Callable[[], FloatArray]
-
-
-Jobs = Generator[Job, None, None]
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A segment's tokens; its audio is no longer held.
-
-    Attributes:
-        recording: Number of its recording, from 0.
-        span: Where it lies.
-        sequences: What was decoded, one sequence per channel.
-    """
-
-    recording: int
-    span: Span
-    sequences: tuple[Sequence, ...]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """All segments of a recording have come out.
-
-    Attributes:
-        recording: Its number.
-        segments: How many there were.
-        error: What reading it raised, if it could not be read to its end.
-    """
-
-    recording: int
-    segments: int
-    error: Exception | None = None
 
 
 def decode(

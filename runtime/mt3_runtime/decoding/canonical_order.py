@@ -37,8 +37,7 @@ from mt3_runtime.decoding.grammar import (
 from mt3_runtime.notes.vocabulary import EventKind
 
 if TYPE_CHECKING:
-    from mt3_runtime.decoding.batching import Span
-    from mt3_runtime.decoding.token_masks import BoolArray, TokenArray
+    from mt3_runtime.decoding.types import BoolArray, Span, TokenArray
 
 _KEYS = np.arange(128, dtype=np.int32)
 # Notes of one step, or of the tie section, in order: by their kind, by program, by pitch.

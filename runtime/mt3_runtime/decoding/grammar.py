@@ -31,8 +31,7 @@ import numpy.typing as npt
 from mt3_runtime.notes.vocabulary import EventKind, Vocabulary
 
 if TYPE_CHECKING:
-    from mt3_runtime.decoding.batching import Span
-    from mt3_runtime.decoding.token_masks import BoolArray, TokenArray
+    from mt3_runtime.decoding.types import BoolArray, Span, TokenArray
     from mt3_runtime.notes.note_rules import NoteRules
 
 IntArray = npt.NDArray[np.integer[Any]]

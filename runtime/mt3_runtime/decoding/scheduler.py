@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import IdArray
-    from mt3_runtime.decoding.batching import Job
-    from mt3_runtime.decoding.search import Sequence
+    from mt3_runtime.decoding.types import Job, Sequence
 
 Remember = Callable[["Sequence | None"], "IdArray"]
 """Makes the ids a segment reads from what its predecessor said, None for a first segment."""

@@ -9,35 +9,21 @@ is a constraint, the search tells it what was chosen, and it says what may be ch
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from mt3_runtime.decoding.types import Sequence
 from mt3_runtime.errors import OptionError
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, IdArray, Lane
     from mt3_runtime.bundles.bundle import DecodingSpec
-    from mt3_runtime.decoding.batching import Span
-    from mt3_runtime.decoding.token_masks import Constraint, Silence
+    from mt3_runtime.decoding.token_masks import Silence
+    from mt3_runtime.decoding.types import Constraint, Span
 
 SearchName = Literal["greedy", "t5x"]
-
-
-class Sequence(NamedTuple):
-    """What was decoded from one segment, or from one channel of it.
-
-    Attributes:
-        tokens: int32 [n], without the start token, and without what a line-up leaves out; ends with
-            end-of-sequence unless ``truncated``.
-        log_probs: float32 [n], natural logarithm of each token's probability over all tokens.
-        truncated: The token limit was reached before end-of-sequence.
-    """
-
-    tokens: npt.NDArray[np.int32]
-    log_probs: FloatArray
-    truncated: bool
 
 
 def previous_ids(last: Sequence | None, spec: DecodingSpec) -> IdArray:

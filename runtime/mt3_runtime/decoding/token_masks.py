@@ -21,10 +21,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from mt3_runtime.decoding.canonical_order import Orderly
 from mt3_runtime.decoding.grammar import Grammar
@@ -32,31 +31,9 @@ from mt3_runtime.errors import OptionError
 from mt3_runtime.notes.vocabulary import EventKind, Vocabulary
 
 if TYPE_CHECKING:
-    from mt3_runtime.decoding.batching import Span
+    from mt3_runtime.decoding.types import BoolArray, Constraint, Span, TokenArray
     from mt3_runtime.notes.instruments import Lineup
     from mt3_runtime.notes.note_rules import NoteRules
-
-BoolArray = npt.NDArray[np.bool_]
-TokenArray = npt.NDArray[np.integer[Any]]
-
-
-class Constraint(Protocol):
-    """Decides which tokens each slot of a lane may take next."""
-
-    def start(self, allowed: BoolArray, slot: int, span: Span) -> None:
-        """Sets a slot's row for the first token of a segment.
-
-        Args:
-            allowed: `Lane.allowed`, bool [slots, V].
-            slot: Which row.
-            span: Where the segment lies.
-        """
-
-    def move(self, source: int, target: int) -> None:
-        """Copies a slot's state; its row of ``allowed`` was copied by `Lane.move`."""
-
-    def advance(self, allowed: BoolArray, tokens: TokenArray) -> None:
-        """Renews the first rows of ``allowed``, given the token [rows] that each of them took."""
 
 
 def constraint_for(

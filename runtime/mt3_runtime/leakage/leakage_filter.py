@@ -27,7 +27,7 @@ from mt3_runtime.leakage.salience import SETTLED_SECONDS, WINDOW_SECONDS, Ear
 from mt3_runtime.notes.note import Note
 
 if TYPE_CHECKING:
-    from mt3_runtime.backends.base import FloatArray
+    from mt3_runtime.leakage.harmonics import FloatArray
 
 NEEDED_SECONDS = SETTLED_SECONDS + WINDOW_SECONDS
 """Of audio behind an onset, to say what is heard there."""

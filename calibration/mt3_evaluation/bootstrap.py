@@ -1,4 +1,4 @@
-"""How far a score would have moved with other music: bootstrap intervals.
+"""Confidence intervals of scores by the bootstrap: how far they would have moved with other music.
 
 A score is a quotient of two sums over the windows of recordings.  For its interval, recordings are
 drawn with replacement, as many as there are, and of each recording drawn its windows, in the same

@@ -1,4 +1,4 @@
-"""What is judged: a model, which transcribes now, or notes that were transcribed before.
+"""Models and earlier results under evaluation: transcribes now, or reads notes written before.
 
 Both are context managers with a ``title`` for people, an ``about`` for the document, and ``find``,
 which gives the notes of a recording.

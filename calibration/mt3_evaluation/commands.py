@@ -1,4 +1,4 @@
-"""``mt3 evaluate`` and ``mt3 plot``: scores and pictures."""
+"""`mt3 evaluate` and `mt3 plot`: scores transcriptions against labels, draws piano rolls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation: recordings with labels, the notes that were found in them, and the scores.
+"""Evaluation of transcriptions: recordings with labels, the notes found in them, and their scores.
 
 Recordings are scored one by one (`Result`) and summarised in two ways: *pooled*, all counts added,
 so that a long recording weighs more; and *mean*, every recording alike.  Each figure comes with a

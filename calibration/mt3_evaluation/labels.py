@@ -1,4 +1,4 @@
-"""Labels: what is known about a recording, and what is not.
+"""Reference labels of recordings: notes or drum onsets, and what of them is known.
 
 A missing label is not a silent one.  Of a band of which only the drums are labelled, nothing can be
 said about the other instruments, so `Labels` carries its own scope and metrics outside it do not

@@ -1,4 +1,4 @@
-"""The metrics of an evaluation: when each applies, and what it counts.
+"""Metrics of an evaluation: onset, offset, program and drum F1; when each applies, what it counts.
 
 Every metric is a quotient of counts, kept per window of two seconds, so that recordings can be
 pooled by adding counts and judged by drawing windows (`mt3_evaluation.bootstrap`).  A metric that

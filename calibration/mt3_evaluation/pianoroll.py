@@ -1,4 +1,4 @@
-"""A piano roll: what sounds when, one colour per instrument, drums as marks below.
+"""Draws piano rolls: notes by time and pitch, one colour per instrument, drums as marks below.
 
 With labels the picture shows what is right (full colour), what is missed (outlined) and what is too
 much (pale, outlined in red), by the onset metrics of `mt3_evaluation.scoring`.

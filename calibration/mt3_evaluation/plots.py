@@ -1,4 +1,4 @@
-"""Pictures: the common look, and the chart of an evaluation.
+"""Draws charts with matplotlib: the common style, and the chart of an evaluation.
 
 Nothing here opens a window or touches matplotlib's global state.  Equal input gives equal bytes in
 one version of matplotlib: no dates, no random ids.

@@ -1,4 +1,4 @@
-"""An evaluation as a table to read and as a document to keep.
+"""Evaluation reports: a table to read and a JSON document to keep.
 
 The table has a row per recording and two summaries, each above the ends of its 95 % intervals; a
 metric that does not apply is ``-``.  The document (``docs/evaluation.md`` lists its keys) holds

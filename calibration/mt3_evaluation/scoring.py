@@ -1,4 +1,4 @@
-"""How well notes agree with labels.
+"""Matches notes with labels and counts true positives: precision, recall, F1.
 
 Definitions.  Matching is one to one and as large as possible (mir_eval does it), and only notes of
 equal *key* can match; what the key is makes the metric:

@@ -1,4 +1,4 @@
-"""``mt3 calibrate BUNDLE --precision NAME``: makes a less exact bundle, judges it, and writes it.
+"""`mt3 calibrate BUNDLE --precision NAME`: makes a quantised bundle, judges it, and writes it.
 
 Nothing is written unless the gate is passed or ``--force`` is given, and then all at once.
 """

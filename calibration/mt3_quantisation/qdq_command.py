@@ -1,4 +1,4 @@
-"""What ``mt3 calibrate BUNDLE`` has for products in 8 bits: which, by what ranges, at what cost."""
+"""Options of `mt3 calibrate BUNDLE` for 8-bit products: formats, ranges, sensitivity."""
 
 from __future__ import annotations
 

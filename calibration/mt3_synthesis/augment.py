@@ -1,4 +1,4 @@
-"""Rooms, microphones and mastering: what lies between a mix and a recording of it.
+"""Augments audio: rooms, equalisation, saturation, level and noise of real recordings.
 
 Contract: `draw` draws a `Colour`, a few numbers that say what happens; `Augmenter` does it to a
 window of audio.  Noise and room responses come from tables that are made from a fixed seed.

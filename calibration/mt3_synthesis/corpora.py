@@ -1,4 +1,4 @@
-"""Written music as training material: MIDI files that come with permissively licensed packages.
+"""Reads written music as training material: MIDI files of permissively licensed packages.
 
 Contract: a corpus is read into the same `Piece`s that `mt3_synthesis.music` makes up, so nothing
 behind it knows the difference; `excerpt` cuts one out, transposes it, changes its tempo and hands

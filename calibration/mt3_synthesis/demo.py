@@ -1,4 +1,4 @@
-"""The demonstration recording: a short piece for piano, bass, drums and strings.
+"""Makes the demonstration recording: a short piece for piano, bass, drums and strings.
 
 Contract: `write_demo` renders `demo_notes`, a composition of our own, with the soundfont
 FluidR3Mono (MIT) and writes ``demo.flac`` and ``demo.mid``, its true notes.  The files are part of

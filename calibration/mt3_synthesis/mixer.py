@@ -1,4 +1,4 @@
-"""Mixing sample banks into audio: which sound plays when, and the sum of them all.
+"""Mixes sample banks into audio: which sample plays when, and the sum of them all.
 
 Contract: `perform` decides how a `Piece` sounds (`mt3_synthesis.timbres`) and returns a plan,
 `Voices`, with one row per note that is heard in a window, together with the notes as they sound;

@@ -1,4 +1,4 @@
-"""Music made up on the spot: pieces of several parts, with their true notes.
+"""Composes random pieces of several parts, with their true notes, from a seed.
 
 Contract: `compose` turns a seed into a `Piece`; equal seeds give equal pieces.  The pieces are made
 to teach hearing, not composition.  So they have what recordings have and a network must cope with

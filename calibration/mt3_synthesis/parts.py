@@ -1,4 +1,4 @@
-"""What the players of a made-up piece do: chords, arpeggios, melodies, bass lines, pads, drums.
+"""Composes the parts of a piece: chords, arpeggios, melodies, bass lines, pads, drums.
 
 Contract: a `Song` is what the players agree on (key, chords, tempo, feeling for time); a function
 of type `Style` turns it into the notes of one layer of one part.  All draw from the song's

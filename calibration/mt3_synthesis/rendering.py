@@ -1,4 +1,4 @@
-"""Single notes at 16 kHz: played by a synthesiser from a soundfont, or read from recordings.
+"""Renders single notes at 16 kHz: played from a soundfont, or read from recordings.
 
 Contract: everything here yields `Sound`s, mono float32 at 16 kHz; what becomes of them is
 `mt3_synthesis.bank`'s business.  Soundfonts (sf2, and sf3 with Vorbis samples) are played by

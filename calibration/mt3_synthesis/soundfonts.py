@@ -1,4 +1,4 @@
-"""Where the sounds come from: a catalogue of sample collections, their licences and their use.
+"""Catalogue of sample collections: where they are, their licences, and what they may be used for.
 
 Contract: `SOURCES` names every collection this room may use, and what for.  Each has one role, so
 that no sound a model is judged by was ever trained on:

@@ -1,4 +1,4 @@
-"""How the parts of a piece sound: which instrument of which bank, how it is tuned, how loud it is.
+"""Chooses the timbre of each part: instrument, bank, tuning, level.
 
 Contract: `choose_timbre` draws the sound of a part from what a palette has.  `varied` goes beyond:
 banks hold few instruments, a drum kit less than two hundred sounds, and a network that trains on

@@ -1,4 +1,4 @@
-"""``mt3 build``: a bundle in, TensorRT engines for this machine out."""
+"""`mt3 build`: builds TensorRT engines from a bundle, for this machine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mt3_engines.optional import (
     log,
     open_cuda,
 )
-from mt3_engines.storage.keys import HARDWARE, PRECISIONS, EngineKey, Place
-from mt3_engines.storage.requests import Wish, make_keys
+from mt3_engines.storage.keys import HARDWARE, PRECISIONS, EngineKey, EngineTarget
+from mt3_engines.storage.requests import BuildOptions, make_keys
 from mt3_engines.storage.shapes import CAPACITIES, SLOTS, make_plan, parse_numbers
 from mt3_engines.storage.store import EngineInfo, EngineStore
 from mt3_engines.versions import parse_version
@@ -79,11 +79,11 @@ class BuildCommand:
         bundle = Bundle(resolve_model(args.bundle))
         slots = parse_numbers(args.slots, "--slots")
         plan = make_plan(bundle.manifest, slots, parse_numbers(args.capacities, "--capacities"))
-        wish = Wish(args.precision, args.version_compatible, args.hardware, args.strip)
+        wish = BuildOptions(args.precision, args.version_compatible, args.hardware, args.strip)
         if args.graphs is not None:
             version = args.tensorrt or "10.16"
             parse_version(version)
-            keys = make_keys(bundle, plan, wish, Place(version, "0.0", ""))
+            keys = make_keys(bundle, plan, wish, EngineTarget(version, "0.0", ""))
             return _write_graphs(bundle, keys, Path(args.graphs))
         tensorrt, cuda = import_tensorrt(), open_cuda(args.gpu)
         tools = Tools(tensorrt, import_polygraphy(), find_place(tensorrt, cuda))

@@ -1,4 +1,4 @@
-"""What `mt3 doctor` says about the device ``tensorrt``: which parts are there, and if they work.
+"""`mt3 doctor` for TensorRT devices: which parts are there, and whether they work.
 
 The proof is an engine that adds a number to itself, built and run as those of models are.
 """

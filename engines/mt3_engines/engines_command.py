@@ -1,4 +1,4 @@
-"""``mt3 engines``: what engines there are, what they are for, whether they are whole."""
+"""`mt3 engines`: lists, inspects and removes TensorRT engines."""
 
 from __future__ import annotations
 

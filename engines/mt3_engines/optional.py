@@ -1,4 +1,4 @@
-"""TensorRT, polygraphy and CUDA, imported where they are needed and nowhere else."""
+"""Imports TensorRT, polygraphy and the CUDA bindings, or names the extra that brings them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from mt3_engines.running.cuda import Cuda
-from mt3_engines.storage.keys import Place
+from mt3_engines.storage.keys import EngineTarget
 from mt3_engines.versions import parse_version
 from mt3_runtime.errors import MissingDependencyError
 
@@ -58,9 +58,9 @@ def open_cuda(index: int) -> Cuda:
     return Cuda(_import("cuda.bindings.runtime"), index)
 
 
-def find_place(tensorrt: Any, cuda: Cuda) -> Place:
+def find_place(tensorrt: Any, cuda: Cuda) -> EngineTarget:
     """What engines are built for here."""
-    return Place(tensorrt.__version__, cuda.capability, cuda.name)
+    return EngineTarget(tensorrt.__version__, cuda.capability, cuda.name)
 
 
 def make_logger(tensorrt: Any) -> Any:

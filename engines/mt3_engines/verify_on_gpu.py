@@ -1,4 +1,4 @@
-"""Everything that needs a GPU with TensorRT, in one command: build, parity, speed, a report.
+"""Verifies TensorRT on a GPU in one command: build, parity, speed, a report.
 
     python -m mt3_engines.verify_on_gpu BUNDLE RECORDING... -o report.md
 
@@ -30,7 +30,7 @@ from mt3_engines.building.builder import Tools, build_engine
 from mt3_engines.optional import find_place, import_polygraphy, import_tensorrt, open_cuda
 from mt3_engines.running.backend import TensorRtBackend
 from mt3_engines.storage.keys import PRECISIONS, Precision
-from mt3_engines.storage.requests import Wish, make_keys
+from mt3_engines.storage.requests import BuildOptions, make_keys
 from mt3_engines.storage.shapes import CAPACITIES, SLOTS, make_plan, parse_numbers
 from mt3_engines.storage.store import EngineInfo, EngineStore
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
@@ -222,7 +222,7 @@ def _built(
     plan = make_plan(bundle.manifest, parse_numbers(slots, "--slots"), CAPACITIES)
     there = {info.key: info for info in store.infos() if info.path.is_file()}
     found = []
-    for key in make_keys(bundle, plan, Wish(precision), tools.place):
+    for key in make_keys(bundle, plan, BuildOptions(precision), tools.place):
         if key not in there:
             talk(f"building {key.stem}")
         found.append(there.get(key) or build_engine(bundle, key, store=store, tools=tools))

@@ -1,4 +1,4 @@
-"""TensorRT versions: which are supported, and what differs between them for us.
+"""TensorRT versions: which are supported, and how they differ.
 
 Everything the project does with TensorRT is restricted to what 10.3, 10.16 and 11.4 all offer, or
 is asked for here.  The limits come from the bindings themselves (`tests/engines/bindings.py`) and

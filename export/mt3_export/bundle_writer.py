@@ -1,4 +1,4 @@
-"""Writes bundles: weights and a variant's tables in, a folder or a ``.mt3`` file out.
+"""Writes bundles: a folder or a `.mt3` file from weights and a variant's tables.
 
 Everything is built and checked in memory or in a temporary folder beside the target, and moved into
 place in one step: a bundle is either the old one or the whole new one.  Only a whole bundle of ours

@@ -1,4 +1,4 @@
-"""``mt3 export``: a checkpoint in, a bundle out."""
+"""`mt3 export`: makes a bundle from a checkpoint."""
 
 from __future__ import annotations
 

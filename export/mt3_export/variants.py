@@ -1,4 +1,4 @@
-"""What the runtime must be told about each variant: data, one entry per variant.
+"""Model variants as data: features, segments, vocabulary, note rules, decoding limits.
 
 A bundle carries these tables, so a new variant of a known family is an entry here and nothing in
 the runtime.

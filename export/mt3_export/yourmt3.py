@@ -1,4 +1,4 @@
-"""The networks of YourMT3: a T5 decoder behind one of three encoders.
+"""Network shapes of YourMT3: a T5 decoder behind one of three encoders.
 
 ``ymt3_plus`` has a T5 encoder that reads the features as they are.  The other three share one:
 

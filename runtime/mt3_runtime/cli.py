@@ -1,4 +1,4 @@
-"""The command `mt3`: find the sub-command, run it, turn what went wrong into one line and a code.
+"""The command line `mt3`: finds and runs the sub-command, turns errors into one line and a code.
 
 Contract: stdout is data, stderr is talk; an error raised on purpose is one line, never a traceback.
 Commands are objects of the shape `Command`.  Those of the runtime are listed here, those of the

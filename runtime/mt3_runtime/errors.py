@@ -1,4 +1,4 @@
-"""Every error this project raises on purpose.
+"""Exceptions of this project, one base class and its leaves.
 
 One base class, so that a program that embeds the runtime can write one ``except``; each leaf also
 inherits the builtin a Python programmer would expect.  A message says what happened, what was

@@ -1,4 +1,4 @@
-"""Imports names from their modules when they are first asked for, and keeps former import paths.
+"""Lazy imports of public names, and former import paths.
 
 Contract: a package's `__getattr__` from `forward` finds public names in the modules that define
 them, so that importing a package costs nothing (`mt3 --help` need not wait for NumPy).  `FORMER`

@@ -1,4 +1,4 @@
-"""Getting a model: `load_model` by path or name, and `transcribe` for everything in one call."""
+"""Loads models by path or name: `load_model`, and `transcribe` for everything in one call."""
 
 from __future__ import annotations
 

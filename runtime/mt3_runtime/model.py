@@ -1,4 +1,4 @@
-"""A loaded model and the way of the data through it.
+"""The public `Model`: transcribes recordings and streams with a bundle loaded on a device.
 
     audio -> segments -> features -> tokens -> notes -> MIDI
 
@@ -107,18 +107,14 @@ class Model:
         Args:
             audio: Path, binary file object, or samples; see `mt3_runtime.audio.sources.open_audio`.
             sr: Sample rate of an array in Hz; the model's own if None.
-            auto_filter: How to repair instrument leakage, see `mt3_runtime.leakage.leakage_report`:
-                True, False, or ``"classic"``.
+            auto_filter: Filter of leakage (`leakage_report`): True, False, ``"classic"``.
             decoding: ``greedy``, or ``t5x`` for the search of the published MT3 notebook.
-            instruments: What may occur, see `mt3_runtime.notes.instruments.choose`: names,
-                families, General MIDI program numbers, ``drums``.  The model cannot say anything
-                else.
+            instruments: What may occur, see `instruments.choose`: names, families, General MIDI
+                program numbers, ``drums``.  The model cannot say anything else.
             exclude: What may not.
-            grammar: Whether the model may only say what means something; see
-                `mt3_runtime.decoding.grammar`.
+            grammar: Whether the model may only say what means something (`decoding.grammar`).
             min_confidence: Notes below it are left out, and counted in the result.
-            smooth: Whether to repair programs that slip for one segment; see
-                `mt3_runtime.leakage.program_smoothing`.
+            smooth: Whether to repair programs that slip for one segment (`program_smoothing`).
             upstream_quirks: Imitate known defects of the model's original implementation.
             progress: Called after every segment, on this thread.
 
@@ -137,7 +133,7 @@ class Model:
             smooth=smooth,
             upstream_quirks=upstream_quirks,
         )
-        each = None if progress is None else partial(_second, progress)
+        each = None if progress is None else lambda _, now: progress(now)
         run = self._pipeline.transcribe([audio], sr, request, progress=each)
         with closing(run):
             return _given(next(run))
@@ -306,7 +302,7 @@ class Model:
             )
         last = len(features) - 1
         jobs = (
-            Job(self._pipeline.span(i, last=i == last), partial(_as_is, row))
+            Job(self._pipeline.span(i, last=i == last), partial(np.asarray, row))
             for i, row in enumerate(features)
         )
         with closing(self._pipeline.segments(jobs, request)) as run:
@@ -399,11 +395,3 @@ def _raising(
     with closing(run):
         for outcome in run:
             yield _given(outcome)
-
-
-def _second(progress: ProgressCallback, _number: int, now: Progress) -> None:
-    progress(now)
-
-
-def _as_is(features: FloatArray) -> FloatArray:
-    return features

@@ -1,4 +1,4 @@
-"""Separated songs: which file holds which stem, which model is for it, and one result of all.
+"""Transcribes songs that were separated into stems: one model per stem, one result.
 
 Contract: a song that was taken apart into audio files is transcribed file by file, each by the
 model that is made for its stem and with that stem's instruments only, and the notes are put

@@ -1,4 +1,4 @@
-"""A progress bar for the person watching, and nothing for anybody else.
+"""Progress bars for a person watching a terminal.
 
 Contract: draws on stderr only, only if stderr is a terminal, and only if `rich` is installed; in
 every other case the same object does nothing.  Nothing depends on it.

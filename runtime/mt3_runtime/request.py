@@ -1,4 +1,4 @@
-"""What a call of a model asks for: checked at the door, and turned into what does it.
+"""Options of a transcription, checked before any audio is read.
 
 Contract: `Request.of` takes the arguments as a user gives them and raises for every one that makes
 no sense, before any audio is read.  A request makes the search of a lane, and the assembler and the
@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
 from mt3_runtime.decoding.search import Greedy, SearchName, search_for
-from mt3_runtime.decoding.token_masks import constraint_for, silence_for, stand_ins
+from mt3_runtime.decoding.token_masks import constraint_for, stand_ins, unwritten_for
 from mt3_runtime.errors import OptionError
 from mt3_runtime.leakage.leakage_filter import LeakageFilter, leakage_filter
 from mt3_runtime.leakage.leakage_report import (
@@ -115,7 +115,7 @@ class Request:
             orderly=info.decoding.orderly,
             seconds=info.segments.samples / info.segments.sample_rate,
         )
-        silence = silence_for(info.vocabulary, info.notes, lineup)
+        silence = unwritten_for(info.vocabulary, info.notes, lineup)
         return cls(
             info,
             partial(search_for(decoding), spec=info.decoding, constrain=constrain, silence=silence),

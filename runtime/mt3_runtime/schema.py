@@ -1,4 +1,4 @@
-"""Strict reading of plain data (JSON) into frozen dataclasses.
+"""Strict parsing of JSON data into frozen dataclasses.
 
 A manifest comes from a file that anybody may have touched, so nothing is defaulted or coerced: the
 keys must be exactly the fields, and every value must have its field's type.

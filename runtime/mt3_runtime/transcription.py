@@ -1,4 +1,4 @@
-"""What a transcription returns: the notes, and an honest account of how they came about."""
+"""The result of a transcription: notes, segment reports, warnings, and how to save them."""
 
 from __future__ import annotations
 

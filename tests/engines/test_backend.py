@@ -10,8 +10,8 @@ import pytest
 from mt3_engines.building.builder import prepared_graph
 from mt3_engines.running import backend as module
 from mt3_engines.running.backend import TensorRtBackend, open_tensorrt
-from mt3_engines.storage.keys import Place
-from mt3_engines.storage.requests import Wish, make_keys
+from mt3_engines.storage.keys import EngineTarget
+from mt3_engines.storage.requests import BuildOptions, make_keys
 from mt3_engines.storage.shapes import make_plan
 from mt3_engines.storage.store import EngineStore
 from mt3_runtime.backends.devices import Device
@@ -33,11 +33,11 @@ def store(tmp_path) -> EngineStore:
 class Machine:
     """A bundle, its engines, and a fake GPU that runs them."""
 
-    def __init__(self, path, store, version="10.16.1.11", wish=Wish("fp32"), slots=SLOTS):  # noqa: B008
+    def __init__(self, path, store, version="10.16.1.11", wish=BuildOptions("fp32"), slots=SLOTS):  # noqa: B008
         self.bundle, self.store, self.cuda = Bundle(path), store, FakeCuda()
         plan = make_plan(self.bundle.manifest, slots, CAPACITIES)
         self.tensorrt = FakeTensorRt(self.cuda, version, plan.slots)
-        place = Place(version, self.cuda.capability, self.cuda.name)
+        place = EngineTarget(version, self.cuda.capability, self.cuda.name)
         self.infos = [
             store.put(
                 key, prepared_graph(self.bundle, key).SerializeToString(), model="t", seconds=1
@@ -95,7 +95,7 @@ def test_memory(tiny_bundle, tiny_weights, store, audio, tmp_path):
 
 
 def test_half_is_close_enough_to_run(tiny_bundle, store, audio):
-    machine = Machine(tiny_bundle, store, wish=Wish("fp16"))
+    machine = Machine(tiny_bundle, store, wish=BuildOptions("fp16"))
     backend = machine.backend()
     assert "fp16" in backend.description
     assert len(tokens(machine.model(), audio)) == 5
@@ -167,7 +167,7 @@ def test_rows_are_taken_over_and_freed(tiny_bundle, store):
 
 
 def test_stripped_engines_get_the_weights_back(tiny_bundle, store, audio):
-    machine = Machine(tiny_bundle, store, wish=Wish("fp32", stripped=True))
+    machine = Machine(tiny_bundle, store, wish=BuildOptions("fp32", stripped=True))
     assert tokens(machine.model(), audio[:40000]) == tokens(
         load_model(tiny_bundle, profile="portable"), audio[:40000]
     )

@@ -94,7 +94,7 @@ import logging, sys, tensorrt
 from pathlib import Path
 from types import SimpleNamespace
 from mt3_engines.building.builder import Tools, config_arguments, hardware_level, make_monitor
-from mt3_engines.storage.keys import EngineKey, Place
+from mt3_engines.storage.keys import EngineKey, EngineTarget
 from mt3_engines.optional import import_tensorrt, log, make_logger
 from mt3_engines.storage.store import EngineStore
 from mt3_runtime.bundles.bundle import Bundle
@@ -111,7 +111,7 @@ monitor.phase_start("phase", None, 2)
 assert monitor.step_complete("phase", 0) is True
 monitor.phase_finish("phase")
 assert seen == [(1, 2, "phase")]
-place = Place(import_tensorrt().__version__, "9.0", "GPU")
+place = EngineTarget(import_tensorrt().__version__, "9.0", "GPU")
 key = EngineKey("e", "decoder", "a", 1, "fp16", (1, 8), 64, place.tensorrt, "9.0", "GPU",
                 version_compatible=True, hardware="ampere_plus", stripped=True)
 assert hardware_level(tensorrt, key) is tensorrt.HardwareCompatibilityLevel.AMPERE_PLUS

@@ -17,8 +17,8 @@ from mt3_engines import build_command
 from mt3_engines.build_command import BuildCommand
 from mt3_engines.building.builder import Tools, build_engine, make_monitor, prepared_graph, profiles
 from mt3_engines.optional import import_polygraphy, import_tensorrt, make_logger, open_cuda
-from mt3_engines.storage.keys import Place
-from mt3_engines.storage.requests import Wish, choose, make_keys
+from mt3_engines.storage.keys import EngineTarget
+from mt3_engines.storage.requests import BuildOptions, choose, make_keys
 from mt3_engines.storage.requests import build_command as command_for
 from mt3_engines.storage.shapes import make_plan
 from mt3_engines.storage.store import EngineStore
@@ -26,7 +26,7 @@ from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.errors import BundleError, DeviceError, MissingDependencyError, OptionError
 
-HERE = Place("10.16.1.11", "9.0", "NVIDIA H200")
+HERE = EngineTarget("10.16.1.11", "9.0", "NVIDIA H200")
 
 
 class Flag(Enum):
@@ -109,7 +109,7 @@ def store(tmp_path) -> EngineStore:
     return EngineStore(tmp_path / "engines")
 
 
-def keys(bundle, wish=Wish(), slots=(1, 4), capacities=(64,), place=HERE):  # noqa: B008
+def keys(bundle, wish=BuildOptions(), slots=(1, 4), capacities=(64,), place=HERE):  # noqa: B008
     return make_keys(bundle, make_plan(bundle.manifest, slots, capacities), wish, place)
 
 
@@ -155,11 +155,11 @@ def test_networks_are_strongly_typed_and_shapes_fixed(bundle, store):
 @pytest.mark.parametrize(
     ("wish", "expected"),
     [
-        (Wish(), {}),
-        (Wish(version_compatible=True), {"version_compatible": True}),
-        (Wish(hardware="ampere_plus"), {"hardware_compatibility_level": "ampere"}),
-        (Wish(hardware="same"), {"hardware_compatibility_level": "same"}),
-        (Wish(stripped=True), {"strip_plan": True}),
+        (BuildOptions(), {}),
+        (BuildOptions(version_compatible=True), {"version_compatible": True}),
+        (BuildOptions(hardware="ampere_plus"), {"hardware_compatibility_level": "ampere"}),
+        (BuildOptions(hardware="same"), {"hardware_compatibility_level": "same"}),
+        (BuildOptions(stripped=True), {"strip_plan": True}),
     ],
 )
 def test_wishes_reach_the_builder(bundle, store, wish, expected):
@@ -172,7 +172,7 @@ def test_wishes_reach_the_builder(bundle, store, wish, expected):
 
 def test_flags_polygraphy_does_not_know(bundle, store):
     loaders = Loaders()
-    key = keys(bundle, Wish("fp32", stripped=True))[1]
+    key = keys(bundle, BuildOptions("fp32", stripped=True))[1]
     build_engine(bundle, key, store=store, tools=Tools(tensorrt(), loaders, HERE))
     assert loaders.flags == [Flag.REFIT_IDENTICAL, Flag.DISTRIBUTIVE_INDEPENDENCE]
 
@@ -203,10 +203,10 @@ def test_an_old_tensorrt_lacks_some(bundle, store):
     )
     place = replace(HERE, tensorrt="10.3.0")
     loaders = Loaders()
-    key = keys(bundle, Wish(hardware="same"), place=place)[0]
+    key = keys(bundle, BuildOptions(hardware="same"), place=place)[0]
     with pytest.raises(DeviceError, match="cannot build for 'same' hardware"):
         build_engine(bundle, key, store=store, tools=Tools(old, loaders, place))
-    key = keys(bundle, Wish("fp32"), place=place)[1]
+    key = keys(bundle, BuildOptions("fp32"), place=place)[1]
     build_engine(bundle, key, store=store, tools=Tools(old, loaders, place))
     assert loaders.flags == []
     graph = onnx.load_from_string(loaders.networks[-1][0])
@@ -266,7 +266,7 @@ def test_missing_packages_name_the_extra():
 # Choosing what runs ------------------------------------------------------------------------------
 
 
-def put(store, bundle, wish=Wish(), **options):  # noqa: B008
+def put(store, bundle, wish=BuildOptions(), **options):  # noqa: B008
     made = keys(bundle, wish, **options)
     return [store.put(key, b"x", model="tiny", seconds=1) for key in made]
 
@@ -282,7 +282,7 @@ def test_a_whole_set_is_chosen(bundle, store):
 
 def test_exact_engines_are_preferred_and_others_can_be_asked_for(bundle, store):
     put(store, bundle)
-    put(store, bundle, Wish("fp32"), slots=(2,))
+    put(store, bundle, BuildOptions("fp32"), slots=(2,))
     assert choose(bundle, store, HERE).precision == "fp32"
     assert choose(bundle, store, HERE, "fp16").plan.slots == (1, 4)
 

@@ -19,8 +19,8 @@ from mt3_engines.building.builder import build_engine, prepared_graph
 from mt3_engines.building.operators import faults
 from mt3_engines.building.prepare import prepare
 from mt3_engines.running.backend import TensorRtBackend
-from mt3_engines.storage.keys import EngineKey, Place
-from mt3_engines.storage.requests import Wish, make_keys
+from mt3_engines.storage.keys import EngineKey, EngineTarget
+from mt3_engines.storage.requests import BuildOptions, make_keys
 from mt3_engines.storage.shapes import make_plan
 from mt3_engines.storage.store import EngineStore
 from mt3_engines.versions import Version
@@ -194,9 +194,11 @@ def bundle(tiny_bundle, kind, tmp_path_factory) -> Bundle:
 
 
 def keys_of(bundle: Bundle, *, precision="fp32", **place) -> list[EngineKey]:
-    where = Place(**{"tensorrt": "10.16.1.11", "capability": "9.0", "gpu": "FAKE GPU", **place})
+    where = EngineTarget(
+        **{"tensorrt": "10.16.1.11", "capability": "9.0", "gpu": "FAKE GPU", **place}
+    )
     plan = make_plan(bundle.manifest, (1, 4), (32, 64))
-    return make_keys(bundle, plan, Wish(precision), where)
+    return make_keys(bundle, plan, BuildOptions(precision), where)
 
 
 def test_keys_say_what_is_quantised(bundle, kind, tiny_bundle):

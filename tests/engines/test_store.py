@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_engines.engines_command import EnginesCommand
-from mt3_engines.storage.keys import EngineKey, Place, capability_of
+from mt3_engines.storage.keys import EngineKey, EngineTarget, capability_of
 from mt3_engines.storage.store import EngineStore, default_folder, graph_digests, read_info
 from mt3_engines.versions import Version, parse_version, updates_in_place
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.errors import BundleError, DeviceError, MT3Error, OptionError, OutputError
 
-HERE = Place("10.16.1.11", "9.0", "NVIDIA H200")
+HERE = EngineTarget("10.16.1.11", "9.0", "NVIDIA H200")
 KEY = EngineKey(
     export_id="e" * 32,
     role="decoder",
@@ -277,11 +277,11 @@ def test_pruning_keeps_what_is_of_use(store, tiny_bundle, capsys):
     damaged = store.put(replace(KEY, capacity=512), b"4", model="another", seconds=1)
     damaged.path.write_bytes(b"5")
     foreign = store.put(replace(KEY, recipe=99), b"6", model="another", seconds=1)
-    doomed = {info.path.name for info in (old, damaged, foreign)}
+    removable = {info.path.name for info in (old, damaged, foreign)}
     before = sorted(store.folder.iterdir())
     run(store, "prune", str(tiny_bundle), "--dry-run")
     assert sorted(store.folder.iterdir()) == before
-    assert doomed == {line.split()[0] for line in capsys.readouterr().out.splitlines()[::2]}
+    assert removable == {line.split()[0] for line in capsys.readouterr().out.splitlines()[::2]}
     run(store, "prune", str(tiny_bundle))
     assert {info.path for info in store.infos()} == {kept.path, other.path}
     with pytest.raises(OptionError):

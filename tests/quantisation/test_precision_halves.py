@@ -25,7 +25,7 @@ from mt3_quantisation.gates.measure import drift
 from mt3_quantisation.gates.teacher_forcing import segments_of
 from mt3_runtime import cli
 from mt3_runtime.backends.ort_cuda import OrtCudaBackend
-from mt3_runtime.backends.ort_memory import Place
+from mt3_runtime.backends.ort_memory import DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import DeviceError
 from mt3_runtime.loading import load_model
@@ -212,7 +212,7 @@ def test_who_runs_them(product: Product, source: Source, material: Material, tmp
         return
     with load_model(bundle.path, device="cpu", threads=1) as model:
         here = [sequence.tokens for sequence in model.forward(features)]
-    backend = OrtCudaBackend(bundle, place=Place("CPUExecutionProvider", "cpu"))
+    backend = OrtCudaBackend(bundle, place=DeviceSpec("CPUExecutionProvider", "cpu"))
     with Model(bundle, backend) as model:  # the GPU's way with buffers
         there = [sequence.tokens for sequence in model.forward(features)]
     assert all(np.array_equal(a, b) for a, b in zip(here, there, strict=True))

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from mt3_runtime.decoding.search import Greedy, T5XBeam
 from mt3_runtime.decoding.token_masks import (
-    Silence,
+    UnwrittenTokens,
     Wanted,
     constraint_for,
     programs_for,
-    silence_for,
     stand_ins,
+    unwritten_for,
 )
 from mt3_runtime.decoding.types import Sequence
 from mt3_runtime.errors import OptionError
@@ -46,7 +46,7 @@ def run(
 ) -> list[Sequence]:
     rules = rules or RULES
     constrain = constraint_for(vocabulary, rules, lineup, grammar=grammar, seconds=2.0)
-    silence = silence_for(vocabulary, rules, lineup)
+    silence = unwritten_for(vocabulary, rules, lineup)
     made = partial(search, constrain=constrain, silence=silence)
     return decode_table(tables, made, SPEC, **how)
 
@@ -205,7 +205,7 @@ def test_shifts_that_lead_to_silence_are_not_written():
     shift, pitch, drum, on = 10, 1064, 1299, 1133
     silent = np.zeros(MT3.size, np.bool_)
     silent[pitch] = True
-    silence = Silence(silent, MT3.id_range(EventKind.SHIFT))
+    silence = UnwrittenTokens(silent, MT3.id_range(EventKind.SHIFT))
     for said, written in (
         ([shift, pitch, shift + 1, drum, 1], [shift + 1, drum, 1]),
         ([shift, drum, pitch, shift + 1, drum, 1], [shift, drum, shift + 1, drum, 1]),
@@ -222,7 +222,7 @@ def test_shifts_that_lead_to_silence_are_not_written():
 
 def test_nothing_is_silent_where_everything_is_wanted():
     for lineup in (None, EVERYTHING, choose("bass, drums"), Lineup(drum_keys=frozenset({36}))):
-        assert silence_for(MT3, RULES, lineup) is None
+        assert unwritten_for(MT3, RULES, lineup) is None
 
 
 def test_no_lineup_is_no_constraint():

@@ -12,7 +12,7 @@ import pytest
 from mt3_export.weights import Weights
 from mt3_runtime.backends import ort_cpu
 from mt3_runtime.backends.ort_cuda import OrtCudaBackend
-from mt3_runtime.backends.ort_memory import Place
+from mt3_runtime.backends.ort_memory import DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import OptionError
 from mt3_runtime.loading import load_model
@@ -171,7 +171,7 @@ def test_the_cuda_backend_knows_channels_and_memory(
 ) -> None:
     """On the CPU provider, with buffers and copies as on a GPU."""
     bundle = Bundle(request.getfixturevalue(family))
-    here = OrtCudaBackend(bundle, place=Place("CPUExecutionProvider", "cpu"), threads=2)
+    here = OrtCudaBackend(bundle, place=DeviceSpec("CPUExecutionProvider", "cpu"), threads=2)
     here.warmup()
     with load_model(bundle.path, profile="portable") as model:
         expected = token_digest(model.forward(features))

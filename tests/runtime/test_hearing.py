@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mt3_runtime.leakage.salience import CLOSED_HAT, KICK, LOW_TOM, SNARE, Ear
+from mt3_runtime.leakage.salience import CLOSED_HAT, KICK, LOW_TOM, SNARE, SalienceAnalyser
 from mt3_runtime.notes.note import Note
 
 RATE = 16000
@@ -36,9 +36,9 @@ def silence(seconds: float) -> Audio:
     return np.zeros(round(seconds * RATE), np.float32)
 
 
-def listen(*parts: Audio, block: int = 4096) -> Ear:
+def listen(*parts: Audio, block: int = 4096) -> SalienceAnalyser:
     audio = np.concatenate(parts)
-    ear = Ear(RATE)
+    ear = SalienceAnalyser(RATE)
     for start in range(0, len(audio), block):
         ear.hear(audio[start : start + block])
     return ear
@@ -114,7 +114,7 @@ def test_tones_that_come_later_do_not_matter(until):
 
 
 def test_tones_that_were_not_heard_or_are_forgotten_are_none():
-    assert not Ear(RATE).tones(0.0).any()
+    assert not SalienceAnalyser(RATE).tones(0.0).any()
     ear = listen(silence(1.0), tone(72, 3.0))
     assert ear.tones(1.0).any()
     ear.forget(3.0)
@@ -135,7 +135,7 @@ def test_share_of_tones():
     assert ear.tonal_share(2.5, 3.5) < 0.1
     assert 0.0 < ear.tonal_share(-3.0, 99.0) < 1.0
     assert listen(silence(1.0)).tonal_share(0.0, 1.0) == 0.0
-    assert Ear(RATE).tonal_share(0.0, 1.0) == 0.0
+    assert SalienceAnalyser(RATE).tonal_share(0.0, 1.0) == 0.0
 
 
 @pytest.mark.parametrize("block", [100, 1000, 33333, 10**9])
@@ -169,7 +169,7 @@ def test_the_past_is_forgotten_and_counts_as_clear():
 
 
 def test_nothing_heard_is_nothing_clear():
-    assert Ear(RATE).note(note(0.0, 60)) == (0.0, 0.0, SNARE)
+    assert SalienceAnalyser(RATE).note(note(0.0, 60)) == (0.0, 0.0, SNARE)
     short = listen(silence(0.05))
     assert short.note(note(0.0, 60)).clarity == 0.0
 
@@ -184,7 +184,7 @@ def test_pitches_outside_a_piano_count_as_its_last():
 def test_other_rates(rate):
     time = np.arange(rate) / rate
     wave = sum(np.sin(2 * np.pi * 440.0 * k * time) / k for k in range(1, 5))
-    ear = Ear(rate)
+    ear = SalienceAnalyser(rate)
     ear.hear((0.2 * wave).astype(np.float32))
     assert ear.note(note(0.3, 69)).clarity > 1.0
     assert ear.note(note(0.3, 66)).clarity < 1.0

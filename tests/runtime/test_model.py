@@ -23,7 +23,7 @@ from mt3_runtime.audio.log_mel import FeatureExtractor
 from mt3_runtime.audio.segments import cut
 from mt3_runtime.backends import devices, ort_cpu
 from mt3_runtime.backends.ort_cuda import OrtCudaBackend
-from mt3_runtime.backends.ort_memory import Place
+from mt3_runtime.backends.ort_memory import DeviceSpec
 from mt3_runtime.diagnostics import wheels
 from mt3_runtime.errors import (
     BundleNotFoundError,
@@ -395,7 +395,7 @@ def test_auto_takes_a_gpu_that_works_and_tells_why_not(
 ) -> None:
     monkeypatch.setattr(devices, "import_onnxruntime", WithCuda)
     caplog.set_level("INFO")
-    here = Place("CPUExecutionProvider", "cpu")
+    here = DeviceSpec("CPUExecutionProvider", "cpu")
     on_gpu = partial(OrtCudaBackend, place=here)
     monkeypatch.setattr(devices, "OrtCudaBackend", on_gpu)
     assert "lanes" in load_model(tiny_bundle).device

@@ -20,14 +20,14 @@ from mt3_runtime.backends.devices import open_backend
 from mt3_runtime.backends.ort_common import import_onnxruntime
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.backends.ort_cuda import CPU, CUDA, OrtCudaBackend, padded
-from mt3_runtime.backends.ort_memory import Buffer, Copier, Place, Staging
+from mt3_runtime.backends.ort_memory import Buffer, Copier, DeviceSpec, Staging
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.diagnostics import nvidia
 from mt3_runtime.diagnostics.nvidia import preload
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 from mt3_runtime.model import Model, token_digest
 
-HERE = Place(CPU, "cpu")
+HERE = DeviceSpec(CPU, "cpu")
 
 
 def model(bundle: Path, **options) -> Model:

@@ -17,16 +17,16 @@ from mt3_runtime.leakage.drum_evidence import (
     UNCERTAIN,
     UNHEARD,
     UNWANTED,
+    DrumContext,
     Drums,
     Heard,
-    Scene,
     Verdict,
     join,
     together,
 )
 from mt3_runtime.leakage.harmonics import Harmonics
 from mt3_runtime.leakage.leakage_report import Stretch
-from mt3_runtime.leakage.salience import CLOSED_HAT, KICK, Impression
+from mt3_runtime.leakage.salience import CLOSED_HAT, KICK, OnsetEvidence
 from mt3_runtime.notes.note import Note
 
 FREQUENCIES = 128
@@ -42,10 +42,10 @@ def heard(
     harmonic: float = 0.2,
 ) -> Heard:
     """A note; notes of one sound sound alike, by default those of a pitch."""
-    impression = Impression(1.5 if clear else 0.4, 20.0, KICK)
+    evidence = OnsetEvidence(1.5 if clear else 0.4, 20.0, KICK)
     tones = np.zeros(FREQUENCIES, np.float16)
     tones[pitch if sound is None else sound] = 1.0
-    return Heard(Note(onset, onset + length, pitch, 100, 33), impression, tones, harmonic)
+    return Heard(Note(onset, onset + length, pitch, 100, 33), evidence, tones, harmonic)
 
 
 def replaced(one: Heard, **values) -> Heard:
@@ -54,7 +54,7 @@ def replaced(one: Heard, **values) -> Heard:
 
 def verdicts(notes, drums=(9.9,), *, tonal: float = 0.02, whole: float = 1.0) -> list[str]:
     """The reasons for notes that have everything in their context."""
-    scene = Scene(sorted(notes, key=lambda one: one.note), sorted(drums))
+    scene = DrumContext(sorted(notes, key=lambda one: one.note), sorted(drums))
     return [scene.judge(one, 0.0, 10.0, tonal_share=tonal, whole=whole).reason for one in notes]
 
 
@@ -161,7 +161,7 @@ def test_what_begins_together_is_explained_together():
     tones = np.zeros(384, np.float16)
     tones[[33, 67, 50, 100]] = 0.5  # C4 and G4, two harmonics each
     found = [
-        (Note(onset, 2.0, pitch, 100), Impression(1.5, 20.0, KICK), tones)
+        (Note(onset, 2.0, pitch, 100), OnsetEvidence(1.5, 20.0, KICK), tones)
         for onset, pitch in ((1.0, 60), (1.03, 67), (1.5, 60))
     ]
     first, second, third = together(found[::-1], harmonics)
@@ -174,7 +174,7 @@ def test_what_begins_together_is_explained_together():
 def test_only_the_context_counts():
     far = [heard(20.0 + k, 60 + k, clear=True) for k in range(5)]
     near = heard(5.0, 60, clear=False)
-    scene = Scene([near, *far], [5.0, 21.0])
+    scene = DrumContext([near, *far], [5.0, 21.0])
     assert scene.judge(near, 0.0, 10.0, tonal_share=0.0) == Verdict(
         UNHEARD, Stretch(5.0, 5.0, 0, 0.5, 0.0)
     )
@@ -212,7 +212,7 @@ def test_no_hit_is_doubled_or_made_up():
             None,
             UNHEARD + DUPLICATE,
         )
-    quiet = found._replace(impression=Impression(0.0, 4.9, KICK))
+    quiet = found._replace(evidence=OnsetEvidence(0.0, 4.9, KICK))
     assert drums([0.9]).replace(quiet, few(RINGING)) == (found.note, None, RINGING + SILENT)
     assert drums([], keys=(38, 42)).replace(found, few(UNHEARD)).reason == UNHEARD + UNWANTED
     assert drums([], keys=(KICK,)).replace(found, few(UNHEARD)).became is not None
@@ -220,7 +220,7 @@ def test_no_hit_is_doubled_or_made_up():
 
 @pytest.mark.parametrize("key", [KICK, CLOSED_HAT])
 def test_among_many_drums_only_kicks_are_put_in(key):
-    found = heard(1.0, 70, clear=False)._replace(impression=Impression(0.0, 20.0, key))
+    found = heard(1.0, 70, clear=False)._replace(evidence=OnsetEvidence(0.0, 20.0, key))
     for share, reason in ((0.49, UNHEARD), (0.5, UNHEARD if key == KICK else UNHEARD + UNCERTAIN)):
         change = drums([0.5]).replace(found, few(UNHEARD, share))
         assert change.reason == reason
@@ -273,7 +273,7 @@ def test_tonal_sound_never_hurts(notes, tonal, more):
 
 
 def test_a_hat_is_a_hat():
-    found = heard(1.0, 70, clear=False)._replace(impression=Impression(0.0, 9.0, CLOSED_HAT))
+    found = heard(1.0, 70, clear=False)._replace(evidence=OnsetEvidence(0.0, 9.0, CLOSED_HAT))
     became = drums().replace(found, few(UNHEARD)).became
     assert became is not None
     assert became.pitch == CLOSED_HAT

@@ -13,7 +13,7 @@ import pytest
 
 from mt3_runtime.backends import ort_cpu
 from mt3_runtime.backends.ort_cuda import OrtCudaBackend
-from mt3_runtime.backends.ort_memory import Place
+from mt3_runtime.backends.ort_memory import DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.bundles.precision import Precision, Verdict
 from mt3_runtime.errors import BundleError, DeviceError
@@ -74,7 +74,7 @@ def test_the_cpu_refuses_bf16_in_one_sentence(tiny_bundle: Path, tmp_path: Path)
 def test_a_gpu_refuses_int8(tiny_bundle: Path, tmp_path: Path):
     path = told(tiny_bundle, tmp_path / "x", FAST)
     with pytest.raises(DeviceError, match="device cuda has no int8 arithmetic"):
-        OrtCudaBackend(Bundle(path), place=Place("CPUExecutionProvider", "cpu"))
+        OrtCudaBackend(Bundle(path), place=DeviceSpec("CPUExecutionProvider", "cpu"))
 
 
 def test_a_cpu_that_cuts_off_sums_refuses_int8(tiny_bundle: Path, tmp_path: Path, monkeypatch):

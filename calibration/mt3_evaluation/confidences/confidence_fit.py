@@ -1,4 +1,4 @@
-"""How far confidence can be trusted: which notes are right, what confidence said, a better fit.
+"""Calibration of note confidence: reliability, expected calibration error, and a better fit.
 
 Contract: `verdicts` says of every note whether it is right; `fit` finds the `Calibration` that
 predicts it best from the probabilities of the notes' tokens; `assess` compares both, the

@@ -1,4 +1,4 @@
-"""An assessment of confidence as a table, as a document, and as a reliability plot."""
+"""Confidence reports: a table, a JSON document and a reliability diagram."""
 
 from __future__ import annotations
 

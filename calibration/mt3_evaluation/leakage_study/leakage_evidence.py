@@ -1,4 +1,4 @@
-"""What the thresholds of the leakage filter rest on, measured on a synthetic set.
+"""Measures the evidence that the leakage filter's thresholds rest on, on a synthetic set.
 
 Contract: prints three tables about a folder of recordings with exact labels, as
 `mt3_evaluation.leakage_study.leakage_set` makes them: what each filter does to each kind of music;
@@ -34,10 +34,10 @@ from mt3_runtime.errors import MT3Error
 from mt3_runtime.files.atomic import make_folder, write_atomic
 from mt3_runtime.files.formats import load_notes, render
 from mt3_runtime.leakage import drum_evidence as percussion
-from mt3_runtime.leakage.drum_evidence import CONTEXT_SECONDS, Heard, Scene, together
+from mt3_runtime.leakage.drum_evidence import CONTEXT_SECONDS, DrumContext, Heard, together
 from mt3_runtime.leakage.leakage_filter import filter_notes
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
-from mt3_runtime.leakage.salience import Ear
+from mt3_runtime.leakage.salience import SalienceAnalyser
 from mt3_runtime.notes.note import Note
 
 TOLERANCE, NEAR = 0.05, 0.08
@@ -126,7 +126,7 @@ def read(folder: Path, transcribe: Callable[[Path], Sequence[Note]], *, rate: in
     for path in sorted(folder.glob("*.wav")):
         labels, notes = load_notes(path.with_suffix(".mid")), transcribe(path)
         audio = load_audio(path, target_rate=rate)
-        ear = Ear(rate)
+        ear = SalienceAnalyser(rate)
         ear.hear(audio)
         melodic = sorted(pitched(notes))
         sounding = [(note, ear.note(note), ear.tones(note.onset)) for note in melodic]
@@ -166,7 +166,7 @@ def signs_table(pieces: Sequence[Piece]) -> str:
     it: 0.5 is a coin.  Then follow quantiles of both.
     """
     signs: dict[str, Callable[[Heard], float]] = {
-        "clarity": lambda heard: heard.impression.clarity,
+        "clarity": lambda heard: heard.evidence.clarity,
         "harmonics": lambda heard: heard.harmonic,
         "duration": lambda heard: heard.note.offset - heard.note.onset,
         "confidence": lambda heard: heard.note.confidence,
@@ -187,7 +187,7 @@ def signs_table(pieces: Sequence[Piece]) -> str:
         true, leaked = (np.array([sign(h) for h in sides[t]], float) for t in (TRUE, LEAKED))
         quantiles = [f"{v:.2f}" for s in (true, leaked) for v in np.percentile(s, (10, 50, 90))]
         lines.append((name, f"{tells(true, leaked):.3f}", *quantiles))
-    share = [f"{np.mean([h.impression.clarity >= 1 for h in sides[t]]):.1%}" for t in sides]
+    share = [f"{np.mean([h.evidence.clarity >= 1 for h in sides[t]]):.1%}" for t in sides]
     return f"{aligned(lines)}\n\nclear: {share[0]} of the true notes, {share[1]} of the leaked ones"
 
 
@@ -239,7 +239,7 @@ def _outcome(pieces: Sequence[Piece], *, clear: float = 1.0) -> tuple[str, ...]:
     counts = np.zeros(8, int)
     for piece in pieces:
         scaled = [_scaled(one.heard, clear) for one in piece.judged]
-        scene = Scene(scaled, sorted(n.onset for n in piece.notes if n.is_drum))
+        scene = DrumContext(scaled, sorted(n.onset for n in piece.notes if n.is_drum))
         hard = 4 * piece.kind.startswith(HARD)
         for one, heard in zip(piece.judged, scaled, strict=True):
             start, end = _context(heard.note)
@@ -252,8 +252,8 @@ def _outcome(pieces: Sequence[Piece], *, clear: float = 1.0) -> tuple[str, ...]:
 
 
 def _scaled(heard: Heard, factor: float) -> Heard:
-    clarity = heard.impression.clarity / factor
-    return heard._replace(impression=heard.impression._replace(clarity=clarity))
+    clarity = heard.evidence.clarity / factor
+    return heard._replace(evidence=heard.evidence._replace(clarity=clarity))
 
 
 def _context(note: Note) -> tuple[float, float]:

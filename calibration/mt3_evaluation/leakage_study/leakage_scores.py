@@ -1,4 +1,4 @@
-"""How much leaks to which instruments, and what the filters make of it: ``mt3 evaluate --leakage``.
+"""Scores instrument leakage and what filters make of it: `mt3 evaluate --leakage`.
 
 Contract: every recording is transcribed once by each model, without a filter; then every filter is
 applied to the same notes.  So rows that differ in the filter differ in nothing else.  Recordings

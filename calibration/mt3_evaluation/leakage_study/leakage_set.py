@@ -1,4 +1,4 @@
-"""Recordings to judge instrument leakage by: drums, bands, and what must not be taken for drums.
+"""Makes synthetic recordings that test instrument leakage: drums, bands, and look-alikes of drums.
 
 Contract: `write_leakage_set` fills a folder like `mt3_evaluation.scoreboards.testsets` does:
 ``KIND-000.wav`` and ``KIND-000.mid``, its true notes.  Equal arguments give equal files.  The set
@@ -30,8 +30,8 @@ from mt3_runtime.notes.note import Note
 from mt3_synthesis import parts
 from mt3_synthesis.augment import PREROLL, AugmentConfig, Augmenter, draw
 from mt3_synthesis.bank import Bank, BankSpec, assemble, build_bank
-from mt3_synthesis.membranes import live_bank, membrane_bank
 from mt3_synthesis.mixer import Palette, perform, render
+from mt3_synthesis.modelled_drums import live_bank, membrane_bank
 from mt3_synthesis.music import Part, Piece, one_at_a_time
 from mt3_synthesis.rendering import DRUM_KIT, SAMPLE_RATE, Request, Sound, needed, play_soundfont
 from mt3_synthesis.soundfonts import find, source_named
@@ -64,7 +64,7 @@ class Kind:
             role if none) of each.
         drums: Whether a drummer plays along.
         ringing: Whether that drummer also plays on drums with a pitch.
-        kit: "sampled"; or "skins" or "live", the modelled ones of `mt3_synthesis.membranes`.
+        kit: "sampled"; or "skins" or "live", the modelled ones of `mt3_synthesis.modelled_drums`.
         layers: How many things each player does at once, at most.
         loudness: Factor on the velocities of the players, but for the drummer.
     """

@@ -1,4 +1,4 @@
-"""How good models are: every test set, several models, one table.
+"""Scores several models on every test set and writes one table of them.
 
 Contract: `measure_models` transcribes the test sets with each model, as a user would with defaults
 on a CPU, and scores the notes.  Two boards can be put together if their sets have equal digests.

@@ -1,4 +1,4 @@
-"""A scoreboard as a document, as tables and as a picture.
+"""Scoreboard reports: a JSON document, tables and a picture.
 
 The document is JSON: ``format`` ("mt3-runtime.scoreboard"), ``version`` (1), ``versions`` of what
 took part, ``models`` (label, variant, export id, precision, bytes), ``sets`` (name, sounds, digest,

@@ -1,4 +1,4 @@
-"""Test sets made of the same kinds of music as the training data: recordings with true notes.
+"""Makes synthetic test sets: recordings of generated music with their true notes.
 
 Contract: `write_test_set` fills a folder with ``NAME-000.wav`` (16 kHz, 16 bit) and
 ``NAME-000.mid`` (every note that sounds, with its program and its percussion key), which is what

@@ -1,4 +1,4 @@
-"""int8 caches in the graphs of the profile ``cpu``: found, folded in, and read without a detour.
+"""Quantises the decoder's key/value caches to int8 in graphs of the profile `cpu`.
 
 Contract: `find_scales` listens for how large keys and values become, channel by channel; the two
 rewrites, `int8_encoder` and `int8_decoder`, make an exact pair of graphs keep them in int8.  Scales

@@ -1,4 +1,4 @@
-"""``fp16`` and ``bf16``: graphs that compute in 16 bits, for ONNX Runtime on NVIDIA GPUs.
+"""Makes `fp16` and `bf16` bundles: graphs that compute in 16 bits, for NVIDIA GPUs.
 
 Contract: made of the ``portable`` graphs by the rules of `mt3_engines.building.half_precision`,
 which TensorRT's engines follow too: products, caches and what the encoder hands over in 16 bits;

@@ -1,4 +1,4 @@
-"""Writes what a recipe made as a bundle: stamped, checked, described."""
+"""Writes a quantised model as a bundle: stamped, checked, described."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The matrix products that may be quantised: those with weights, less those that decide something.
+"""Finds the matrix products of a graph that may be quantised.
 
 A product is named after its weight, without ``.kernel``: the name is the checkpoint's, so it is the
 same in every profile, report and tool.  Its *group* is the name without the number of the layer

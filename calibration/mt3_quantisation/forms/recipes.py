@@ -1,4 +1,4 @@
-"""Recipes: ways to make the graphs of an exact bundle less exact, and what they make.
+"""Precision recipes by name: ways to make the graphs of an exact bundle smaller or faster.
 
 Contract: a `Recipe` is a name, the gate that judges it, and `apply`, which turns a `Source` into a
 `Product`: new graphs, and what numbers are in them.  It may look at the calibration part of the

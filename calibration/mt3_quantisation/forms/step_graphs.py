@@ -1,4 +1,4 @@
-"""ONNX graphs as recipes need them: parsed, with plain weights, with more outputs, stamped."""
+"""Loads encoder and decoder-step graphs for rewriting: plain weights, extra outputs, stamps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``fp16-stored``: matrices in half the bytes, arithmetic in fp32.  The default packaging."""
+"""Stores weights as fp16 and computes in fp32: `fp16-stored`, the default packaging.
+
+The default packaging.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exact bundle that a recipe starts from: its graphs, and what it hears.
+"""The exact bundle that a precision recipe starts from: its graphs, and what it transcribes.
 
 Contract: `Source.graph` gives a graph whose weights are plain fp32 parameters under their own
 names, however the bundle stores them.  `Source.listen` gives features and exact tokens of excerpts,

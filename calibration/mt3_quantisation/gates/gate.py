@@ -1,4 +1,4 @@
-"""The gates: how much worse than the exact model a bundle may be, and still be handed out.
+"""The precision gate: how far scores of a quantised bundle may fall below the exact one's.
 
 Contract: pure functions of per-file scores.  Each file has one F1, of all its notes that are
 labelled, pitched ones by onset and drums by class (`mt3_evaluation.scoring`), in all of its takes

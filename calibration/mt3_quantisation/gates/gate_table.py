@@ -1,4 +1,4 @@
-"""A judgement as a table to read."""
+"""Writes the verdict of a precision gate as a table."""
 
 from __future__ import annotations
 

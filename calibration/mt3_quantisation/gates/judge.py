@@ -1,4 +1,4 @@
-"""The judgement of a product: everything measured, and what the gate makes of it.
+"""Judges a quantised bundle: measures everything and applies the precision gate.
 
 Contract: `judge` compares a bundle with the exact one it was made from, on the ``check`` part of
 the material and on the user's own recordings, each set by itself: to pass, the gate must hold for

@@ -1,4 +1,4 @@
-"""What recipes are made with and judged by: music this project makes up, with its true notes.
+"""Calibration and check excerpts for quantisation: generated music with its true notes.
 
 Contract: `Material` has two parts that have nothing in common.  ``calibration`` is what a recipe
 may look at; ``check`` is what gates judge by: other pieces, drawn from other seeds, and other

@@ -1,4 +1,4 @@
-"""How far graphs are from the exact ones: in scores, tokens, thoughts, bytes and seconds."""
+"""Measures quantised graphs against exact ones: scores, tokens, KL divergence, bytes, seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teacher forcing: what graphs say about tokens that are given to them.
+"""Teacher forcing: log-probabilities that graphs give to tokens fed to them.
 
 Contract: `forced` feeds every segment's exact tokens to a pair of graphs, whatever they would have
 said themselves, and yields what they thought at each step.  Two pairs of graphs that are fed the
@@ -49,7 +49,7 @@ class Segment(NamedTuple):
     previous_ids: npt.NDArray[np.int64] | None
 
 
-class Thought(NamedTuple):
+class StepOutput(NamedTuple):
     """One step of some rows.
 
     Attributes:
@@ -88,7 +88,7 @@ def forced(
     *,
     watch: Sequence[str] = (),
     threads: int | None = None,
-) -> Iterator[Thought]:
+) -> Iterator[StepOutput]:
     """What a pair of graphs thinks at every step of given tokens.
 
     Args:
@@ -147,7 +147,7 @@ def _decoded(
     manifest: Manifest,
     thoughts: str,
     watch: Sequence[str],
-) -> Iterator[Thought]:
+) -> Iterator[StepOutput]:
     """The steps of rows that are sorted by length, longest first."""
     lengths = np.array([len(row) for row in rows])
     past = _empty(decoder, len(rows), int(lengths[0]))
@@ -163,7 +163,7 @@ def _decoded(
         past = {name: found[name.replace("past", "present", 1)] for name in past}
         said = np.array([row[position] for row in rows[:count]], np.int32)
         last = said.astype(np.int64)
-        yield Thought(said, found[thoughts], {name: found[name] for name in watch})
+        yield StepOutput(said, found[thoughts], {name: found[name] for name in watch})
 
 
 def _empty(decoder: Any, rows: int, capacity: int) -> dict[str, npt.NDArray[Any]]:

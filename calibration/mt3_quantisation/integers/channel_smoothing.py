@@ -1,4 +1,4 @@
-"""Scales the inputs of products so that 8 bits do them more justice, at no cost.
+"""Scales input channels of matrix products so that 8 bits represent them better (SmoothQuant).
 
 Contract: where inputs come from a norm, its scale is divided by a vector and the rows of all
 matrices behind it are multiplied by the same; where they are the product of the two branches of a

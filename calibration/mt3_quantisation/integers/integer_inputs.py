@@ -1,4 +1,4 @@
-"""What goes into the matrix products of T5 layers, over some music.
+"""Collects the inputs of the matrix products of T5 layers over calibration music.
 
 Contract: `layer_products` are the products of a graph whose weight is a projection of attention or
 of the feed-forward in a layer, known by its name.  The front of the encoder, convolutions, experts,

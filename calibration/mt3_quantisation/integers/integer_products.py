@@ -1,4 +1,4 @@
-"""Writes products of 8-bit integers into a graph, in the place of products of floats.
+"""Rewrites float matrix products of a graph as products of 8-bit integers.
 
 Contract: `multiply_integers` turns MatMul nodes into products of whole numbers with the same name
 of the output.  All that a row's result depends on is the row itself: its inputs become integers by

@@ -1,4 +1,4 @@
-"""``fast`` and ``small``: 8-bit integers in products and caches, where a song spends its time.
+"""The recipes `fast` and `small`: 8-bit integers in matrix products and caches, for CPUs.
 
 The weights of all products of the T5 layers are rounded to 8 bits, one scale per column, so that
 their products change least on the calibration material (`mt3_quantisation.integers.rounding`).

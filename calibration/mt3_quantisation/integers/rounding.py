@@ -1,4 +1,4 @@
-"""Rounds a matrix to 8 bits so that its products stay as they are.
+"""Rounds a weight matrix to 8 bits while preserving its products (GPTQ).
 
 Contract: pure functions of arrays.  A weight W [K, N] becomes levels Q [K, N] (whole numbers from
 -127 to 127) and a scale per column s [N], with x W ~ (x Q) s for the x that occur.  What counts is

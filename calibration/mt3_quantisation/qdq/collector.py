@@ -1,4 +1,4 @@
-"""Measures ranges: the exact graphs listen to calibration segments, a histogram at every product.
+"""Collects activation histograms of exact graphs over calibration segments.
 
 What is kept is the tool-neutral `Ranges`.  The choice by percentile and by entropy is that of ONNX
 Runtime's calibraters; they have none by error, which does best here, and their histograms are too

@@ -1,4 +1,4 @@
-"""Writes Q/DQ pairs around weight products, with ONNX Runtime's quantiser.
+"""Inserts QuantizeLinear/DequantizeLinear pairs around weight products.
 
 The result is ordinary ONNX that says what an engine shall compute: activations are quantised with
 one scale per tensor, weights are stored in 8 bits with one scale per output column (int8) or one

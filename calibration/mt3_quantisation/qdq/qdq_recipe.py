@@ -1,4 +1,4 @@
-"""The recipes ``int8`` and ``fp8``: weight products in 8 bits, for engines.
+"""The recipes `int8` and `fp8`: weight products in 8 bits, for TensorRT engines.
 
 Only the profile ``portable`` is written, which engines are made of.  On a CPU int8 runs as it is
 written, slowly, and fp8 not at all: other graphs stand in for it when it is judged.

@@ -1,4 +1,4 @@
-"""Ranges of activations: measured once, kept in a file that no quantiser owns.
+"""Activation ranges: chosen from histograms, kept in a file that no quantiser owns.
 
 The file says, for every tensor that a weight is multiplied with, how large its values get.  It is
 plain JSON (``docs/precision.md`` specifies it), so that ONNX Runtime's quantiser, NVIDIA's, or

@@ -1,4 +1,4 @@
-"""Which products lose most when they are quantised: each group and each layer alone.
+"""Quantisation sensitivity: which groups of products and layers lose most when quantised alone.
 
 All other products stay exact, the decoder is taught the exact model's tokens, and what it thinks is
 compared step by step.  KL divergence ranks: it is small where nothing changes and needs no luck,

@@ -1,4 +1,4 @@
-"""The sensitivity report as a document, a table and a picture."""
+"""Sensitivity reports: a JSON document, a table and a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs that stand in for fp8 ones on a CPU, where ONNX Runtime has no kernels for their pairs.
+"""Emulates fp8 graphs on a CPU, where ONNX Runtime has no kernels for their Q/DQ pairs.
 
 The same numbers in other operators: dividing by the scale and casting is what QuantizeLinear does
 to fp8, and a weight is what its bytes stand for.

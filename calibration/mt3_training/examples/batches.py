@@ -1,4 +1,4 @@
-"""Batches for training: which examples are seen when, and the processes that make them.
+"""Training batches: which examples are seen when, and the worker processes that make them.
 
 Contract: the n-th batch of a stage depends on the run's seed and on n alone, not on the number of
 processes or on where a run was interrupted.  Examples are taken in blocks of consecutive numbers,

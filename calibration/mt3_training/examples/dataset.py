@@ -1,4 +1,4 @@
-"""Training examples without end: audio, tokens, and where to listen.
+"""Training examples by number: windows of audio, their tokens and frame-wise targets.
 
 Contract: example ``index`` of a `DatasetConfig` is always the same, whoever makes it and in which
 order; so workers share the work by taking every n-th index, and training resumes at any of them.

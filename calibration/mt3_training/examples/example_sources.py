@@ -1,4 +1,4 @@
-"""The examples of a training run, as its configuration asks for them.
+"""Example sources of a training run, as its configuration asks for them.
 
 Contract: `SyntheticSources` opens `mt3_training.examples.dataset` for a stage and adds what a
 network reads, the runtime's own features.  Weights are judged with other sounds than they are
@@ -18,8 +18,8 @@ from mt3_runtime.audio.log_mel import FeatureConfig, FeatureExtractor
 from mt3_runtime.errors import OptionError
 from mt3_synthesis.bank import Bank, BankSpec, build_bank, load_bank
 from mt3_synthesis.corpora import freedoom
-from mt3_synthesis.membranes import membrane_bank
 from mt3_synthesis.mixer import Palette
+from mt3_synthesis.modelled_drums import membrane_bank
 from mt3_synthesis.music import MusicConfig
 from mt3_synthesis.rendering import DRUM_KIT
 from mt3_synthesis.soundfonts import Role, source_named

@@ -1,4 +1,4 @@
-"""The tables that a training run writes: CSV files that grow by rows and can be cut back.
+"""CSV tables that a training run appends to and can cut back when it resumes.
 
 Contract: a row is there whole or not at all, whenever the power goes; a run that goes back to an
 earlier state cuts off the rows behind it.

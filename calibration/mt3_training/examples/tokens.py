@@ -1,4 +1,4 @@
-"""Notes -> the tokens a network is trained to emit, one segment at a time.
+"""Tokenises notes: the target sequence of one segment.
 
 Contract: the inverse of `mt3_runtime.notes.magenta_assembler.NoteAssembler`, with the project's one
 `Vocabulary`: the tokens of consecutive segments assemble to the notes they were made of, on the

@@ -1,4 +1,4 @@
-"""Initial weights that know about time and pitch.
+"""Initial weights of the network that encode time and pitch.
 
 Contract: `align_` changes freshly drawn weights of a `Network` and nothing about what it computes,
 so the exported network is plain MT3.  What a small network takes longest to find by chance, and

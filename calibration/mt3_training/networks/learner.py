@@ -1,4 +1,4 @@
-"""What a step of training changes: network, aids, optimisers, and the averaged weights.
+"""One training step: network, auxiliary heads, optimisers, averaged weights.
 
 Contract: `Learner.step` follows from the configuration, the step's number, the batch and the state
 before it, and from nothing else: dropout is drawn from a seed per slice.  `Learner.state` is all of

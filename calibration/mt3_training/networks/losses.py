@@ -1,4 +1,4 @@
-"""What training minimises: the tokens, and the three aids that make a small network find them.
+"""Training losses: token cross-entropy and three auxiliary frame-wise losses.
 
 Contract: every function takes logits or log-probabilities and targets of some padded examples and
 returns a sum in nats, so that the parts of a batch add up; `Counts` says what to divide by.

@@ -1,4 +1,4 @@
-"""The network as PyTorch trains it: what the graphs compute, and nothing else.
+"""The MT3 network in PyTorch, as it is trained.
 
 Contract: `Network` holds exactly the tensors of `mt3_export.weights.inventory`, under those names
 and in that orientation (kernels ``[in, out]``, applied as ``x @ kernel``), so that its state dict

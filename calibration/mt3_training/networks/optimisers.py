@@ -1,4 +1,4 @@
-"""The optimisers of a training run, as one object.
+"""Optimisers of a training run, as one object.
 
 Contract: AdamW for everything, or Muon for the matrices inside the layers (its updates are
 orthogonalised, which makes sense for maps between equal things only) and AdamW for embedding, input

@@ -1,4 +1,4 @@
-"""What pitches and noises look like in a log-mel spectrogram.
+"""Log-mel templates of pitches and noises, for initial weights.
 
 Contract: columns of weights over mel bins, to be applied to the runtime's own log-mel features; a
 column's result is a mean of logarithms less another mean, so it does not depend on the level of a

@@ -1,4 +1,4 @@
-"""The folder of a training run: its configuration, where it stands, what it has logged.
+"""Training run folders: configuration, checkpoints, position and logs.
 
 Contract: whatever moment the power goes, the folder holds a complete earlier state, and a run that
 is resumed from it goes on as if nothing had happened: what was logged after that state is cut off

@@ -1,4 +1,4 @@
-"""What a training run does: its configuration, in code and as a file.
+"""Training configuration, in code and as a JSON file.
 
 Contract: `TrainConfig` says everything that decides the result of a run; it is written into the
 run's folder, read back strictly, and compared when a run is resumed.  What only decides how fast

@@ -1,4 +1,4 @@
-"""When a training run does what: its progress, its stages, its learning rate.
+"""Learning-rate schedule: progress, stages and rate of a training run.
 
 Contract: *progress* is the share of the budget that is used up, 0 to 1; stages, learning rate and
 the weights of the aids are functions of it.

@@ -1,4 +1,4 @@
-"""The tables of a training run, and the picture of them.
+"""Plots the progress of a training run from its tables.
 
 Contract: `save_picture` draws what the tables in a run's folder say: losses by kind of token above,
 scores on the held-out examples below, both over the examples seen, with the stages marked.  It

@@ -1,4 +1,4 @@
-"""A training run: steps, judgements and saved states, until the budget is used up.
+"""Runs training: steps, evaluations and checkpoints until the budget is used up.
 
 Contract: a run that was interrupted, whenever, continues as it would have gone on; on one kind of
 machine, with one number of threads and a budget in steps, bit by bit.

@@ -1,4 +1,4 @@
-"""The page about the default model, written from what was measured.
+"""Writes the default model's card from what was measured.
 
 Contract: `write_card` makes ``default-model.md`` and its pictures from the shipped bundle, the run
 it came from, a scoreboard and a measurement of speed.  Every figure on the page comes from one of

@@ -1,4 +1,4 @@
-"""Puts a trained model into the package, as the one that is used where none is named.
+"""Installs a trained model in the package as the default model.
 
 Contract: `ship` writes what `mt3_runtime.models.shipped` reads, the bundle and the list of its
 files with their SHA-256, or leaves everything as it was.  Equal runs give equal bytes.

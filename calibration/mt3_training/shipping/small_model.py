@@ -1,4 +1,4 @@
-"""The model that is trained here, as the runtime sees it: its tables, its bundle, its score.
+"""The trained small model as the runtime sees it: variant tables, bundle, score.
 
 Contract: what `score_greedy` returns was computed by the runtime itself, from a bundle: weights
 that score well here transcribe well for a user.  Labels and answers are both tokens and go through

@@ -1,4 +1,4 @@
-"""A run's trained weights, as a bundle that says where they come from.
+"""Exports the trained weights of a run as a bundle that states their provenance.
 
 Contract: `export_run` turns the folder of a training run into a bundle; equal folders give equal
 bytes.  Its manifest carries what somebody who finds the bundle may ask: which step of which run,

@@ -1,4 +1,4 @@
-"""Building engines: prepared graph in, engine file out.
+"""Builds a TensorRT engine from a prepared graph.
 
 polygraphy's loaders parse the graph into a strongly typed network, set the builder up and keep the
 timing cache; what they do not know is set on TensorRT's own configuration.  Everything that decides
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mt3_engines.building.operators import faults
 from mt3_engines.building.prepare import prepare
 from mt3_engines.optional import import_onnx, log
-from mt3_engines.storage.keys import EngineKey, Place
+from mt3_engines.storage.keys import EngineKey, EngineTarget
 from mt3_engines.storage.requests import PROFILE
 from mt3_engines.storage.shapes import Shape, decoder_shapes, encoder_shapes
 from mt3_engines.storage.store import EngineInfo, EngineStore
@@ -45,7 +45,7 @@ class Tools:
 
     tensorrt: Any
     loaders: Any
-    place: Place
+    place: EngineTarget
 
 
 def prepared_graph(bundle: Bundle, key: EngineKey) -> ModelProto:

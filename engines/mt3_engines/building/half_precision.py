@@ -1,4 +1,4 @@
-"""fp16 or bf16 where it pays off, and only there.
+"""Rewrites a graph to compute in fp16 or bf16 where that pays off.
 
 Matrix products and convolutions read 16 bits (their sums are fp32 inside, on every GPU that
 matters), caches and what the encoder hands over have 16: those are the bytes a step moves.

@@ -1,4 +1,4 @@
-"""Rewriting an ONNX graph node by node, in its order, under its own tensor names."""
+"""Rewrites an ONNX graph node by node, in its order, under its own tensor names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TensorRT's ONNX parser accepts, and whether a graph keeps to it.
+"""Operators that TensorRT's ONNX parser accepts, and whether a graph keeps to them.
 
 The parser of a version is known by its documentation and source, collected in ``operators.json``
 with their origin.  `faults` compares a graph with that table, so that a graph that TensorRT would

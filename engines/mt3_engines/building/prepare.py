@@ -1,4 +1,4 @@
-"""From a bundle's ``portable`` graph to one that TensorRT reads as it is meant.
+"""Prepares a bundle's `portable` graph for TensorRT.
 
 TensorRT's parser ignores the lengths that say how much of a cache is valid, wants the cache's
 length fixed, and before 10.15 knows neither in-place writing nor RMS norms.  And its networks are

@@ -1,4 +1,4 @@
-"""The device ``tensorrt``: a bundle's engines, loaded once, and lanes over them."""
+"""The backend of the device `tensorrt`: a bundle's engines, and lanes over them."""
 
 from __future__ import annotations
 

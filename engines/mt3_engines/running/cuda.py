@@ -1,4 +1,4 @@
-"""The few calls of the CUDA runtime that engines need, with errors as exceptions.
+"""Calls of the CUDA runtime that engines need, with errors as exceptions.
 
 Wraps ``cuda.bindings.runtime`` (package cuda-bindings), whose functions return their error first.
 Addresses are plain ints, as TensorRT takes them; streams, events and graphs are the bindings' own

@@ -1,4 +1,4 @@
-"""Loading engines: from the store's bytes to something that can be run."""
+"""Loads TensorRT engines from the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The TensorRT lane: slots on the GPU, a step as one CUDA graph.
+"""The decoding lane on TensorRT: slots on the GPU, one CUDA graph per step.
 
 What crosses the bus in a step are the rows' token ids and positions one way, and the two best ids
 and their log-probabilities the other way; the mask of allowed tokens only when it has changed.

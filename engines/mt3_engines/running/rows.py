@@ -1,4 +1,4 @@
-"""Rows on the GPU: buffers that never move, and the recorded work that reads and writes them.
+"""Row buffers on the GPU that never move, and the recorded work that reads and writes them.
 
 Letters as in ``docs/graph-contract.md``.  All rows have buffers from the start; a *bucket* is the
 number of rows a step is compiled for, and the rows behind those in use compute something nobody

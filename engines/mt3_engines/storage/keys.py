@@ -1,4 +1,4 @@
-"""What an engine is: the answer to "may this file run here, for this bundle?".
+"""Engine keys: on which GPU, with which TensorRT and for which graph an engine may run.
 
 An engine is a compiled program for one graph, one TensorRT, one kind of GPU, one precision and some
 shapes.  `EngineKey` says which; it is stored beside the engine and compared before a byte of the
@@ -42,7 +42,7 @@ _CAPABILITY = re.compile(r"(\d{1,2})\.(\d)")
 
 
 @dataclass(frozen=True)
-class Place:
+class EngineTarget:
     """What an engine runs on.
 
     Attributes:
@@ -126,7 +126,7 @@ class EngineKey:
         }
         return replace(self, **place) == replace(other, **place)  # type: ignore[arg-type]
 
-    def obstacles(self, place: Place) -> list[str]:
+    def obstacles(self, place: EngineTarget) -> list[str]:
         """Why it cannot run at a place; empty if it can."""
         found = []
         if self.tensorrt != place.tensorrt and not self._runs_on_version(place.tensorrt):
@@ -142,7 +142,7 @@ class EngineKey:
         built, here = parse_version(self.tensorrt), parse_version(installed)
         return self.version_compatible and built.major == here.major and here >= built
 
-    def _runs_on_gpu(self, place: Place) -> bool:
+    def _runs_on_gpu(self, place: EngineTarget) -> bool:
         if self.hardware == "ampere_plus":
             return capability_of(place.capability) >= _AMPERE
         same = self.capability == place.capability

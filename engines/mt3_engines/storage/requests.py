@@ -1,11 +1,11 @@
-"""Which engines a bundle needs: one for the encoder, one per capacity for the decoder."""
+"""The engines that a bundle needs: one for the encoder, one per cache capacity of the decoder."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
 
-from mt3_engines.storage.keys import QUANTISED, RECIPE, EngineKey, Hardware, Place, Precision
+from mt3_engines.storage.keys import QUANTISED, RECIPE, EngineKey, EngineTarget, Hardware, Precision
 from mt3_engines.storage.shapes import CAPACITIES, SLOTS, ShapePlan
 from mt3_engines.storage.store import EngineInfo, EngineStore, graph_digests
 from mt3_runtime.bundles.bundle import Bundle, Role
@@ -16,7 +16,7 @@ PROFILE = "portable"
 
 
 @dataclass(frozen=True)
-class Wish:
+class BuildOptions:
     """What a user may choose when engines are built."""
 
     precision: Precision = "fp16"
@@ -51,7 +51,9 @@ class EngineSet:
         return f"{quantised} in {self.precision}" if quantised else self.precision
 
 
-def make_keys(bundle: Bundle, plan: ShapePlan, wish: Wish, place: Place) -> list[EngineKey]:
+def make_keys(
+    bundle: Bundle, plan: ShapePlan, wish: BuildOptions, place: EngineTarget
+) -> list[EngineKey]:
     """The keys of all engines of a bundle, the encoder's first.
 
     Raises:
@@ -93,7 +95,7 @@ def build_command(bundle: Bundle, precision: Precision) -> str:
 
 
 def choose(
-    bundle: Bundle, store: EngineStore, place: Place, precision: Precision | None = None
+    bundle: Bundle, store: EngineStore, place: EngineTarget, precision: Precision | None = None
 ) -> EngineSet:
     """Finds engines that run a bundle at a place.
 
@@ -139,12 +141,14 @@ def _decoders(usable: list[EngineInfo], encoder: EngineInfo, longest: int) -> En
     return EngineSet(encoder, decoders, ShapePlan(slots, tuple(decoders)))
 
 
-def _missing(bundle: Bundle, store: EngineStore, place: Place, precision: Precision) -> DeviceError:
+def _missing(
+    bundle: Bundle, store: EngineStore, place: EngineTarget, precision: Precision
+) -> DeviceError:
     """Says of the nearest engine why it does not do."""
     channels, longest = bundle.manifest.model.channels, bundle.manifest.decoding.max_tokens
     slots = (*SLOTS[:-1], SLOTS[-1] + channels - 1)
     plan = ShapePlan(slots, (*(c for c in CAPACITIES if c < longest), longest))
-    for key in make_keys(bundle, plan, Wish(precision), place):
+    for key in make_keys(bundle, plan, BuildOptions(precision), place):
         try:
             store.find(key, place, command=build_command(bundle, precision))
         except DeviceError as error:

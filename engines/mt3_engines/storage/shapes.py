@@ -1,4 +1,4 @@
-"""The shapes engines are built for: a few numbers of rows, a few lengths of the cache.
+"""Shapes that engines are built for: numbers of rows, lengths of the cache.
 
 TensorRT compiles for shapes that are known.  The decoder is therefore built for some numbers of
 rows ("slots"), one optimisation profile each, and for some capacities of the cache, one engine

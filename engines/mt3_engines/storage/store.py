@@ -1,4 +1,4 @@
-"""Where engines are kept: a folder of pairs, ``NAME.engine`` and ``NAME.json`` that describes it.
+"""Engine store: a folder of pairs, `NAME.engine` and `NAME.json` that describes it.
 
 The folder is the user's own cache (``engines`` in the folder `mt3 models where` prints, or
 ``MT3_ENGINES``), never the bundle: an engine is a program, and a bundle that comes from somewhere
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mt3_engines.storage.keys import EngineKey, Place
+from mt3_engines.storage.keys import EngineKey, EngineTarget
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import BundleError, DeviceError, OutputError
 from mt3_runtime.files.atomic import make_folder, write_atomic
@@ -183,7 +183,7 @@ class EngineStore:
                 "it elsewhere, or choose another folder with --engines."
             )
 
-    def find(self, wanted: EngineKey, place: Place, *, command: str) -> EngineInfo:
+    def find(self, wanted: EngineKey, place: EngineTarget, *, command: str) -> EngineInfo:
         """The engine that does a piece of work here; of several, one that was built here.
 
         Args:
@@ -222,12 +222,12 @@ class EngineStore:
         """Deletes an engine and its description; returns the bytes freed."""
         return delete([info.path, info.path.with_suffix(SIDECAR)])
 
-    def timing_cache(self, place: Place) -> Path:
+    def timing_cache(self, place: EngineTarget) -> Path:
         """Where TensorRT's measurements are kept between builds on one kind of machine."""
         name = f"trt{place.tensorrt}-sm{place.capability.replace('.', '')}"
         return self.folder / (name + TIMING)
 
-    def _refusal(self, wanted: EngineKey, place: Place, same: list[EngineInfo]) -> str:
+    def _refusal(self, wanted: EngineKey, place: EngineTarget, same: list[EngineInfo]) -> str:
         what = f"{wanted.role} engine ({wanted.numbers}" + (
             f", {wanted.capacity} columns)" if wanted.capacity else ")"
         )

@@ -1,4 +1,4 @@
-r"""The one door to checkpoints: what is this path, and give me its weights.
+r"""Reads checkpoints of every known layout into canonical weights.
 
 `identify` looks at a path and names the layout and the variant without reading weights;
 `read_checkpoint` returns canonical weights with a digest of the files they came from.  Layouts:

@@ -1,4 +1,4 @@
-"""What people take for a checkpoint: other files and folders, known by their first bytes or names.
+"""Recognises files that are taken for checkpoints, by their first bytes or names.
 
 A refusal should say what the thing is and what to do with it.  Nothing here parses anything: magic
 numbers of files, names in folders and in zip directories, a few hundred bytes at most.

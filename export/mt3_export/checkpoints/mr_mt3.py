@@ -1,4 +1,4 @@
-"""What a file of MT3's PyTorch family is where its tensors alone do not say it.
+"""Identifies checkpoints of MT3's PyTorch family where their tensors alone do not.
 
 The authors of MR-MT3 publish their models under the same names of tensors, and Magenta's beside
 them.  Two facts decide how they are to be run, and neither is stored:

@@ -1,4 +1,4 @@
-"""What to say about a state dict that is of no known family: which it is nearest to, and why not.
+"""Explains state dicts of no known family: the nearest one, and what differs.
 
 Names decide, as they do for known files (`torch_names.family_of`): a family knows a tensor if its
 files may have one of that name, however many layers they have.  The nearest family knows most

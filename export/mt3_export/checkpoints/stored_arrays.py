@@ -1,4 +1,4 @@
-"""What every reader of an untrusted checkpoint needs: safe messages, sane shapes, float dtypes.
+"""Checks for arrays of untrusted checkpoints: names, shapes, float dtypes.
 
 The formats differ, the rules do not: a weight is a floating-point array of a believable shape, and
 a value found in a file may be quoted in an error only in a bounded form.

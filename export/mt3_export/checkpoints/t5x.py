@@ -1,4 +1,4 @@
-"""T5X checkpoints (Magenta's format), read without JAX, flax or TensorStore.
+"""Reads T5X checkpoints (Magenta's format) without JAX, flax or TensorStore.
 
 A T5X checkpoint is a folder with one MessagePack file, ``checkpoint``, and one zarr folder per
 large tensor.  The file is the index: a nested map ``optimizer / target / <module> / <parameter>``

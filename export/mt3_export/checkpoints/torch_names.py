@@ -1,4 +1,4 @@
-"""Names of the PyTorch ports, translated to canonical weights.
+"""Parameter names of the PyTorch ports, translated to canonical weights.
 
 kunato's MT3-PyTorch and the code derived from it name tensors like Hugging Face's T5 and store
 linear layers as ``[out, in]``, so kernels are transposed on the way; embeddings and norm scales

@@ -1,4 +1,4 @@
-"""PyTorch checkpoint files, read without PyTorch and without executing anything.
+"""Reads PyTorch checkpoint files without PyTorch and without executing anything.
 
 ``torch.save`` writes a zip: ``<root>/data.pkl`` describes the objects, ``<root>/data/<key>`` holds
 the raw little-endian values of each storage, uncompressed.  The description is read by

@@ -1,4 +1,4 @@
-"""Names of YourMT3's checkpoints, translated to canonical weights.
+"""Parameter names of YourMT3's checkpoints, translated to canonical weights.
 
 The T5 stacks are named as in the other PyTorch ports, but for a doubled prefix (``decoder.decoder.
 block``); everything else is listed here.  Of what a file holds beside the network, the windows and

@@ -1,4 +1,4 @@
-"""One zarr v2 array folder of a T5X checkpoint, read with json and zlib alone.
+"""Reads a zarr v2 array folder of a T5X checkpoint with json and zlib alone.
 
 T5X stores a large tensor as a folder: ``.zarray`` (JSON) says shape, chunk shape, dtype and
 compressor; chunk ``i.j`` holds the C-order bytes of one block, at full chunk size even at the

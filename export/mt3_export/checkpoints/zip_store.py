@@ -1,4 +1,4 @@
-"""Uncompressed zip archives as views of a memory map.
+"""Reads uncompressed zip archives as views of a memory map.
 
 ``torch.save`` stores its entries uncompressed, so an entry is a slice of the file: no copy, no
 inflation, and what is never asked for is never read.  `zipfile` parses the directory, within a size

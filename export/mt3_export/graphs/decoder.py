@@ -1,4 +1,4 @@
-"""One step of the T5 decoder as an ONNX graph: one new token for every row.
+"""Builds the T5 decoder step as an ONNX graph: one new token for every row.
 
     token_ids [N, 1] int64      the token to read (the start token 0 first)
     positions [N] int32         its position, which is also the number of tokens already cached

@@ -1,4 +1,4 @@
-"""The encoder as an ONNX graph that ends in the decoder's cross-attention keys and values.
+"""Builds the T5 encoder as an ONNX graph that ends in cross-attention keys and values.
 
     features [N, T, bins]  ->  cross_key_i [N, H, D, T] or [N, H, T, D],  cross_value_i [N, H, T, D]
 

@@ -1,4 +1,4 @@
-"""The building blocks of YourMT3's Perceiver encoder, once per profile.
+"""Building blocks of YourMT3's Perceiver encoder, once per profile.
 
 They stand beside `mt3_export.graphs.profiles`, whose blocks are T5's: here norms subtract the mean
 and have biases, attention is scaled and has many small heads, and experts take turns.  All tensors

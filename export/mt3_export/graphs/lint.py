@@ -1,4 +1,4 @@
-"""Promises about our own graphs that the ONNX checker does not know.
+"""Lints exported graphs for promises that the ONNX checker does not know.
 
 Every graph passes here before it is written: a broken promise is a bug of the exporter, found at
 export time instead of as garbled notes on a user's machine.

@@ -1,4 +1,4 @@
-"""YourMT3's Perceiver encoder in ONNX: features in, one row per decoder channel out.
+"""Builds YourMT3's Perceiver encoder as an ONNX graph: features in, a row per channel out.
 
     features [N, T, bins]  ->  [N * channels, T, d_model], row n * channels + c for channel c
 

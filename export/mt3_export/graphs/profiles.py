@@ -1,4 +1,4 @@
-"""The three ways one decoder or encoder is spelled in ONNX.
+"""Graph profiles: attention, norms and GELU in three sets of ONNX operators.
 
 A profile is a set of building blocks with equal arithmetic and different operators:
 

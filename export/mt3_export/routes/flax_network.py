@@ -1,4 +1,4 @@
-"""The T5 of MT3 in Flax, for the export route through JAX and TensorFlow.
+"""The T5 network of MT3 in Flax, for the export route through JAX and TensorFlow.
 
 Written from the formulas, a second time and independently of `encoder`, `decoder` and `profiles`:
 what the two routes agree on is no mistake of one of them.  The module tree has the names of the T5X

@@ -1,4 +1,4 @@
-"""The route Flax -> jax2tf -> TensorFlow -> tf2onnx.
+"""The export route Flax, jax2tf, TensorFlow, tf2onnx.
 
 `flax_network` computes, jax2tf rewrites it in TensorFlow's operators, tf2onnx translates those.
 Two settings are needed and both are deprecated: without native serialisation and without XLA

@@ -1,4 +1,4 @@
-"""The T5 of MT3 in plain PyTorch, for the export route through ``torch.onnx``.
+"""The T5 network of MT3 in plain PyTorch, for the export route through `torch.onnx`.
 
 Written from the formulas, a third time and independently of the graph builders and of
 `flax_network`: what the routes agree on is no mistake of one of them.  Parameters are registered

@@ -1,4 +1,4 @@
-"""The route PyTorch -> ``torch.onnx.export`` (its dynamo exporter, the extra ``torch``)."""
+"""The export route PyTorch, `torch.onnx.export` (its dynamo exporter, the extra `torch`)."""
 
 from __future__ import annotations
 

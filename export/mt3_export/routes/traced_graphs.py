@@ -1,4 +1,4 @@
-"""Export routes: the direct one, and two that lead through a framework, to check it.
+"""Export routes by name: graphs traced from independent implementations, to check the direct one.
 
 The graphs that ship are written node by node from canonical weights (`encoder`, `decoder`): the
 direct route.  The other routes trace an independent implementation of the network, written in the

@@ -1,4 +1,4 @@
-"""Window and mel filters, as the originals round them.
+"""Window functions and mel filter banks, rounded as the originals round them.
 
 TensorFlow (Magenta) and torchaudio (everyone else) build their filters from the same HTK mel scale
 and differ in one point: the sides of TensorFlow's triangles are straight on the mel axis, those of

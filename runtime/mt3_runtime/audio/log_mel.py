@@ -1,4 +1,4 @@
-"""The spectrograms the networks were trained on, in numpy alone.
+"""Log-mel spectrograms as the networks were trained on, in NumPy alone.
 
 Contract: :class:`FeatureExtractor` maps the samples of ONE segment to float32 [frames, bins].  A
 segment knows nothing of its neighbours; computing one long spectrogram and slicing it would give

@@ -1,4 +1,4 @@
-"""Cut a stream of samples into the segments a model is fed with, and say when each one starts.
+"""Cuts a stream of samples into a model's segments and gives their start times.
 
 Contract: :func:`cut` pulls blocks and yields a :class:`Segment` as soon as it is complete, holding
 no more than the one it is filling.  The published models differ in two details, both data in

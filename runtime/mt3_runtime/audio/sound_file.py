@@ -1,4 +1,4 @@
-"""Decode a sound file block by block, whole or with a word about what is missing.
+"""Decodes sound files (WAV, FLAC, MP3, Ogg, ...) block by block through libsndfile.
 
 Contract: :func:`open_sound` takes a path or a binary file object and returns a
 :class:`SoundReader`, whose :meth:`~SoundReader.blocks` are mono float32 at the file's own rate,
@@ -8,8 +8,8 @@ the file states: nothing is normalised or clipped.
 A file is read whole, or an :class:`~mt3_runtime.errors.AudioWarning` says how much of it was read
 and how much is left.  libsndfile alone does not do that: it ends with the first of several joined
 files, at a length that was guessed or never filled in, and at bytes it does not know.  So the file
-is looked through first (:mod:`mt3_runtime.audio.containers.sound_parts`), and each sound in it is decoded on its own,
-without tags and with its true length.
+is looked through first (:mod:`mt3_runtime.audio.containers.sound_parts`), and each sound in it is
+decoded on its own, without tags and with its true length.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Audio from anywhere to mono float32 blocks at the model's sample rate.
+"""Opens audio files, file objects, arrays and streams as mono float32 blocks at a model's rate.
 
 Contract: :func:`open_audio` (a file, a file object, an array) and :func:`open_blocks` (a live
 stream) return an :class:`AudioStream`, an iterator over blocks of at most about three seconds, so

@@ -1,4 +1,4 @@
-"""What the decoding loop needs from a backend, and nothing else.
+"""The interface of backends and decoding lanes.
 
 A `Backend` holds the two loaded graphs of a bundle.  A `Lane` is one worker's private set of slots
 over it: encoded channels of segments, caches and the tokens in flight, wherever the backend keeps

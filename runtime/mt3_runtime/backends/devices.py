@@ -1,4 +1,4 @@
-"""From a device's name to a backend: honoured or refused, never replaced.
+"""Opens the backend of a device by name: `auto`, `cpu`, `cuda[:n]`, `tensorrt[:n]`.
 
 ``auto`` takes the best backend that works and says which; any other name means that device and
 nothing else.  Backends other than those of ONNX Runtime register themselves through the entry point

@@ -1,4 +1,4 @@
-"""What the ONNX Runtime backends share: finding it, checking what was loaded, the slots' host side.
+"""Shared by the ONNX Runtime backends: the import, checks of loaded graphs, host side of slots.
 
 Buffers are bound by address, so a graph whose tensors are larger than the manifest says would write
 past their ends: `check_ports` compares every one of them before anything runs.

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU.
+"""The CPU backend: encoder and decoder step with ONNX Runtime.
 
 One session per graph is shared by all workers, each of which runs it on its own thread with its own
 lane; these sessions use a single thread.  Two workers with one thread each are faster than one

@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU, or nowhere: what this backend is given runs there as a whole.
+"""The CUDA backend: encoder and decoder step with ONNX Runtime on an NVIDIA GPU, or nowhere.
 
 ONNX Runtime falls back to the CPU without an error when its CUDA libraries do not load, and runs
 single operators there that have no CUDA kernel, copying their tensors to and fro.  Both are looked
@@ -14,7 +14,7 @@ A step of this small network is dozens of microseconds of arithmetic behind two 
 launches, so it is recorded as a CUDA graph, once per number of rows and capacity.  Rows are padded
 to few different numbers for that.  Recording forbids any other work on the device, and a graph
 belongs to the thread that recorded it, so sessions are run by threads of the device's own
-(`ort_turns`).  The encoder and the decoder step have sessions, and so streams, of their own: one
+(`ort_threads`).  The encoder and the decoder step have sessions, and so streams, of their own: one
 lane encodes while another decodes.  Lanes share these sessions and their weights; their buffers and
 graphs outlive them and are taken over by the next lanes.
 """
@@ -39,9 +39,9 @@ from mt3_runtime.backends.ort_common import (
     import_onnxruntime,
     usable_cores,
 )
-from mt3_runtime.backends.ort_memory import Copier, Place
+from mt3_runtime.backends.ort_memory import Copier, DeviceSpec
 from mt3_runtime.backends.ort_slots import Slots
-from mt3_runtime.backends.ort_turns import turns_of
+from mt3_runtime.backends.ort_threads import threads_of
 from mt3_runtime.diagnostics import nvidia
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 
@@ -97,7 +97,7 @@ class OrtCudaBackend:
         profile: str | None = None,
         cuda_graph: bool = True,
         options: dict[str, str] | None = None,
-        place: Place | None = None,
+        place: DeviceSpec | None = None,
     ) -> None:
         """Checks and loads the graphs, and runs each once.
 
@@ -123,7 +123,7 @@ class OrtCudaBackend:
         self._runtime = import_onnxruntime()
         asked = {"device_id": str(index), **OPTIONS, **(options or {})}
         recording = asked.pop("enable_cuda_graph", "1") != "0"  # of decoders alone
-        self.place = place or Place(CUDA, "cuda", index, asked)
+        self.place = place or DeviceSpec(CUDA, "cuda", index, asked)
         self.cuda_graph = cuda_graph and recording and self.place.memory == "cuda"
         if self.place.memory == "cuda":
             nvidia.preload(self._runtime)
@@ -141,7 +141,7 @@ class OrtCudaBackend:
         self.shapes = {
             role: expected_shapes(bundle.manifest, self.files[role]) for role in self.files
         }
-        self.turns = turns_of(f"{self.place.memory}:{self.place.index}")
+        self.turns = threads_of(f"{self.place.memory}:{self.place.index}")
         self.encoder, self.decoder = self.turns.alone(lambda: self._load_both(bundle))
         self.copier = Copier(self._helper)
         self.graph_ids = itertools.count(1)

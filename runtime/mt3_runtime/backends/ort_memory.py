@@ -1,7 +1,7 @@
-"""Tensors on a device that ONNX Runtime drives: allocated once, bound by address, moved in place.
+"""Device tensors for ONNX Runtime: allocated once, bound by address, moved in place.
 
-A `Place` is a provider and the memory it computes in.  With the CPU provider everything here works
-on a machine without a GPU as well, which is how it is tested.
+A `DeviceSpec` is a provider and the memory it computes in.  With the CPU provider everything here
+works on a machine without a GPU as well, which is how it is tested.
 
 `Buffer`s are plain bytes, so that every element type is handled alike and a range of rows can be
 bound as a tensor of its own; what lies in them stays on the device.  Copies between buffers are
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.backends.ort_bus import Bus
+from mt3_runtime.backends.ort_transfers import HostTransfers
 from mt3_runtime.bundles.tiny_graphs import copy_model, double_model
 
 #: Bytes of the element types that graphs may have, by ONNX Runtime's name; and what to bind them
@@ -41,7 +41,7 @@ _ALIGNMENT = 256
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceSpec:
     """Where sessions run and their buffers lie.
 
     Attributes:
@@ -66,7 +66,7 @@ class Buffer:
     """
 
     def __init__(
-        self, runtime: Any, place: Place, rows: int, *, shape: Sequence[int], element: str
+        self, runtime: Any, place: DeviceSpec, rows: int, *, shape: Sequence[int], element: str
     ) -> None:
         size, self._element = ELEMENTS[element]
         self._place, self.rows, self.shape = place, rows, tuple(shape)
@@ -114,7 +114,7 @@ class Staging:
     def __init__(
         self,
         runtime: Any,
-        place: Place,
+        place: DeviceSpec,
         rows: int,
         *,
         tensors: dict[str, tuple[tuple[int, ...], str]],
@@ -125,7 +125,7 @@ class Staging:
             self._layout[name] = (size, shape, ELEMENTS[element][1])
             taken = rows * ELEMENTS[element][0] * math.prod(shape)
             size += math.ceil(taken / _ALIGNMENT) * _ALIGNMENT
-        self._bus = Bus(place.index) if place.memory == "cuda" else None
+        self._bus = HostTransfers(place.index) if place.memory == "cuda" else None
         self._host = self._bus.pinned(size) if self._bus else np.zeros(size, np.uint8)
         self._device = Buffer(runtime, place, size, shape=(), element="tensor(bool)")
         self.arrays: dict[str, npt.NDArray[Any]] = {

@@ -1,11 +1,11 @@
-"""The device's side of a row of slots: what `mt3_runtime.backends.ort_cuda` binds its steps to."""
+"""Device buffers of a lane's slots: caches, cross keys and values, features."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mt3_runtime.backends.ort_memory import Buffer, Place, Staging
+from mt3_runtime.backends.ort_memory import Buffer, DeviceSpec, Staging
 
 if TYPE_CHECKING:
     from mt3_runtime.bundles.manifest import ModelSpec, Role
@@ -24,7 +24,7 @@ class Slots:
     def __init__(
         self,
         runtime: Any,
-        place: Place,
+        place: DeviceSpec,
         slots: int,
         *,
         spec: ModelSpec,

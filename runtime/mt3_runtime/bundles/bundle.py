@@ -1,4 +1,4 @@
-"""The bundle: everything one model needs at run time, in one folder or one uncompressed zip.
+"""Opens bundles: everything one model needs at run time, in a folder or an uncompressed zip.
 
 ``docs/bundle-format.md`` specifies it byte by byte.  In short: ``bundle.json`` describes features,
 segments, vocabulary, decoding and note rules as data, and lists the graph files with their SHA-256.

@@ -1,4 +1,4 @@
-"""Reads the little that must be known about an ONNX file before a real parser sees it.
+"""Scans ONNX files for external data and malformed messages before a real parser sees them.
 
 The runtime does not depend on the ``onnx`` package, and ONNX Runtime follows references to
 external files while it loads.  This module walks the protobuf wire format (varint keys, length

@@ -1,4 +1,4 @@
-"""The manifest: what a bundle says about its model, as typed data.
+"""The bundle manifest `bundle.json` as typed data.
 
 ``docs/bundle-format.md`` specifies every key.  Nothing has a default in the file, a key too many or
 too few is an error, and the parts must agree with each other: a manifest that was read is sound.

@@ -1,4 +1,4 @@
-"""How exact a bundle's numbers are: what is stored, computed and cached in how many bits.
+"""Precision of a bundle: what is stored, computed and cached in how many bits.
 
 Contract: a `Precision` describes the graphs of a bundle truthfully, so that a backend can refuse
 what it cannot run before anything is loaded, and allocate caches of the right type.  A bundle whose

@@ -1,4 +1,4 @@
-"""Writes the few, tiny ONNX models that the runtime itself needs, without the ``onnx`` package.
+"""Writes the few tiny ONNX models that the runtime itself needs, without the `onnx` package.
 
 A device has no operations of its own that Python could call, but it runs graphs: copying rows from
 one buffer to another and doubling a cache are graphs of a few nodes.  So are the sum by which

@@ -1,4 +1,4 @@
-"""Lets ONNX Runtime read fp16 weights where they lie in a bundle's file.
+"""Maps fp16 weights of a bundle's file into memory, so that ONNX Runtime reads them in place.
 
 A graph with fp16-stored weights casts them to fp32, which ONNX Runtime does once, while it loads.
 But it keeps what it parsed until it is done, so that for a moment both are there: 50 MB more than

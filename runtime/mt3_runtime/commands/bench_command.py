@@ -1,4 +1,4 @@
-"""`mt3 bench`: how fast a model transcribes on this machine, and what that costs in memory.
+"""`mt3 bench`: measures speed and memory of a model on this machine.
 
 Contract: every figure is the median of ``--runs`` repetitions in one process, after one warm-up;
 beside the times stands the token digest: two rows with one digest did the same job.  The result

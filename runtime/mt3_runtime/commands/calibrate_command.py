@@ -1,4 +1,4 @@
-"""`mt3 calibrate`: the verbs that training and quantisation register, each a command of its own.
+"""`mt3 calibrate`: the verbs that training and quantisation register.
 
 Contract: a verb is an object of the shape `mt3_runtime.cli.Command`, registered in the entry-point
 group `VERB_GROUP` under its name.  The verb `BUNDLE_VERB` has a short form: a word that is no

@@ -1,4 +1,4 @@
-"""Which input becomes which output: decided, and checked, before any model is loaded.
+"""Input and output files of `mt3 transcribe`: chosen and checked before any model is loaded.
 
 An hour of work must not end in "file exists".  So every output name is known first, none is an
 input or another job's output, and each can be written.

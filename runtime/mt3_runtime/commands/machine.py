@@ -1,4 +1,4 @@
-"""The machine a measurement ran on, and how much memory this process took on it."""
+"""Describes this machine (CPU, cores, memory in use) for measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mt3 models`: what the catalogue knows, what is installed, and how to get the rest.
+"""`mt3 models`: lists known and installed models, downloads checkpoints.
 
 Tables and paths go to stdout, one row per line, so that they can be piped; progress and advice go
 to stderr.

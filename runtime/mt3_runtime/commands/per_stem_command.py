@@ -1,4 +1,4 @@
-"""`mt3 transcribe --per-stem`: a folder of separated stems in, one result out.
+"""`mt3 transcribe --per-stem`: transcribes a folder of separated stems into one result.
 
 Everything that can go wrong by names, models and places is found before any model is loaded.  A
 stem that cannot be read ends the command: a song without its bass would look like a result.

@@ -1,4 +1,4 @@
-"""A result on its way out of `mt3 transcribe`: written to its files, and told on stderr."""
+"""Writes the results of `mt3 transcribe` and tells the person watching."""
 
 from __future__ import annotations
 

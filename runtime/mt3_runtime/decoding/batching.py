@@ -1,4 +1,4 @@
-"""Continuous batching: many segments of many recordings through a few slots.
+"""Continuous batching: decodes many segments of many recordings through a few slots.
 
 Segments are independent, and so are the channels of a segment in a model that decodes several
 sequences from each: every slot decodes one channel and knows nothing of the others.  A channel that

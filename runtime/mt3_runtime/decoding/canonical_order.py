@@ -1,6 +1,6 @@
-"""One order only: the grammar of models whose labels never say the same thing in two ways.
+"""Grammar of models whose labels have one canonical order of tokens.
 
-Contract: `Orderly` is the `Grammar`, narrowed to sequences as
+Contract: `CanonicalOrder` is the `Grammar`, narrowed to sequences as
 `mt3_training.examples.tokens.Tokenizer` writes them.  Beyond what the grammar asks for,
 
 * every time shift moves time on, and events follow it;
@@ -46,7 +46,7 @@ _ONSETS = 128 * 128
 _DRUMS = 2 * _ONSETS
 
 
-class Orderly(Grammar):
+class CanonicalOrder(Grammar):
     """The rules above for the slots of one lane.
 
     Args:

@@ -1,4 +1,4 @@
-"""Only sequences that mean something: tokens that could not be used are made impossible.
+"""Grammar constraint: masks tokens that could not mean anything where they would stand.
 
 Contract: `Grammar` is a `Constraint`.  It follows the note rules
 (`mt3_runtime.notes.magenta_assembler`) for each row, as far as the row's own tokens tell, and

@@ -1,4 +1,4 @@
-"""Which segment is decoded next: the place where the feeder and the workers meet.
+"""Schedules segments for decoding, between the thread that reads and the workers.
 
 Contract: one feeder offers the segments of each recording in order, several workers take them.  In
 a model without memory segments are independent and are taken in the order in which they were

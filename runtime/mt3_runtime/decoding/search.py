@@ -1,4 +1,4 @@
-"""How the next token is chosen: greedy, or T5X's search with one beam.
+"""Token search: greedy, or T5X's beam search with one beam.
 
 A search owns the tokens of a lane's slots.  After every step it reads the two best tokens of each
 row, records one, decides which one the row reads next, and says which rows have ended.  Both
@@ -20,7 +20,7 @@ from mt3_runtime.errors import OptionError
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, IdArray, Lane
     from mt3_runtime.bundles.bundle import DecodingSpec
-    from mt3_runtime.decoding.token_masks import Silence
+    from mt3_runtime.decoding.token_masks import UnwrittenTokens
     from mt3_runtime.decoding.types import Constraint, Span
 
 SearchName = Literal["greedy", "t5x"]
@@ -60,7 +60,7 @@ class Greedy:
         slots: int,
         spec: DecodingSpec,
         constrain: Callable[[int], Constraint] | None = None,
-        silence: Silence | None = None,
+        silence: UnwrittenTokens | None = None,
     ) -> None:
         self._spec, self._silence = spec, silence
         self._constraint = constrain(slots) if constrain else None
@@ -141,7 +141,7 @@ class T5XBeam(Greedy):
         slots: int,
         spec: DecodingSpec,
         constrain: Callable[[int], Constraint] | None = None,
-        silence: Silence | None = None,
+        silence: UnwrittenTokens | None = None,
     ) -> None:
         super().__init__(slots, spec, constrain, silence)
         lengths = np.arange(spec.max_tokens + 2, dtype=np.float32)

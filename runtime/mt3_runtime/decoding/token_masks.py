@@ -1,4 +1,4 @@
-"""What the decoder may say, and what of it is written down.
+"""Logit masks for a line-up of instruments: what may be decoded, and what of it is written down.
 
 Contract: a `Constraint` owns the content of `Lane.allowed` for the slots of one lane.  It sets a
 slot's row when a segment starts there, and renews the rows after every step from the tokens that
@@ -13,7 +13,7 @@ Forbidding helps where there is something else to say.  For a drum hit in a line
 and for a pitched note in one of drums alone, there is not, and a model that is hindered says
 nonsense instead (``docs/instruments.md`` has figures).  So a kind of notes that a line-up does not
 have at all is not forbidden but passed over in silence: said, read by the next steps, and not
-written down (`Silence`).
+written down (`UnwrittenTokens`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mt3_runtime.decoding.canonical_order import Orderly
+from mt3_runtime.decoding.canonical_order import CanonicalOrder
 from mt3_runtime.decoding.grammar import Grammar
 from mt3_runtime.errors import OptionError
 from mt3_runtime.notes.vocabulary import EventKind, Vocabulary
@@ -69,7 +69,7 @@ def constraint_for(
         initial = rules.initial_program in wanted.programs or not wanted.pitched
     if grammar or orderly:
         return partial(
-            Orderly if orderly else Grammar,
+            CanonicalOrder if orderly else Grammar,
             vocabulary=vocabulary,
             rules=rules,
             allowed=allowed,
@@ -82,7 +82,9 @@ def constraint_for(
     return lambda slots: mask  # noqa: ARG005  lanes share it: its only state are their masks
 
 
-def silence_for(vocabulary: Vocabulary, rules: NoteRules, lineup: Lineup | None) -> Silence | None:
+def unwritten_for(
+    vocabulary: Vocabulary, rules: NoteRules, lineup: Lineup | None
+) -> UnwrittenTokens | None:
     """What is not written down; None if all is.
 
     Raises:
@@ -96,11 +98,11 @@ def silence_for(vocabulary: Vocabulary, rules: NoteRules, lineup: Lineup | None)
     silent = np.zeros(vocabulary.size, np.bool_)
     for kind in kinds:
         silent[list(vocabulary.id_range(kind))] = True
-    return Silence(silent, vocabulary.id_range(EventKind.SHIFT)) if silent.any() else None
+    return UnwrittenTokens(silent, vocabulary.id_range(EventKind.SHIFT)) if silent.any() else None
 
 
 @dataclass(frozen=True)
-class Silence:
+class UnwrittenTokens:
     """Tokens that are said and not written down.
 
     Attributes:

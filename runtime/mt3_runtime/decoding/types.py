@@ -1,4 +1,4 @@
-"""What is decoded and what comes out: segments, token sequences, and the logit mask's interface.
+"""Types of decoding: segments, token sequences, results, and the interface of logit masks.
 
 These are the types that search, logit masks, scheduler and the batching loop share.
 """

@@ -1,4 +1,4 @@
-"""What is installed here, what really works, and how to repair the rest.
+"""Diagnoses an installation: what is installed, what really works, how to repair the rest.
 
 Contract: every `Finding` states one fact; one that is not all right carries the command that
 repairs it.  Providers are judged by running a graph on them, not by their names: ONNX Runtime

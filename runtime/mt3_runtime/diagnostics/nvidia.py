@@ -1,4 +1,4 @@
-"""What of NVIDIA's software is here, asked of the libraries themselves.
+"""Finds NVIDIA's libraries, driver and GPUs, asking the libraries themselves.
 
 Wheels, system packages and containers bring CUDA in different ways; what counts is which libraries
 the loader finds and what they answer.  Nothing here needs a GPU: what is absent is None.

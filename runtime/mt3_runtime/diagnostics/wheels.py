@@ -1,4 +1,4 @@
-"""Which wheels of ONNX Runtime are installed: there are several, and all own one import name.
+"""Finds which wheels of ONNX Runtime are installed: several own one import name.
 
 Two together overwrite each other's files: the one installed last wins, and removing one leaves a
 package that can be imported but is hollow.

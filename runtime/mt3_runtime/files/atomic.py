@@ -1,4 +1,4 @@
-"""Writing results so that nobody ever sees half a file.
+"""Writes files atomically, so that nobody ever sees half a file.
 
 `write_atomic` writes a temporary file next to the target, flushes it to the disk and renames it.
 Whatever goes wrong (full disk, interruption, two programs with one target), the target is either

@@ -1,4 +1,4 @@
-"""Transcriptions as bytes, and back.
+"""Reads and writes notes as MIDI, JSON, JSON lines and CSV.
 
 Four formats, all deterministic (equal notes give equal bytes):
 

@@ -1,4 +1,4 @@
-"""Notes <-> standard MIDI files.
+"""Reads and writes standard MIDI files: tracks, channels, program changes, percussion.
 
 Contract: every note survives.  What is written and read back has the same pitches, velocities,
 programs and drum flags, and times within half a tick (0.104 ms at the default tempo).  Three rules

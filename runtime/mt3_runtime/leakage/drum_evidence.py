@@ -1,6 +1,6 @@
-"""The default leakage filter: where no melody is heard, notes that are not heard are drum hits.
+"""Decides which melodic notes are drum hits in disguise: the default leakage filter's rules.
 
-Contract: `Scene.judge` says of a melodic note whether it is a drum hit in disguise, and why;
+Contract: `DrumContext.judge` says of a melodic note whether it is a drum hit in disguise, and why;
 `Drums.replace` makes a drum of it.  Both go by the notes and by what was heard of them
 (`mt3_runtime.leakage.salience`, `mt3_runtime.leakage.harmonics`); neither looks at programs, so
 nothing depends on which instrument a model mistakes a drum for.
@@ -39,7 +39,7 @@ import numpy.typing as npt
 
 from mt3_runtime.leakage.harmonics import HIGH_PITCH, LOW_PITCH, Harmonics
 from mt3_runtime.leakage.leakage_report import Change, Stretch
-from mt3_runtime.leakage.salience import KICK, Impression
+from mt3_runtime.leakage.salience import KICK, OnsetEvidence
 from mt3_runtime.notes.note import Note
 
 CONTEXT_SECONDS = 5.0
@@ -97,18 +97,18 @@ class Heard(NamedTuple):
 
     Attributes:
         note: As the model has it.
-        impression: What is heard where it starts.
+        evidence: What is heard where it starts.
         tones: Those that set in there, float16 [frequencies].
         harmonic: How much of these belongs to it and to the notes that begin with it.
     """
 
     note: Note
-    impression: Impression
+    evidence: OnsetEvidence
     tones: npt.NDArray[np.float16]
     harmonic: float
 
 
-Sounding = tuple[Note, Impression, npt.NDArray[np.float16]]
+Sounding = tuple[Note, OnsetEvidence, npt.NDArray[np.float16]]
 """A note before it is known what begins with it."""
 
 
@@ -117,11 +117,11 @@ def together(notes: Sequence[Sounding], harmonics: Harmonics) -> list[Heard]:
     ordered = sorted(notes, key=lambda sounding: sounding[0])
     onsets = [note.onset for note, *_ in ordered]
     heard = []
-    for note, impression, tones in ordered:
+    for note, evidence, tones in ordered:
         first = bisect.bisect_left(onsets, note.onset - TOGETHER_SECONDS)
         last = bisect.bisect(onsets, note.onset + TOGETHER_SECONDS)
         pitches = {other.pitch for other, *_ in ordered[first:last]}
-        heard.append(Heard(note, impression, tones, harmonics.share(tones, pitches)))
+        heard.append(Heard(note, evidence, tones, harmonics.share(tones, pitches)))
     return heard
 
 
@@ -141,7 +141,7 @@ class Verdict:
 MELODY = Verdict()
 
 
-class Scene:
+class DrumContext:
     """All notes that a verdict may look at.
 
     Args:
@@ -153,7 +153,7 @@ class Scene:
         self._drums = drums
         self._onsets = [one.note.onset for one in heard]
         self._pitches = np.array([one.note.pitch for one in heard], np.int64)
-        self._clear = np.array([one.impression.clarity >= 1.0 for one in heard], np.bool_)
+        self._clear = np.array([one.evidence.clarity >= 1.0 for one in heard], np.bool_)
         self._harmonic = np.array([one.harmonic for one in heard], np.float64)
         self._tones = np.array([one.tones for one in heard], np.float32)
 
@@ -232,21 +232,21 @@ class Drums:
             verdict: Why it is no melody, and what is around it.
         """
         reason, around = verdict.reason, verdict.stretch
-        note, impression = heard.note, heard.impression
+        note, evidence = heard.note, heard.evidence
         near = bisect.bisect_left(self._onsets, note.onset - DUPLICATE_SECONDS)
         if near < bisect.bisect(self._onsets, note.onset + DUPLICATE_SECONDS):
             return Change(note, None, reason + DUPLICATE)
-        if impression.rise < HIT_DECIBELS:
+        if evidence.rise < HIT_DECIBELS:
             return Change(note, None, reason + SILENT)
-        if around and around.drum_share >= MOST_ARE_DRUMS and impression.drum_key != KICK:
+        if around and around.drum_share >= MOST_ARE_DRUMS and evidence.drum_key != KICK:
             return Change(note, None, reason + UNCERTAIN)
-        if impression.drum_key not in self._keys:
+        if evidence.drum_key not in self._keys:
             return Change(note, None, reason + UNWANTED)
         bisect.insort(self._onsets, note.onset)
         drum = replace(
             note,
             offset=note.onset + self._duration,
-            pitch=impression.drum_key,
+            pitch=evidence.drum_key,
             program=0,
             is_drum=True,
         )

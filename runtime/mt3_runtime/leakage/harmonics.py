@@ -1,4 +1,4 @@
-"""Which tones set in at a moment, and whether they are the harmonics of given pitches.
+"""Spectral onsets of single frequencies, and whether they are harmonics of given pitches.
 
 Contract: `setting_in` turns two spectra, of a moment and of the one before, into a vector that says
 how far each frequency stands out among what is new; the product of two such vectors says how alike

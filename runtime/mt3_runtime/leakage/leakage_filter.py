@@ -1,4 +1,4 @@
-"""A leakage filter at work on one recording: at its end, or while it is running.
+"""Applies a leakage filter to one recording, at its end or while it runs.
 
 Contract: `LeakageFilter.listen` passes on the audio as it is read, on any thread, always ahead of
 the notes.  Then either `add` takes the notes that end in each segment, in order, and `finish` gives
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from mt3_runtime.leakage.drum_evidence import (
     CONTEXT_SECONDS,
     LOOK_BACK_SECONDS,
+    DrumContext,
     Drums,
-    Scene,
     Sounding,
     join,
     together,
 )
 from mt3_runtime.leakage.leakage_report import AutoFilter, Change, Filtered, LeakageReport, classic
-from mt3_runtime.leakage.salience import SETTLED_SECONDS, WINDOW_SECONDS, Ear
+from mt3_runtime.leakage.salience import SETTLED_SECONDS, WINDOW_SECONDS, SalienceAnalyser
 from mt3_runtime.notes.note import Note
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class EvidenceFilter(LeakageFilter):
 
     def __init__(self, rate: int, *, drum_keys: Collection[int], drum_duration: float) -> None:
         super().__init__()
-        self._ear = Ear(rate)
+        self._ear = SalienceAnalyser(rate)
         self._drums = partial(Drums, keys=drum_keys, duration=drum_duration)
         self._sounding: dict[int, Sounding] = {}  # by place in the notes
         self._waiting: list[int] = []  # places of melodic notes that were not heard to the end
@@ -155,7 +155,7 @@ class EvidenceFilter(LeakageFilter):
         onsets = sorted(note.onset for note in self._notes if note.is_drum)
         places = sorted(self._sounding, key=lambda place: self._notes[place])
         heard = together([self._sounding[place] for place in places], self._ear.harmonics)
-        scene, drums = Scene(heard, onsets), self._drums(onsets)
+        scene, drums = DrumContext(heard, onsets), self._drums(onsets)
         changes: dict[int, Change] = {}
         stretches = []
         for place, one in zip(places, heard, strict=True):
@@ -183,7 +183,7 @@ class EvidenceFilter(LeakageFilter):
         recent = together(self._recent, self._ear.harmonics)
         hits = [note.onset for note in notes if note.is_drum]
         self._recent_drums = sorted([t for t in self._recent_drums if t >= start] + hits)
-        scene, drums = Scene(recent, self._recent_drums), self._drums(self._recent_drums)
+        scene, drums = DrumContext(recent, self._recent_drums), self._drums(self._recent_drums)
         share = self._ear.tonal_share(start, until)
         kept = [note for note in notes if note.is_drum]
         added = {id(note) for note, *_ in new}

@@ -1,4 +1,4 @@
-"""Instrument leakage: drum hits that a model takes for a bass, a celesta, a synthesiser.
+"""Instrument leakage: filters by name, and the report of what was changed and why.
 
 Contract: a filter takes the notes of a recording and returns those that remain, and a
 `LeakageReport` that accounts for every note it removed or moved to the drums.  It never makes a

@@ -1,4 +1,4 @@
-"""Instruments that change their name for one segment, and back.
+"""Smooths programs that change for one segment and back.
 
 Segments are transcribed on their own, so a flute may be a violin for two seconds.  Contract:
 `smooth` gives such notes the program of the segments around theirs and reports every change as a

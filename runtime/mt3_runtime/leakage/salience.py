@@ -1,9 +1,9 @@
-"""What the audio itself says about notes: whether a pitch is heard, and what kind of hit there is.
+"""Pitch salience and onset evidence from the audio: is a pitch sounding, what kind of hit is there.
 
-Contract: `Ear.hear` is given a recording's samples, block by block, while they are read; afterwards
-`Ear.note` says of a note what was heard where it starts, `Ear.tones` what set in there, and
-`Ear.tonal_share` how much of a stretch was made of tones.  Nothing here knows a model; nothing
-depends on how the audio came in blocks.
+Contract: `SalienceAnalyser.hear` is given a recording's samples, block by block, while they are
+read; afterwards `SalienceAnalyser.note` says of a note what was heard where it starts,
+`SalienceAnalyser.tones` what set in there, and `SalienceAnalyser.tonal_share` how much of a stretch
+was made of tones.  Nothing here knows a model; nothing depends on how the audio came in blocks.
 
 The evidence is the spectrum's *prominence*: how far a frequency stands out from the mean level (in
 dB) of its surroundings, 94 Hz to either side.  Partials of a tone stand out by 20 dB and more for
@@ -80,11 +80,12 @@ _FLOOR = 1e-6
 """Added to amplitudes: silence stands out from nothing."""
 
 
-class Impression(NamedTuple):
+class OnsetEvidence(NamedTuple):
     """What is heard where a note starts.
 
     Attributes:
-        clarity: How clearly its pitch is heard; from 1 on it counts as clear (see `Ear`).
+        clarity: How clearly its pitch is heard; from 1 on it counts as clear (see
+            `SalienceAnalyser`).
         rise: By how many dB the level rises there.
         drum_key: The percussion key that the new sound is most like.
     """
@@ -94,7 +95,7 @@ class Impression(NamedTuple):
     drum_key: int
 
 
-class Ear:
+class SalienceAnalyser:
     """Hears a recording.  One thread may hear while another asks.
 
     The clarity of a pitch is the mean prominence of the two clearest of its first four partials, in
@@ -142,7 +143,7 @@ class Ear:
             while self._chunks and self._chunks[0].end <= frame - FRAMES_PER_WINDOW - 1:
                 self._chunks.popleft()
 
-    def note(self, note: Note, *, until: float = math.inf) -> Impression:
+    def note(self, note: Note, *, until: float = math.inf) -> OnsetEvidence:
         """What was heard where a note starts, in the audio up to a time.
 
         A note whose beginning is forgotten is clear: no drum rings as long.
@@ -153,7 +154,7 @@ class Ear:
         settled = self._settled(note.onset, last)
         if settled is None:
             forgotten = bool(self._chunks) and first < self._chunks[0].first
-            return Impression(math.inf if forgotten else 0.0, 0.0, SNARE)
+            return OnsetEvidence(math.inf if forgotten else 0.0, 0.0, SNARE)
         pitch = min(max(note.pitch, PIANO[0]), PIANO[1]) - PIANO[0]
         now = self._row(min(round(at), last))
         before = self._row(min(math.floor(at) - FRAMES_PER_WINDOW, last))
@@ -166,7 +167,7 @@ class Ear:
         )
         if held is not None:
             clarity = max(clarity, float(held.clarity[:, pitch].mean(dtype=np.float64)))
-        return Impression(
+        return OnsetEvidence(
             clarity=clarity,
             rise=10.0 * math.log10(ratio),
             drum_key=_drum_key(new / max(float(new.sum()), _FLOOR)),
@@ -296,7 +297,7 @@ class _Partials:
     def clarity(
         self, level: npt.NDArray[np.float32], around: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float16]:
-        """See `Ear`; arguments are log10 [k, frequencies], the result is [k, pitches]."""
+        """Prominence of partials: log10 levels [k, frequencies] in, [k, pitches] out."""
         shape = (len(level), *self._centres.shape)
         stands_out = self._peaks(level).reshape(shape) - np.take(around, self._centres, axis=1)
         counted = np.where(self._counted, stands_out, np.float32(-np.inf))

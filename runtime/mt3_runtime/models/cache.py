@@ -1,4 +1,4 @@
-"""The folder where checkpoints, bundles and engines are kept."""
+"""Cache folder of checkpoints, bundles and engines."""
 
 from __future__ import annotations
 

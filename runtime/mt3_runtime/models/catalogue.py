@@ -1,4 +1,4 @@
-"""The models this project knows, and their checkpoints on this machine.
+"""Catalogue of published models, and their checkpoints on this machine.
 
 `catalogue.json` lists published checkpoints: where, how large, which digest, which licence as
 stated.  A digest that nobody has verified is null, never guessed, and such a file is downloaded on

@@ -1,4 +1,4 @@
-"""One file from the network to its place, or nothing.
+"""Downloads files, resumable and verified by size and SHA-256.
 
 Contract: a file appears under its own name only after its size and SHA-256 are right.  Until then
 it is ``NAME.part`` beside it, which a later call continues, and which is thrown away when it turns

@@ -1,4 +1,4 @@
-"""Bundles by name: `<cache>/bundles/<name>[.mt3]`, made by `mt3 export`, or in the package.
+"""Finds bundles by name: `<cache>/bundles/<name>[.mt3]`, or in the package.
 
 Contract: `resolve_model` is what every command and `load_model` go through, so a name means the
 same bundle everywhere.

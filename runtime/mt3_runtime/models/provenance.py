@@ -1,4 +1,4 @@
-"""Where every variant comes from, and what proves that it is the same: `provenance.yaml`, read.
+"""Provenance of every variant: whose code and weights, and what proves parity.
 
 The file is YAML because people maintain it.  A YAML parser is not worth a dependency of the runtime
 for one packaged file, so this module reads the few forms that file uses and refuses all others; a

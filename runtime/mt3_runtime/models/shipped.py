@@ -1,4 +1,4 @@
-"""The model that comes inside the package: small, trained by this project, there from the start.
+"""The default model that ships inside the package.
 
 Contract: `shipped_models` are bundles in the package's own folder.  They have the lowest rank: a
 bundle of the same name in the cache folder stands in for them, and they are used unasked only where

@@ -1,4 +1,4 @@
-"""Which assembler a model's note rules ask for."""
+"""Chooses the note assembler that a model's note rules ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How likely a note is right, from the probabilities of its tokens.
+"""Confidence of notes: calibrated from the probabilities of their tokens.
 
 Contract: a network is surer of itself than it should be, more of some tokens than of others.  A
 `Calibration`, part of a bundle, corrects that with a handful of numbers that were fitted to music

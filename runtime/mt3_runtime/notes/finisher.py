@@ -1,4 +1,4 @@
-"""The last step from tokens to notes: what the bundle and the call say about each of them.
+"""Applies calibrated confidence and requested programs to assembled notes.
 
 Contract: a `Finisher` stands in front of an assembler and is one.  Each note that comes out gets
 the instrument that was asked for, where the model has one program for several, and the confidence

@@ -1,4 +1,4 @@
-"""Instruments by name: the General MIDI tables, and which of them a recording has.
+"""Instrument names, General MIDI programs and families, and the line-up of a recording.
 
 Contract: this is the project's one table of General MIDI names.  `choose` turns what a user types
 (names of instruments and of families, common other names, program numbers, ``drums``) into a

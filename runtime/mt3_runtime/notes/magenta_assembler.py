@@ -1,4 +1,4 @@
-"""Events of consecutive segments -> notes.
+"""Assembles notes from the events of consecutive segments, by the rules of Magenta's MT3.
 
 Contract: segments come in order of time; each is handed to `NoteAssembler.add` as the token ids
 that the network emitted for it, and the notes that end there come back at once.  Whatever still

@@ -1,4 +1,4 @@
-"""How a model's events become notes, as data of its bundle.
+"""Note rules of a model: how its events become notes, as data of its bundle.
 
 Contract: `NoteRules` holds the numbers, and the names of the strategies, that differ between
 models; `mt3_runtime.notes.magenta_assembler` and `mt3_runtime.notes.yourmt3_assembler` are the

@@ -1,4 +1,4 @@
-"""Stems: the parts into which songs are taken apart, and which notes belong to which.
+"""Stems: drums, bass, guitar and so on, and which notes belong to which.
 
 Contract: `STEMS` divides all notes: every program and every percussion key belongs to exactly one
 stem.  `split` sorts notes into them, `stem_named` understands what people call them, `stems_of`

@@ -1,4 +1,4 @@
-"""Token ids and the events they stand for.
+"""Token vocabulary: the event that each token id stands for (shift, pitch, program, tie, ...).
 
 A network emits *model ids*.  Three of them are special (padding, end of sequence, unknown), the
 rest are laid out in consecutive ranges, one per kind of event.  The layout differs between the

@@ -1,7 +1,6 @@
-"""Events of consecutive segments -> notes, by the rules of YourMT3.
+"""Assembles notes from the events of consecutive segments, by the rules of YourMT3.
 
-Contract: as `mt3_runtime.notes.magenta_assembler`, with another `ChannelAssembler`.  The rules
-differ from Magenta's in five points:
+Contract: as `magenta_assembler`.  The rules differ from Magenta's in five points:
 
 * A segment has one or more *channels*, sequences of tokens that were decoded on their own.  Each is
   joined over the segments by itself; then notes of equal pitch and program are cut where the next

@@ -1,10 +1,10 @@
 """The sounds that a file holds, one behind the other.
 
 Contract: :func:`sound_parts` walks through a file and yields a
-:class:`~mt3_runtime.audio.containers.byte_source.Part` for each sound: one for most files, several for joined ones
-(MP3 behind MP3, chained Ogg, FLAC behind FLAC, ...).  Tags and zeros between them are passed over;
-bytes that are neither come out as a :class:`Gap`.  Every byte of the file is in a part, a gap, a
-tag, or a run of zeros.
+:class:`~mt3_runtime.audio.containers.byte_source.Part` for each sound: one for most files, several
+for joined ones (MP3 behind MP3, chained Ogg, FLAC behind FLAC, ...).  Tags and zeros between them
+are passed over; bytes that are neither come out as a :class:`Gap`.  Every byte of the file is in a
+part, a gap, a tag, or a run of zeros.
 """
 
 from __future__ import annotations

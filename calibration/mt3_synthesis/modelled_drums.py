@@ -1,4 +1,4 @@
-"""Drums with a skin, made up: toms, congas, bongos, timbales and snares of any tuning.
+"""Synthesises drums by modelling: toms, congas, bongos, timbales and snares of any tuning.
 
 Contract: `membrane_bank` turns a seed and a kit into that kit with other drums: those with a skin
 (`SKINS`) are replaced by modelled ones, everything else stays.  The drums of soundfonts are few and

@@ -1,4 +1,4 @@
-"""Who may use a GPU when: two threads per device, and times at which all other work rests.
+"""Threads that run a GPU's sessions, and the exclusion of other work while graphs are recorded.
 
 ONNX Runtime keeps a cuBLAS handle with its workspace, and every CUDA graph, for each *thread* that
 ran a session with graphs, until the session is closed.  Decoding starts new threads for every call:
@@ -21,7 +21,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Hand:
+class DeviceThread:
     """A thread that does one thing at a time, for whoever asks."""
 
     def __init__(self, name: str) -> None:
@@ -38,7 +38,7 @@ class Hand:
         return self._thread.submit(work).result()
 
 
-class Turns:
+class DeviceThreads:
     """The two threads of a device.
 
     Attributes:
@@ -47,7 +47,10 @@ class Turns:
     """
 
     def __init__(self, device: str) -> None:
-        self.encoding, self.decoding = Hand(f"{device} encodes"), Hand(f"{device} decodes")
+        self.encoding, self.decoding = (
+            DeviceThread(f"{device} encodes"),
+            DeviceThread(f"{device} decodes"),
+        )
 
     def alone(self, work: Callable[[], T]) -> T:
         """Does what nothing else may be done beside: recording, allocating, loading."""
@@ -55,14 +58,14 @@ class Turns:
             return self.decoding.do_now(work)
 
 
-_known: weakref.WeakValueDictionary[str, Turns] = weakref.WeakValueDictionary()
+_known: weakref.WeakValueDictionary[str, DeviceThreads] = weakref.WeakValueDictionary()
 _knowing = threading.Lock()
 
 
-def turns_of(device: str) -> Turns:
+def threads_of(device: str) -> DeviceThreads:
     """The threads of a device such as ``cuda:0``; there as long as anybody holds them."""
     with _knowing:
         found = _known.get(device)
         if found is None:
-            found = _known[device] = Turns(device)
+            found = _known[device] = DeviceThreads(device)
         return found

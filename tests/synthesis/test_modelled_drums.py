@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mt3_synthesis.membranes import CROSS_STICK, SKINS, drum, live_bank, membrane_bank
+from mt3_synthesis.modelled_drums import CROSS_STICK, SKINS, drum, live_bank, membrane_bank
 from mt3_synthesis.rendering import DRUM_KIT
 from tests.synthesis.sounds import hertz_of, tiny_bank
 

@@ -1,4 +1,4 @@
-"""Copies between the host and a GPU that ONNX Runtime's Python interface would do by detours.
+"""Pinned memory and copies between host and GPU through the CUDA runtime.
 
 It copies from and to whatever memory NumPy has, which the driver must pin piece by piece.  The CUDA
 runtime that the provider has loaded is asked instead, for memory that is pinned once.
@@ -19,7 +19,7 @@ from mt3_runtime.diagnostics.nvidia import runtime_library
 _PORTABLE, _TO_DEVICE, _TO_HOST = 1, 1, 2
 
 
-class Bus:
+class HostTransfers:
     """The way between the host and one GPU.  Not for pieces that must not wait for each other."""
 
     def __init__(self, index: int) -> None:

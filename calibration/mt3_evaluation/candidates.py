@@ -20,6 +20,7 @@ from mt3_runtime.audio.sources import open_audio
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import OptionError
 from mt3_runtime.files.formats import SUFFIXES, load_notes
+from mt3_runtime.files.midi import port_warning
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
 from mt3_runtime.models.installed import resolve_model
 from mt3_runtime.progress import Meter
@@ -105,7 +106,7 @@ class ModelRun:
                 progress=lambda now: meter.update(now.seconds_done, now.seconds_total),
             )
         for message in result.warnings:
-            if message != result.audio_warning:  # a Python warning, which the command shows
+            if message not in (result.audio_warning, port_warning(result.notes)):
                 talk(f"warning: {path}: {message}")
         return Findings(result.notes, result.duration, result.token_digest)
 

@@ -54,3 +54,7 @@ class MissingDependencyError(MT3Error, ImportError):
 
 class AudioWarning(UserWarning):
     """Audio was read in part, as the file is cut or damaged; the message says how much was read."""
+
+
+class PortWarning(UserWarning):
+    """More notes of a MIDI file sound at once than its 15 channels hold; others are on ports."""

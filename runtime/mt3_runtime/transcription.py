@@ -67,6 +67,8 @@ class Transcription:
         Tokens without meaning are not among them: a few occur in almost every recording, and
         `segments` counts them.
         """
+        from mt3_runtime.files.midi import port_warning  # noqa: PLC0415  keeps mido out of the import
+
         truncated = sum(report.truncated for report in self.segments)
         discarded = sum(report.discarded_tokens for report in self.segments)
         sentences = (
@@ -74,7 +76,9 @@ class Transcription:
             (discarded, f"tokens discarded to imitate the original: {discarded}"),
         )
         audio = [self.audio_warning] if self.audio_warning else []
-        return audio + [sentence for count, sentence in sentences if count]
+        ports = port_warning(self.notes)
+        midi = [ports] if ports else []
+        return audio + [sentence for count, sentence in sentences if count] + midi
 
     def summary(self) -> str:
         """One line for a log."""

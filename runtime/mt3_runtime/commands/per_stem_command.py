@@ -14,7 +14,14 @@ from pathlib import Path
 
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.jobs import Job, find_inputs, parse_formats, plan
-from mt3_runtime.commands.results import about, check_stdout, keep_out, tell, tell_changes, write
+from mt3_runtime.commands.results import (
+    check_stdout,
+    keep_out,
+    tell,
+    tell_changes,
+    tell_warnings,
+    write,
+)
 from mt3_runtime.errors import BundleError, OptionError
 from mt3_runtime.files.atomic import STDOUT, check_output, is_folder
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
@@ -54,8 +61,7 @@ def run_per_stem(args: argparse.Namespace) -> int:
     order = {path: place for place, path in enumerate(paths)}
     results.sort(key=lambda found: order[found[0].path])
     for file, result in results:
-        for message in result.warnings:
-            talk(f"warning: {about(file.path, message)}")
+        tell_warnings(result, file.path)
         if args.report:
             tell_changes(result, file.path)
     whole = merge(result for _, result in results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from mt3_runtime.cli import talk
 from mt3_runtime.commands.jobs import Job, Result
-from mt3_runtime.errors import OptionError, OutputError
+from mt3_runtime.errors import OptionError, OutputError, PortWarning
 from mt3_runtime.files.atomic import STDOUT, is_folder, make_folder, real_path, write_output
 from mt3_runtime.files.formats import render
+from mt3_runtime.files.midi import port_warning
 
 if TYPE_CHECKING:
     from mt3_runtime.transcription import Transcription
@@ -57,12 +59,26 @@ def write(result: Transcription, job: Job) -> list[str]:
             wanted.append((target, result))
         elif target.stem in stems:
             wanted.append((target, replace(result, notes=stems[target.stem])))
-    contents = [(target.path, render(part, target.format)) for target, part in wanted]
+    contents = []
+    for target, part in wanted:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PortWarning)  # said here, with the name
+            contents.append((target.path, render(part, target.format)))
+        if target.format == "midi" and (message := port_warning(part.notes)):
+            talk(f"warning: {about(job.source, message)}")
     for path, content in contents:
         if path != STDOUT:
             make_folder(Path(path).parent)
         write_output(path, content)
     return [path for path, _ in contents]
+
+
+def tell_warnings(result: Transcription, source: Path) -> None:
+    """Says what a user should act on, but for what `write` says of the files."""
+    ports = port_warning(result.notes)
+    for message in result.warnings:
+        if message != ports:
+            talk(f"warning: {about(source, message)}")
 
 
 def tell(result: Transcription, job: Job, written: Sequence[str], *, speed: float) -> None:

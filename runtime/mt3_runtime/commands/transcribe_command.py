@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, get_args
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.jobs import Job, find_inputs, parse_formats, plan
 from mt3_runtime.commands.per_stem_command import run_per_stem
-from mt3_runtime.commands.results import about, check_stdout, keep_out, tell, tell_changes, write
+from mt3_runtime.commands.results import (
+    about,
+    check_stdout,
+    keep_out,
+    tell,
+    tell_changes,
+    tell_warnings,
+    write,
+)
 from mt3_runtime.decoding.search import SearchName
 from mt3_runtime.errors import AudioError, AudioWarning, OutputError
 from mt3_runtime.files.atomic import is_folder
@@ -224,8 +232,7 @@ def _transcribe(model: Model, jobs: list[Job], args: argparse.Namespace) -> int:
             finally:
                 while caught:
                     talk(f"warning: {caught.pop(0).message}")
-            for message in outcome.warnings:
-                talk(f"warning: {about(job.source, message)}")
+            tell_warnings(outcome, job.source)
             seconds += outcome.duration
             if not args.quiet:  # files share the machine: the speed is that of all so far
                 tell(outcome, job, written, speed=seconds / (time.perf_counter() - begin))

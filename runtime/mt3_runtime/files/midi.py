@@ -6,10 +6,11 @@ make that true:
 
 * Ticks are rounded from absolute times, once; deltas are differences of ticks.  Rounding deltas
   instead, as some writers do, adds up to tens of milliseconds within half a minute.
-* No channel of a port ever carries two programs.  A port has 15 melodic channels and one for drums;
-  more programs than that go to the next port (a *MIDI port* message opens such a track).
-* No channel ever sounds one pitch twice at a time, because its note-offs could not be told apart.
-  Overlapping notes of equal pitch and program go to further channels, called layers here.
+* Every note is heard with its program: 15 channels are shared in time (`mt3_runtime.files.channels`), and
+  further ports (*MIDI port* messages) are used for notes beyond 15 sounding channels only.
+* No melodic channel of a port ever sounds one pitch twice at a time, because its note-offs could
+  not be told apart.  Overlapping notes of equal pitch and program go to further tracks and
+  channels, called layers here.
 
 Notes are in seconds, so the tempo decides only where ticks fall.  No bars, metre or beats are
 written: the transcription does not know them.
@@ -17,16 +18,18 @@ written: the transcription does not know them.
 
 from __future__ import annotations
 
-import heapq
+import warnings
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from operator import attrgetter
 
 import mido
 
-from mt3_runtime.errors import OptionError
+from mt3_runtime.errors import OptionError, PortWarning
+from mt3_runtime.files.channels import DRUM_CHANNEL, Track, assign_channels
 from mt3_runtime.notes.instruments import instrument_name
 from mt3_runtime.notes.note import Note, check_notes
 
@@ -48,17 +51,14 @@ MAX_ERROR = 0.0005
 DEFAULT_TEMPO_US = 500_000
 """Microseconds per quarter where a file does not say (120 bpm, by the MIDI standard)."""
 
-DRUM_CHANNEL = 9
-MELODIC_CHANNELS = tuple(channel for channel in range(16) if channel != DRUM_CHANNEL)
-
-_Span = tuple[int, int, int, int]  # onset tick, offset tick, pitch, velocity
-_TrackKey = tuple[int, bool, int]  # layer, is_drum, program
 _Key = tuple[int, int, int, int]  # track, port, channel, pitch
 _ORDER = attrgetter("onset", "offset", "pitch", "velocity", "program", "is_drum")
 
 
 def to_midi(notes: Iterable[Note], *, tempo: float = 120.0) -> mido.MidiFile:
     """Write notes as a type 1 MIDI file: a tempo track, then one track per program and layer.
+
+    Warns (`PortWarning`) where more notes sound at once than 15 channels can hold.
 
     Args:
         notes: In any order; the file does not depend on it.
@@ -69,9 +69,40 @@ def to_midi(notes: Iterable[Note], *, tempo: float = 120.0) -> mido.MidiFile:
         least one tick.
 
     Raises:
-        OptionError: A note is not valid (see `check_notes`), the tempo is out of range, or a time
-            lies beyond what a MIDI file can express (more than a day).
+        OptionError: A note is not valid (see `check_notes`), the tempo is out of range, a time
+            lies beyond what a MIDI file can express (more than a day), or more notes sound at once
+            than it can hold.
     """
+    quarter_us, resolution, tracks = _plan(notes, tempo)
+    if message := _port_message(tracks, resolution * 1e6 / quarter_us):
+        warnings.warn(message, PortWarning, stacklevel=2)
+    midi = mido.MidiFile(type=1, ticks_per_beat=resolution)
+    head = midi.add_track(name="mt3-runtime")
+    head.append(mido.MetaMessage("set_tempo", tempo=quarter_us))
+    several_ports = any(track.port for track in tracks)
+    for planned in tracks:
+        track = midi.add_track()
+        if several_ports:
+            track.append(mido.MetaMessage("midi_port", port=planned.port))
+        _fill(track, planned)
+    for track in midi.tracks:
+        track.append(mido.MetaMessage("end_of_track"))
+    return midi
+
+
+def port_warning(notes: Iterable[Note]) -> str | None:
+    """What `to_midi` warns of: notes on further ports, which most players ignore; None for none.
+
+    Notes that cannot be written are `to_midi`'s to refuse.
+    """
+    with suppress(OptionError):
+        quarter_us, resolution, tracks = _plan(notes, 120.0)
+        return _port_message(tracks, resolution * 1e6 / quarter_us)
+    return None
+
+
+def _plan(notes: Iterable[Note], tempo: float) -> tuple[int, int, list[Track]]:
+    """Microseconds per quarter, ticks per quarter, and the tracks of a file."""
     ordered = sorted(notes, key=_ORDER)
     check_notes(ordered)
     if not MIN_TEMPO <= tempo <= MAX_TEMPO:
@@ -81,22 +112,19 @@ def to_midi(notes: Iterable[Note], *, tempo: float = 120.0) -> mido.MidiFile:
     quarter_us = round(60e6 / tempo)
     end = max((note.offset for note in ordered), default=0.0)
     resolution = _resolution(quarter_us, end)
-    ticks_per_second = resolution * 1e6 / quarter_us
+    return quarter_us, resolution, assign_channels(ordered, resolution * 1e6 / quarter_us)
 
-    midi = mido.MidiFile(type=1, ticks_per_beat=resolution)
-    head = midi.add_track(name="mt3-runtime")
-    head.append(mido.MetaMessage("set_tempo", tempo=quarter_us))
-    tracks = sorted(_layers(ordered, ticks_per_second).items())
-    channels = _assign_channels([key for key, _ in tracks])
-    several_ports = any(port for port, _ in channels)
-    for (key, spans), (port, channel) in zip(tracks, channels, strict=True):
-        track = midi.add_track()
-        if several_ports:
-            track.append(mido.MetaMessage("midi_port", port=port))
-        _fill(track, key, spans, channel)
-    for track in midi.tracks:
-        track.append(mido.MetaMessage("end_of_track"))
-    return midi
+
+def _port_message(tracks: Sequence[Track], ticks_per_second: float) -> str | None:
+    spans = [span for track in tracks if track.port for span in track.spans]
+    if not spans:
+        return None
+    first = min(span.start for span in spans) / ticks_per_second
+    return (
+        f"more than 15 instruments, or overlapping notes of equal pitch, sound at once from "
+        f"{first:.2f} s on: notes on further MIDI ports, which most players ignore and may end "
+        f"wrongly: {len(spans)}. Allow fewer instruments, or write stems"
+    )
 
 
 def _resolution(quarter_us: int, end: float) -> int:
@@ -118,70 +146,28 @@ def _resolution(quarter_us: int, end: float) -> int:
     return next((c for c in fine_enough if ticks[c] < MAX_TICK), fine_enough[-1])
 
 
-def _layers(
-    ordered: Sequence[Note], ticks_per_second: float
-) -> defaultdict[_TrackKey, list[_Span]]:
-    """Distribute notes, sorted by onset, over tracks in which equal pitches never overlap."""
-    tracks: defaultdict[_TrackKey, list[_Span]] = defaultdict(list)
-    # Per program and pitch: layers by the tick at which they end, and layers free again by number.
-    sounding: defaultdict[tuple[int, bool, int], list[tuple[int, int]]] = defaultdict(list)
-    free: defaultdict[tuple[int, bool, int], list[int]] = defaultdict(list)
-    for note in ordered:
-        start = round(note.onset * ticks_per_second)
-        end = max(round(note.offset * ticks_per_second), start + 1)
-        voice = (note.program, note.is_drum, note.pitch)
-        ends, gaps = sounding[voice], free[voice]
-        while ends and ends[0][0] <= start:
-            heapq.heappush(gaps, heapq.heappop(ends)[1])
-        layer = heapq.heappop(gaps) if gaps else len(ends)
-        heapq.heappush(ends, (end, layer))
-        velocity = min(max(note.velocity, 1), 127)
-        tracks[layer, note.is_drum, note.program].append((start, end, note.pitch, velocity))
-    return tracks
-
-
-def _assign_channels(keys: Sequence[_TrackKey]) -> list[tuple[int, int]]:
-    """Port and channel of each track; drums always on channel 9, the others never."""
-    drums = melodic = 0
-    result = []
-    for _, is_drum, _ in keys:
-        if is_drum:
-            result.append((drums, DRUM_CHANNEL))
-            drums += 1
-        else:
-            port, index = divmod(melodic, len(MELODIC_CHANNELS))
-            result.append((port, MELODIC_CHANNELS[index]))
-            melodic += 1
-    if max(drums - 1, (melodic - 1) // len(MELODIC_CHANNELS)) > 255:
-        raise OptionError(
-            f"{len(keys)} programs and overlapping layers need more than the 256 ports of a MIDI "
-            "file; write json, jsonl or csv, or remove duplicate notes"
-        )
-    return result
-
-
-def _fill(track: mido.MidiTrack, key: _TrackKey, spans: Sequence[_Span], channel: int) -> None:
-    layer, is_drum, program = key
-    name = instrument_name(program, is_drum=is_drum) + (f" ({layer + 1})" if layer else "")
-    track.append(mido.MetaMessage("track_name", name=name))
-    track.append(mido.Message("program_change", channel=channel, program=program))
-    # At equal ticks: offs (0) before ons (1), then by pitch.
+def _fill(track: mido.MidiTrack, planned: Track) -> None:
+    name = instrument_name(planned.program, is_drum=planned.is_drum)
+    layer = f" ({planned.layer + 1})" if planned.layer else ""
+    track.append(mido.MetaMessage("track_name", name=name + layer))
+    # At equal ticks: offs (0), program changes (1), ons (2), each by pitch.
     events = sorted(
         chain(
-            ((start, 1, pitch, velocity) for start, _, pitch, velocity in spans),
-            ((end, 0, pitch, 0) for _, end, pitch, _ in spans),
+            ((span.end, 0, span.pitch, 0, span.channel) for span in planned.spans),
+            ((tick, 1, 0, 0, channel) for tick, channel in planned.changes),
+            ((span.start, 2, span.pitch, span.velocity, span.channel) for span in planned.spans),
         )
     )
     now = 0
-    for tick, is_on, pitch, velocity in events:
+    for tick, kind, pitch, velocity, channel in events:
+        what = {"program": planned.program} if kind == 1 else {"note": pitch, "velocity": velocity}
         track.append(
             mido.Message(
-                "note_on" if is_on else "note_off",
+                ("note_off", "program_change", "note_on")[kind],
                 skip_checks=True,  # all values are in range by now; checking costs half the time
                 channel=channel,
-                note=pitch,
-                velocity=velocity,
                 time=tick - now,
+                **what,
             )
         )
         now = tick

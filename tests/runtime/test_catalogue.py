@@ -1,13 +1,7 @@
 from __future__ import annotations
 
-import hashlib
-import http.client
-import io
 import json
-import threading
-import urllib.request
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,9 +18,7 @@ from mt3_runtime.errors import (
 from mt3_runtime.models import catalogue, download, installed
 from mt3_runtime.models.cache import cache_dir
 from mt3_runtime.models.catalogue import ModelFile, ModelInfo
-
-CONTENT = bytes(range(256)) * 40
-DIGEST = hashlib.sha256(CONTENT).hexdigest()
+from tests.web_server import CONTENT, DIGEST, running
 
 
 @pytest.fixture
@@ -222,268 +214,10 @@ def test_clearing_removes_what_we_stored_and_nothing_else(cache):
     assert (cache / "mine.txt").exists()
 
 
-# Downloads ---------------------------------------------------------------------------------------
-
-
-class Server(ThreadingHTTPServer):
-    """Serves ``content``; the attributes make it misbehave."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = CONTENT
-        self.stop_after: int | None = None
-        self.ranges = True
-        self.stall = threading.Event()
-        self.stall.set()
-        self.redirect = ""
-        self.ranges_seen: list[str | None] = []
-        self.paths: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        server = self.server
-        wanted = self.headers["Range"]
-        server.ranges_seen.append(wanted)
-        server.paths.append(self.path)
-        if self.path.endswith("missing"):
-            self.send_error(404)
-            return
-        if server.redirect and self.path != "/elsewhere":
-            self.send_response(302)
-            self.send_header("Location", server.redirect)
-            self.end_headers()
-            return
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        if not server.ranges:
-            start = 0
-        if wanted and start >= len(server.content):
-            self.send_error(416)
-            return
-        body = server.content[start:]
-        self.send_response(206 if start else 200)
-        if start:
-            total = len(server.content)
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: server.stop_after])
-        server.stall.wait(20)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server():
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield running
-        running.stall.set()
-        running.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def target(tmp_path):
-    return tmp_path / "deep" / "model.bin"
-
-
-def fetch(server: Server, target: Path, **options: object) -> int:
-    wanted = {"size": len(CONTENT), "sha256": DIGEST, **options}
-    return download.fetch(f"{server.url}/model.bin", target, **wanted)
-
-
-def left(target: Path) -> list[str]:
-    return sorted(path.name for path in target.parent.iterdir())
-
-
-def test_a_file_arrives_whole_and_is_not_fetched_twice(server, target):
-    seen: list[int] = []
-    assert fetch(server, target, progress=seen.append) == len(CONTENT)
-    assert target.read_bytes() == CONTENT
-    assert left(target) == ["model.bin"]
-    assert fetch(server, target, progress=seen.append, offline=True) == len(CONTENT)
-    assert server.ranges_seen == [None]
-    assert seen == sorted(seen)
-    assert seen[-2:] == [len(CONTENT)] * 2
-
-
-def test_a_broken_transfer_goes_on_where_it_broke(server, target):
-    server.stop_after = 1000
-    with pytest.raises(DownloadError, match="again"):
-        fetch(server, target)
-    assert left(target) == ["model.bin.part"]
-    server.stop_after = None
-    fetch(server, target)
-    assert server.ranges_seen == [None, "bytes=1000-"]
-    assert target.read_bytes() == CONTENT
-    assert left(target) == ["model.bin"]
-
-
-def test_a_server_that_ends_too_early_without_saying_so_is_found_out(server, target):
-    server.content = CONTENT[:1000]
-    with pytest.raises(DownloadError, match=f"1000 of {len(CONTENT)} bytes"):
-        fetch(server, target)
-    with pytest.raises(DownloadError, match=f"1000 of {len(CONTENT)} bytes"):
-        fetch(server, target)  # this time the server answers 416: nothing after byte 1000
-    assert not target.exists()
-
-
-def test_a_server_that_falls_silent_is_given_up_and_nothing_is_lost(server, target, monkeypatch):
-    monkeypatch.setattr(download, "_TIMEOUT", 0.2)
-    server.stop_after = 1000
-    server.stall.clear()
-    with pytest.raises(DownloadError, match=r"timed out.*run the same command again"):
-        fetch(server, target)
-    assert target.with_name("model.bin.part").read_bytes() == CONTENT[:1000]
-    server.stall.set()
-    server.stop_after = None
-    fetch(server, target)
-    assert server.ranges_seen == [None, "bytes=1000-"]
-    assert target.read_bytes() == CONTENT
-
-
-def test_a_server_that_sends_another_range_cannot_be_mistaken(server, target, monkeypatch):
-    target.parent.mkdir()
-    part = target.with_name("model.bin.part")
-    part.write_bytes(CONTENT[:1000])
-    send = Handler.send_header
-    monkeypatch.setattr(
-        Handler,
-        "send_header",
-        lambda self, name, value: send(self, name, value.replace("bytes 1000-", "bytes 999-")),
-    )
-    with pytest.raises(DownloadError, match="ended after"):
-        fetch(server, target)
-    assert part.read_bytes() == CONTENT[1000:]  # taken for the beginning, which it is not
-    part.write_bytes(CONTENT[1000:] + bytes(1000))
-    with pytest.raises(DownloadError, match="thrown away"):
-        fetch(server, target)
-    assert left(target) == []
-
-
-def test_what_cannot_be_checked_is_not_continued(server, target):
-    target.parent.mkdir()
-    target.with_name("model.bin.part").write_bytes(b"of another day")
-    fetch(server, target, sha256=None)
-    assert server.ranges_seen == [None]
-    assert target.read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("start", [b"", CONTENT[:1000]])
-def test_redirections_are_followed(server, target, start):
-    target.parent.mkdir()
-    target.with_name("model.bin.part").write_bytes(start)
-    server.redirect = "/elsewhere"
-    fetch(server, target)
-    assert server.paths == ["/model.bin", "/elsewhere"]
-    assert server.ranges_seen[1] == (f"bytes={len(start)}-" if start else None)
-    assert target.read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize(
-    ("to", "message"),
-    [
-        ("/again", "infinite loop"),
-        ("file:///etc/passwd", "not allowed"),
-        ("ftp://127.0.0.1:9/x", "not as safe"),
-        ("data:,x", "not allowed"),
-    ],
-)
-def test_redirections_to_nowhere_good_are_not(server, target, to, message):
-    server.redirect = to
-    with pytest.raises(DownloadError, match=message):
-        fetch(server, target)
-    assert not target.exists()
-
-
-def test_a_secure_address_may_not_lead_to_an_insecure_one():
-    handler = download._Redirects()
-    asked = urllib.request.Request("https://host.invalid/a")
-    answer = (io.BytesIO(), 302, "Found", http.client.HTTPMessage())
-    assert handler.redirect_request(asked, *answer, "https://other.invalid/b") is not None
-    with pytest.raises(DownloadError, match="'http://other.invalid/b', which is not as safe"):
-        handler.redirect_request(asked, *answer, "http://other.invalid/b")
-
-
-def test_a_server_without_ranges_starts_over(server, target):
-    target.parent.mkdir()
-    target.with_name("model.bin.part").write_bytes(b"stale")
-    server.ranges = False
-    fetch(server, target)
-    assert target.read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("content", [b"x" * len(CONTENT), CONTENT + b"more"])
-def test_wrong_bytes_are_thrown_away(server, target, content):
-    server.content = content
-    with pytest.raises(DownloadError, match="not the file the catalogue describes"):
-        fetch(server, target)
-    assert left(target) == []
-
-
-def test_a_wrong_rest_is_thrown_away_and_the_next_try_succeeds(server, target):
-    target.parent.mkdir()
-    target.with_name("model.bin.part").write_bytes(b"not the beginning")
-    with pytest.raises(DownloadError, match="thrown away"):
-        fetch(server, target)
-    fetch(server, target)
-    assert target.read_bytes() == CONTENT
-
-
-def test_a_part_that_is_complete_needs_no_network(target):
-    target.parent.mkdir()
-    target.with_name("model.bin.part").write_bytes(CONTENT)
-    length = download.fetch("http://127.0.0.1:9/never", target, size=len(CONTENT), sha256=DIGEST)
-    assert length == len(CONTENT)
-    assert left(target) == ["model.bin"]
-
-
-def test_an_unknown_size_and_digest_still_notice_a_broken_transfer(server, target):
-    server.stop_after = 1000
-    with pytest.raises(DownloadError, match="before the end"):
-        fetch(server, target, size=None, sha256=None)
-    server.stop_after = None
-    assert fetch(server, target, size=None, sha256=None) == len(CONTENT)
-
-
-def test_a_damaged_file_in_place_is_replaced(server, target):
-    target.parent.mkdir()
-    target.write_bytes(b"x" * len(CONTENT))
-    fetch(server, target)
-    assert target.read_bytes() == CONTENT
-
-
-def test_offline_means_no_request(server, target):
-    with pytest.raises(DownloadError, match="MT3_OFFLINE"):
-        fetch(server, target, offline=True)
-    assert server.paths == []
-
-
-def test_what_the_server_answers_is_told(server, target):
-    with pytest.raises(DownloadError, match="404 Not Found"):
-        download.fetch(f"{server.url}/missing", target, size=None, sha256=None)
-
-
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/file"])
-def test_only_web_addresses_are_fetched(target, url):
-    with pytest.raises(DownloadError, match="not an http or https address"):
-        download.fetch(url, target, size=None, sha256=None)
-
-
-def test_no_server_at_all_is_one_sentence(target):
-    with pytest.raises(DownloadError, match="could not be fetched"):
-        download.fetch("http://127.0.0.1:9/x", target, size=None, sha256=None)
+    with running() as started:
+        yield started
 
 
 # Whole models ------------------------------------------------------------------------------------
@@ -537,6 +271,41 @@ def test_files_nobody_verified_need_consent(tiny, monkeypatch):
     catalogue.download_model("tiny", allow_unverified=True)
     assert (tiny / "one").read_bytes() == CONTENT
     assert catalogue.get_model_info("tiny").size is None
+
+
+def test_the_files_of_a_model_share_the_bound(server, cache, monkeypatch):
+    files = tuple(ModelFile(name, f"{server.url}/{name}", None, None) for name in ("a", "b", "c"))
+    monkeypatch.setattr(catalogue, "list_models", lambda: (known(files=files),))
+    monkeypatch.setattr(catalogue, "MOST", 2 * len(CONTENT) + 5)
+    with pytest.raises(DownloadError, match="more than 5 bytes"):
+        catalogue.download_model("tiny", allow_unverified=True)
+    assert server.paths == ["/a", "/b", "/c"]
+
+
+def test_an_entry_of_the_catalogue_may_have_mirrors():
+    row = {
+        "name": "x", "aliases": [], "family": "mt3", "summary": "s", "exporter": "e",
+        "supported": True, "licence": "l", "licence_note": "", "source": "s", "revision": None,
+        "digests": "d", "note": "", "base_url": "https://a/", "mirrors": ["https://b/", "https://c/"],
+        "files": [
+            {"path": "one two", "size": 1, "sha256": None},
+            {"path": "three", "size": 1, "sha256": None, "url": "https://d/3",
+             "mirrors": ["https://e/3"]},
+        ],
+    }  # fmt: skip
+    one, three = catalogue._model(row).files
+    assert (one.url, one.mirrors) == (
+        "https://a/one%20two",
+        ("https://b/one%20two", "https://c/one%20two"),
+    )
+    assert (three.url, three.mirrors) == ("https://d/3", ("https://e/3",))
+
+
+def test_a_model_is_pulled_from_its_mirrors(server, cache, monkeypatch):
+    file = ModelFile("one", "http://127.0.0.1:9/x", len(CONTENT), DIGEST, (f"{server.url}/one",))
+    monkeypatch.setattr(catalogue, "list_models", lambda: (known(files=(file,)),))
+    assert (catalogue.download_model("tiny") / "one").read_bytes() == CONTENT
+    assert server.paths == ["/one"]
 
 
 def test_what_was_pulled_is_checked_before_it_is_used(tiny, cache, server, monkeypatch):

@@ -2,7 +2,9 @@
 
 `catalogue.json` lists published checkpoints: where, how large, which digest, which licence as
 stated.  A digest that nobody has verified is null, never guessed, and such a file is downloaded on
-request only.  Checkpoints are what exporters read, and lie in the cache folder as published:
+request only.  A file may have ``mirrors``, further addresses under the same digest; a model's
+``mirrors`` are further base addresses of all its files.  Checkpoints are what exporters read, and
+lie in the cache folder as published:
 
     <cache>/checkpoints/<name>/...
 
@@ -26,7 +28,7 @@ from urllib.parse import quote
 
 from mt3_runtime.errors import CheckpointError, DownloadError, OptionError
 from mt3_runtime.models.cache import cache_dir
-from mt3_runtime.models.download import fetch, is_right
+from mt3_runtime.models.download import MOST, fetch, is_right
 from mt3_runtime.models.shipped import listing, shipped_models
 
 #: Base URL that replaces the published ones: files come from <mirror>/<name>/<path>.
@@ -44,12 +46,14 @@ class ModelFile:
         url: Where it is published, pinned to a revision where the host has revisions.
         size: Length in bytes; None if unknown.
         sha256: Lower-case hex digest; None if nobody has verified one.
+        mirrors: Further addresses of the same file, tried in this order if the first one fails.
     """
 
     path: str
     url: str
     size: int | None
     sha256: str | None
+    mirrors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ def download_model(
     Raises:
         OptionError: The catalogue does not know the name, or the model comes with the package.
         DownloadError: Files or digests are unknown, ``MT3_OFFLINE`` forbids it, the transfer
-            failed, or what arrived is not what the catalogue promises.
+            failed at every address, what arrived is not what the catalogue promises, or another
+            file is in the way.
     """
     model = get_model_info(name)
     _check_not_shipped(model)
@@ -155,7 +160,7 @@ def download_model(
     folder = cache_dir() / "checkpoints" / model.name
     mirror = os.environ.get(MIRROR_VARIABLE)
     offline = os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
-    done = 0
+    done = unknown = 0
     for file in model.files:
         before = done
 
@@ -164,15 +169,18 @@ def download_model(
                 progress(before + received, model.size)
 
         url = f"{mirror.rstrip('/')}/{model.name}/{quote(file.path)}" if mirror else file.url
-        target = folder / file.path
-        done += fetch(
+        length = fetch(
             url,
-            target,
+            folder / file.path,
             size=file.size,
             sha256=file.sha256,
+            mirrors=() if mirror else file.mirrors,
+            most=max(0, MOST - unknown),  # of all files of unknown size together
             offline=offline,
             progress=report,
         )
+        done += length
+        unknown += length if file.size is None else 0
     return folder
 
 
@@ -203,7 +211,8 @@ def pulled_checkpoint(name: str) -> Path:
             raise CheckpointError(f"{path} is missing. Fetch the rest with: {pull}")
         if not is_right(path, size=file.size, sha256=file.sha256):
             raise CheckpointError(
-                f"{path} is not the file the catalogue describes. Fetch it again with: {pull}"
+                f"{path} is not the file the catalogue describes. Move it elsewhere or delete it, "
+                f"and fetch it again with: {pull}"
             )
     return folder / model.files[0].path if len(model.files) == 1 else folder
 
@@ -216,7 +225,7 @@ def _data(name: str) -> dict[str, Any]:
 
 def _model(row: dict[str, Any]) -> ModelInfo:
     row = dict(row)
-    base = row.pop("base_url", "")
+    base, bases = row.pop("base_url", ""), row.pop("mirrors", ())
     listed, named = row.pop("files_from", None), row.pop("files_named_in", None)
     if row.get("shipped"):
         files = json.loads(listing(row["name"]).read_text(encoding="utf-8"))["files"]
@@ -231,6 +240,9 @@ def _model(row: dict[str, Any]) -> ModelInfo:
             url=file.get("url") or base + quote(file["path"]),
             size=file["size"],
             sha256=file["sha256"],
+            mirrors=tuple(
+                file.get("mirrors") or (mirror + quote(file["path"]) for mirror in bases)
+            ),
         )
         for file in files
     )

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +20,7 @@ from mt3_engines.versions import Version, parse_version, updates_in_place
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.errors import BundleError, DeviceError, MT3Error, OptionError, OutputError
+from tests.trees import snapshot
 
 HERE = EngineTarget("10.16.1.11", "9.0", "NVIDIA H200")
 KEY = EngineKey(
@@ -305,15 +305,6 @@ PROJECT = {
     f"{replace(KEY, capacity=7).stem}.json": b'{"format": "mt3-runtime.engine"',
     f"{replace(KEY, capacity=8).stem}.json": b"[" * 100_000,
 }
-
-
-def snapshot(folder: Path) -> dict[str, object]:
-    return {
-        str(path.relative_to(folder)): os.readlink(path)
-        if path.is_symlink()
-        else path.is_dir() or path.read_bytes()
-        for path in folder.rglob("*")
-    }
 
 
 @pytest.mark.parametrize("arguments", [(), ("--all",), ("--dry-run",)])

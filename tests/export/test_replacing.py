@@ -19,20 +19,12 @@ from mt3_export.weights import Weights
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import main
 from mt3_runtime.errors import OutputError
+from tests.trees import snapshot
 
 
 def export(weights: Weights, out: Path, digest: str = "0" * 64) -> None:
     source = {"layout": "seeded", "digest": digest}
     export_bundle(weights, variant_named("magenta_mt3"), out, source=source)
-
-
-def snapshot(folder: Path) -> dict[str, object]:
-    return {
-        str(path.relative_to(folder)): os.readlink(path)
-        if path.is_symlink()
-        else path.is_dir() or path.read_bytes()
-        for path in folder.rglob("*")
-    }
 
 
 @pytest.fixture(scope="module")

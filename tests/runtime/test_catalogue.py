@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mt3_export.variants import VARIANTS
+from mt3_export.bundle_writer import export_bundle
+from mt3_export.variants import VARIANTS, variant_named
 from mt3_runtime.bundles import bundle
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.errors import (
@@ -14,10 +18,12 @@ from mt3_runtime.errors import (
     CheckpointError,
     DownloadError,
     OptionError,
+    OutputError,
 )
 from mt3_runtime.models import catalogue, download, installed
 from mt3_runtime.models.cache import cache_dir
 from mt3_runtime.models.catalogue import ModelFile, ModelInfo
+from tests.trees import snapshot
 from tests.web_server import CONTENT, DIGEST, running
 
 
@@ -198,20 +204,96 @@ def test_a_model_that_cannot_be_exported_is_not_offered(cache, monkeypatch):
         installed.resolve_model("ymt3_plus")
 
 
-def test_clearing_removes_what_we_stored_and_nothing_else(cache):
-    install(cache, "one")
-    install(cache, "two")
-    (cache / "bundles" / "three.mt3").write_bytes(b"12345")
-    (cache / "checkpoints" / "one").mkdir(parents=True)
+@pytest.fixture
+def stored(cache, tiny_bundle, tiny_weights):
+    """Real bundles in the cache, a folder and a file, and a checkpoint as it was pulled."""
+    for name in ("one", "yptf_moe_multi"):
+        shutil.copytree(tiny_bundle, cache / "bundles" / name)
+    source = {"layout": "seeded", "digest": "0" * 64}
+    out = cache / "bundles" / "two.mt3"
+    export_bundle(tiny_weights, variant_named("magenta_mt3"), out, source=source)
+    pulled = cache / "checkpoints" / "mt3_pytorch"
+    pulled.mkdir(parents=True)
+    (pulled / "config.json").write_bytes(b"1")
+    download.part_of(pulled / "mt3.pth").write_bytes(b"23")
     (cache / "mine.txt").write_text("keep")
-    assert installed.remove_model("three") == 5
-    assert installed.remove_model("one") == 2
+    return cache
+
+
+def test_removing_takes_what_we_stored_and_nothing_else(stored, tiny_bundle):
+    size = sum(path.stat().st_size for path in tiny_bundle.iterdir())
+    assert installed.remove_model("yourmt3") == size
+    assert installed.remove_model("one") == size
     assert set(installed.installed_models()) == {"two"}
-    assert installed.remove_model("two") == 2
+    assert installed.remove_model("two") > 1000
     assert installed.remove_model("two") == 0
-    install(cache, "yptf_moe_multi")
-    assert installed.remove_model("yourmt3") == 2
-    assert (cache / "mine.txt").exists()
+    assert installed.remove_model("mt3_pytorch") == 3
+    found = {path.relative_to(stored).as_posix() for path in stored.rglob("*")}
+    assert found == {"mine.txt", "bundles", "checkpoints"}
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "named"),
+    [
+        ("one", "bundles/one/notes.txt", "notes.txt"),
+        ("one", "bundles/one/folder/a", "folder"),
+        ("one", "bundles/one/bundle.json", "bundle.json"),
+        ("one", "checkpoints/one/mine.ckpt", "mine.ckpt"),
+        ("two", "bundles/two.mt3", "two.mt3"),
+        ("two", "bundles/two/film.mkv", "film.mkv"),
+        ("mt3_pytorch", "checkpoints/mt3_pytorch/tuned.pth", "tuned.pth"),
+        ("mt3_pytorch", "checkpoints/mt3_pytorch/mt3.pth.part", "mt3.pth.part"),
+        ("mt3_pytorch", "checkpoints/mt3_pytorch/a/mt3.pth", "mt3.pth"),
+        ("yourmt3", "bundles/yourmt3/mine.txt", "mine.txt"),
+    ],
+)
+def test_removing_refuses_whole_what_is_not_all_ours(stored, capsys, name, path, named):
+    (stored / path).parent.mkdir(parents=True, exist_ok=True)
+    (stored / path).write_bytes(b"mine")
+    before = snapshot(stored)
+    assert main(["models", "remove", name]) == ExitCode.FAILED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert named in line
+    assert snapshot(stored) == before
+
+
+@pytest.mark.parametrize("path", ["bundles/linked", "bundles/linked.mt3", "checkpoints/linked"])
+def test_links_into_the_cache_are_not_removed(stored, path):
+    target = stored / "bundles" / ("two.mt3" if path.endswith("mt3") else "one")
+    (stored / path).symlink_to(target)
+    before = snapshot(stored)
+    with pytest.raises(OutputError, match="is a link"):
+        installed.remove_model("linked")
+    assert snapshot(stored) == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../cache", "bundles/one", "/"])
+def test_names_that_lead_elsewhere_are_nothing_that_is_stored(stored, name):
+    before = snapshot(stored)
+    assert installed.remove_model(name) == 0
+    assert snapshot(stored) == before
+
+
+FILES = st.dictionaries(
+    st.sampled_from(["bundle.json", "config.json", "mt3.pth", "a.txt", "encoder.cpu.onnx"]),
+    st.binary(max_size=20),
+    min_size=1,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(files=FILES, kind=st.sampled_from(["bundles", "checkpoints"]))
+def test_whatever_was_put_under_a_name_stays(tmp_path_factory, files, kind):
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("cache")
+        patch.setenv("MT3_CACHE", str(place))
+        (place / kind / "own").mkdir(parents=True)
+        for name, content in files.items():
+            (place / kind / "own" / name).write_bytes(content)
+        before = snapshot(place)
+        with pytest.raises(OutputError):
+            installed.remove_model("own")
+        assert snapshot(place) == before
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ same bundle everywhere.
 from __future__ import annotations
 
 import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
 
-from mt3_runtime.errors import BundleNotFoundError, OptionError
+from mt3_runtime.errors import BundleNotFoundError, OptionError, OutputError
+from mt3_runtime.files.ownership import delete, is_regular, listed
 from mt3_runtime.models import catalogue
 from mt3_runtime.models.cache import CACHE_VARIABLE, cache_dir, expanded
+from mt3_runtime.models.download import part_of
 from mt3_runtime.models.shipped import DEFAULT, shipped_models
 
 #: Model used where none is named: a name or a path.
@@ -80,26 +82,82 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
 
 
 def remove_model(name: str) -> int:
-    """Deletes the checkpoint and the bundle stored under a name; returns the bytes freed."""
+    """Deletes the checkpoint and the bundle stored under a name; returns the bytes freed.
+
+    Of a checkpoint these are the files that the catalogue names, of a bundle those that its
+    manifest names.
+
+    Raises:
+        OutputError: Something else is with them, which the message names; nothing is deleted.
+    """
     aliases = {alias: model.name for model in catalogue.list_models() for alias in model.aliases}
-    names = (name, aliases.get(name, name))
-    freed = 0
-    for kind in ("checkpoints", "bundles"):
-        folder = cache_dir() / kind
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.name.removesuffix(BUNDLE_SUFFIX) in names:
-                freed += _remove(path)
+    files: list[Path] = []
+    folders: list[Path] = []
+    for wanted in dict.fromkeys((name, aliases.get(name, name))):
+        if wanted in ("", ".", "..") or wanted != Path(wanted).name:
+            continue
+        for place in (
+            cache_dir() / "checkpoints" / wanted,
+            cache_dir() / "bundles" / wanted,
+            cache_dir() / "bundles" / f"{wanted}{BUNDLE_SUFFIX}",
+        ):
+            if not os.path.lexists(place):
+                continue
+            check = _checkpoint_files if place.parent.name == "checkpoints" else _bundle_files
+            files += check(place)
+            folders += [place] if place.is_dir() else []
+    freed = delete(files)
+    for folder in folders:
+        _remove_empty(folder)
     return freed
 
 
-def _remove(path: Path) -> int:
-    if path.is_dir() and not path.is_symlink():
-        freed = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        shutil.rmtree(path)
-        return freed
-    freed = path.lstat().st_size
-    path.unlink()
-    return freed
+def _bundle_files(place: Path) -> list[Path]:
+    from mt3_runtime.bundles.bundle_files import bundle_files  # noqa: PLC0415  NumPy; `mt3 models` has none
+
+    _refuse_link(place)
+    if place.is_dir() and not any(place.iterdir()):
+        return []
+    try:
+        return bundle_files(place, unchanged=False)
+    except OutputError as error:
+        raise OutputError(f"{error} Nothing is deleted; see what it is, and delete it.") from error
+
+
+def _checkpoint_files(place: Path) -> list[Path]:
+    """The files of a pulled checkpoint, and what a broken transfer left."""
+    _refuse_link(place)
+    try:
+        named = [place / file.path for file in catalogue.get_model_info(place.name).files]
+    except OptionError:
+        named = []
+    own = {path for file in named for path in (file, part_of(file))}
+    above = {folder for path in own for folder in path.parents}
+    there = sorted(place.rglob("*")) if place.is_dir() else [place]
+    foreign = [
+        path.relative_to(place.parent)
+        for path in there
+        if not (is_regular(path) if path in own else path in above and not path.is_symlink())
+    ]
+    if foreign:
+        raise OutputError(
+            f"{place} also holds {listed(foreign)}, which the catalogue does not name. Nothing is "
+            "deleted; move that elsewhere first."
+        )
+    return [path for path in there if path in own]
+
+
+def _refuse_link(place: Path) -> None:
+    if place.is_symlink():
+        raise OutputError(f"{place} is a link that mt3 did not make; delete it yourself.")
+
+
+def _remove_empty(folder: Path) -> None:
+    """Removes a folder with the folders in it; what came in meanwhile stays."""
+    for path in sorted((folder, *folder.rglob("*")), reverse=True):
+        with suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
 
 
 def _is_bundle(path: Path) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mt3_runtime.errors import MT3Error
-from mt3_runtime.files.atomic import make_folder, write_atomic
+from mt3_runtime.files.atomic import make_folder, write_new
 from mt3_runtime.files.formats import render
 from mt3_runtime.notes.note import Note
 from mt3_synthesis.rendering import DRUM_KIT, Samples, needed, play_notes
@@ -128,7 +128,7 @@ def write_demo(folder: Path) -> tuple[Path, Path]:
 
     Raises:
         MissingDependencyError: The soundfont, tinysoundfont, soxr or soundfile is not installed.
-        OutputError: A file cannot be written.
+        OutputError: A file cannot be written, or another one has its name.
     """
     notes = demo_notes()
     (font,) = find(source_named("fluidr3mono"))
@@ -136,8 +136,8 @@ def write_demo(folder: Path) -> tuple[Path, Path]:
     audio = play_notes(font.read_bytes(), notes, seconds=seconds, rate=DEMO_RATE, levels=LEVELS)
     make_folder(folder)
     recording, truth = folder / "demo.flac", folder / "demo.mid"
-    write_atomic(recording, _flac(audio))
-    write_atomic(truth, render(notes, "midi", tempo=TEMPO))
+    write_new(recording, _flac(audio))
+    write_new(truth, render(notes, "midi", tempo=TEMPO))
     return recording, truth
 
 

@@ -20,12 +20,13 @@ from mt3_evaluation.leakage_study.leakage_set import (
     set_named,
     write_leakage_set,
 )
-from mt3_runtime.errors import MissingDependencyError, OptionError
+from mt3_runtime.errors import MissingDependencyError, OptionError, OutputError
 from mt3_runtime.files.formats import load_notes
 from mt3_synthesis.rendering import DRUM_KIT, Sound
 from mt3_synthesis.soundfonts import Role, source_named
 from tests.evaluation.test_testsets import read
 from tests.synthesis.sounds import hertz_of, tiny_bank, tone
+from tests.trees import snapshot
 
 SMALL = LeakageSet("small", (), counts=(("drums", 2),), count=1)
 
@@ -53,6 +54,16 @@ def test_equal_arguments_give_equal_files(written: list[Path], tmp_path: Path):
     for one, other in zip(written, again, strict=True):
         assert one.read_bytes() == other.read_bytes()
         assert one.with_suffix(".mid").read_bytes() == other.with_suffix(".mid").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["drums-001.wav", "drums-000.mid", "CREDITS.txt"])
+def test_a_set_replaces_no_file_of_anybody_else(tmp_path: Path, name: str):
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine")
+    before = snapshot(tmp_path)
+    with pytest.raises(OutputError, match=f"holds {name}, which would be replaced"):
+        write_leakage_set(SMALL, tmp_path, banks=[tiny_bank()], seconds=4.0)
+    assert snapshot(tmp_path) == before
 
 
 def test_another_name_is_other_music(written: list[Path], tmp_path: Path):

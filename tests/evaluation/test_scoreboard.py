@@ -12,7 +12,7 @@ from mt3_evaluation.scoreboards import scoreboard, testsets
 from mt3_evaluation.scoreboards.scoreboard import RECORDED, SYNTHETIC, is_final, main, open_set
 from mt3_evaluation.scoreboards.scoreboard_report import chart, markdown, merged, read
 from mt3_evaluation.scoreboards.testsets import cached_test_set, set_named
-from mt3_runtime.errors import BundleError, OptionError
+from mt3_runtime.errors import BundleError, OptionError, OutputError
 from mt3_runtime.files.formats import load_notes
 from tests.synthesis.sounds import tiny_bank
 
@@ -71,9 +71,21 @@ def test_other_sounds_are_another_set(cache, tmp_path):
 def test_a_set_that_was_not_finished_is_made_again(cache):
     made = cached_test_set(set_named("e1"), count=1, seconds=2.0)
     (made.folder / testsets.SUMS).unlink()
-    made.recordings[0].write_bytes(b"half")
+    made.recordings[0].unlink()
+    (made.folder / "mine.wav").write_bytes(b"mine")
     assert cached_test_set(set_named("e1"), count=1, seconds=2.0) == made
     assert load_notes(made.recordings[0].with_suffix(".mid"))
+    assert (made.folder / "mine.wav").read_bytes() == b"mine"
+    assert "mine" not in (made.folder / testsets.SUMS).read_text()
+
+
+def test_a_foreign_file_in_the_place_of_a_recording_stays(cache):
+    made = cached_test_set(set_named("e1"), count=1, seconds=2.0)
+    (made.folder / testsets.SUMS).unlink()
+    made.recordings[0].write_bytes(b"mine")
+    with pytest.raises(OutputError, match="e1-000.wav is there"):
+        cached_test_set(set_named("e1"), count=1, seconds=2.0)
+    assert made.recordings[0].read_bytes() == b"mine"
 
 
 def test_what_is_kept_for_the_end():

@@ -11,13 +11,14 @@ import pytest
 
 from mt3_evaluation.scoreboards import testsets
 from mt3_evaluation.scoreboards.testsets import TEST_SETS, SetSpec, set_named, write_test_set
-from mt3_runtime.errors import MissingDependencyError, OptionError
+from mt3_runtime.errors import MissingDependencyError, OptionError, OutputError
 from mt3_runtime.files.formats import load_notes
 from mt3_synthesis import demo
 from mt3_synthesis.bank import assemble
 from mt3_synthesis.rendering import Sound
 from mt3_synthesis.soundfonts import Role, find, source_named
 from tests.synthesis.sounds import tiny_bank, tone
+from tests.trees import snapshot
 
 DEMO = Path(__file__).parents[2] / "calibration" / "demo"
 
@@ -90,6 +91,30 @@ def test_unknown_sets_are_refused_with_the_known_ones():
         set_named("e9")
 
 
+@pytest.mark.parametrize("name", ["e1-000.wav", "e1-000.mid", "CREDITS.txt"])
+def test_a_set_replaces_no_file_of_anybody_else(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    before = snapshot(tmp_path)
+    with pytest.raises(OutputError, match=rf"holds {name}.*new folder"):
+        write_test_set(set_named("e1"), tmp_path, count=1, seconds=2.0, banks=[tiny_bank()])
+    assert snapshot(tmp_path) == before
+
+
+def test_a_set_that_was_interrupted_goes_on_beside_other_files(tmp_path):
+    wanted = {"count": 2, "seconds": 2.0, "banks": [tiny_bank()]}
+    write_test_set(set_named("e1"), tmp_path, **wanted)
+    whole = snapshot(tmp_path)
+    (tmp_path / "e1-001.wav").unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    write_test_set(set_named("e1"), tmp_path, **wanted)
+    assert snapshot(tmp_path) == whole | {"notes.txt": b"mine"}
+    (tmp_path / "e1-001.wav").write_bytes(b"mine")
+    before = snapshot(tmp_path)
+    with pytest.raises(OutputError, match="not replaced"):
+        write_test_set(set_named("e1"), tmp_path, **wanted)
+    assert snapshot(tmp_path) == before
+
+
 # --- the demonstration ---------------------------------------------------------------------------
 
 
@@ -136,6 +161,10 @@ def test_the_recording_can_be_made_again(tmp_path, capsys):
     assert hashlib.sha256(Path(paths[1]).read_bytes()).digest() == (
         hashlib.sha256((DEMO / "demo.mid").read_bytes()).digest()
     )
+    Path(paths[1]).write_text("mine")
+    assert demo.main([str(tmp_path / "new")]) == 1
+    assert "demo.mid is there" in capsys.readouterr().err
+    assert Path(paths[1]).read_text() == "mine"
 
 
 def test_the_command_of_the_demonstration_says_what_is_wrong(tmp_path, capsys, monkeypatch):

@@ -15,6 +15,7 @@ from mt3_training.runs.config import PRESETS
 from mt3_training.shipping.model_card import main
 from mt3_training.shipping.trained import export_run
 from tests.seeded import seeded_weights
+from tests.trees import snapshot
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib (the extra `viz`)")
 
@@ -124,3 +125,23 @@ def test_files_of_another_kind_are_refused(words, tmp_path, capsys):
     assert main(words) == 1
     assert "speed.json is no measurement of speed" in capsys.readouterr().err
     assert not list((tmp_path / "docs").iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["default-model.md", "default-model-training.svg", "default-model-scores.svg"]
+)
+def test_pages_and_pictures_of_others_are_not_replaced(words, tmp_path, capsys, name):
+    (tmp_path / "docs" / name).write_text("mine")
+    before = snapshot(tmp_path / "docs")
+    assert main(words) == 1
+    assert f"{name} was not written by this program" in capsys.readouterr().err
+    assert snapshot(tmp_path / "docs") == before
+
+
+def test_an_older_page_is_replaced(words, tmp_path):
+    assert main(words) == 0
+    page = tmp_path / "docs" / "default-model.md"
+    text = page.read_text()
+    page.write_text(text.replace("step 500", "step 400"))
+    assert main(words) == 0
+    assert page.read_text() == text

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import CheckpointError, OptionError, OutputError
@@ -18,6 +18,7 @@ from mt3_training.runs.checkpointing import Best, Position, RunFolder, State
 from mt3_training.runs.config import PRESETS, Stage, TrainConfig
 from mt3_training.runs.learning_rate import Schedule
 from tests.training.synthetic import SHAPE, tiny
+from tests.trees import snapshot
 
 # --- configuration -------------------------------------------------------------------------------
 
@@ -318,3 +319,81 @@ def test_tables_of_other_columns_are_refused(tmp_path):
         other.append({"step": 1, "mood": 2})
     with pytest.raises(OutputError, match="cannot write"):
         Table(tmp_path / "no" / "t.csv", ("step",)).append({"step": 1})
+
+
+# --- files of others -----------------------------------------------------------------------------
+
+
+def a_state(step: int) -> State:
+    return State(Position(step=step), {"a": np.zeros(2, np.float32)}, b"optimiser")
+
+
+def test_saving_removes_older_states_and_nothing_else(tmp_path):
+    run = RunFolder.prepare(tmp_path / "run", tiny())
+    (run.path / "state-00000001.npz").symlink_to(tmp_path / "elsewhere.npz")
+    (run.path / "state-00000002.pt").mkdir()
+    mine = ("state-of-the-art.txt", "state-1.npz", "state-00000003.npz.bak", "state-x.pt")
+    for name in mine:
+        (run.path / name).write_text("mine")
+    before = snapshot(run.path)
+    run.save(a_state(4))
+    run.save(a_state(5))
+    after = snapshot(run.path)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"state.json", "state-00000005.npz", "state-00000005.pt"}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    names=st.sets(
+        st.from_regex(r"(state|best|log|mine)-?[a-z0-9]{0,7}(\.npz|\.pt|\.txt)?", fullmatch=True)
+    )
+)
+def test_whatever_is_beside_a_run_stays(tmp_path_factory, names):
+    run = RunFolder.prepare(tmp_path_factory.mktemp("runs") / "run", tiny())
+    for name in names - {"state", "best.npz"}:
+        (run.path / name).write_text("mine")
+    before = snapshot(run.path)
+    run.save(a_state(1))
+    run.save(a_state(2))
+    run.save_best(Best(1, 1, 0.5), {"a": np.zeros(2, np.float32)})
+    assert not run.asked_to_stop()
+    assert {name: snapshot(run.path)[name] for name in before} == before
+
+
+def test_a_lock_that_was_something_else_keeps_its_content(tmp_path):
+    run = RunFolder.prepare(tmp_path / "run", tiny())
+    (run.path / "lock").write_text("mine")
+    with run.locked():
+        pass
+    assert (run.path / "lock").read_text() == "mine"
+
+
+def test_only_a_file_asks_to_stop(tmp_path):
+    run = RunFolder.prepare(tmp_path / "run", tiny())
+    (run.path / "stop").mkdir()
+    assert not run.asked_to_stop()
+    (run.path / "stop").rmdir()
+    (run.path / "stop").touch()
+    assert run.asked_to_stop()
+    assert not run.asked_to_stop()
+
+
+@pytest.mark.parametrize("content", ["step,gain\n1,2\n", "my diary\n", "my diary"])
+def test_a_file_that_is_another_table_is_not_touched(tmp_path, content):
+    (tmp_path / "t.csv").write_text(content)
+    table = Table(tmp_path / "t.csv", ("step", "loss"))
+    with pytest.raises(CheckpointError, match="other columns"):
+        table.append({"step": 1})
+    with pytest.raises(CheckpointError, match="other columns"):
+        table.cut(1)
+    assert (tmp_path / "t.csv").read_text() == content
+
+
+@pytest.mark.parametrize("name", ["config.json", "notes.txt", "state.json"])
+def test_a_foreign_folder_does_not_become_a_run(tmp_path, name):
+    (tmp_path / name).write_text('{"name": "webapp"}')
+    before = snapshot(tmp_path)
+    with pytest.raises(OptionError):
+        RunFolder.prepare(tmp_path, tiny())
+    assert snapshot(tmp_path) == before

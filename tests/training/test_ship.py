@@ -18,6 +18,7 @@ from mt3_training.shipping import ship as shipping
 from mt3_training.shipping.ship import ship
 from mt3_training.shipping.trained import export_run, read_confidence
 from tests.seeded import seeded_weights
+from tests.trees import snapshot
 
 SHAPE = T5Shape(d_model=64, heads=1, head_dim=64, d_ff=32, encoder_layers=1, decoder_layers=1)
 FIT = Calibration(Weights(0.1, 0.2, 0.3, 0.4, 0.5), Weights(1.0, 0.0, 2.0, 0.0, 0.0))
@@ -111,3 +112,29 @@ def test_a_file_without_a_fit_is_refused(tmp_path, text):
         read_confidence(tmp_path / "fit.json")
     with pytest.raises(OptionError, match="holds no fit"):
         read_confidence(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("default/notes.txt", "mine"),
+        ("default/bundle.json", '{"name": "webapp"}'),
+        ("default.files.json", '{"files": "those of a wedding"}'),
+        ("default.files.json", "no JSON"),
+        ("default.files.json", '{"files": [{"path": "a"}]}'),
+    ],
+)
+def test_nothing_else_is_replaced_by_what_is_shipped(run, tmp_path, name, content):
+    ship(run, tmp_path / "data")
+    (tmp_path / "data" / name).write_text(content)
+    before = snapshot(tmp_path / "data")
+    with pytest.raises(OutputError, match=r"default"):
+        ship(run, tmp_path / "data", confidence=FIT)
+    assert snapshot(tmp_path / "data") == before
+
+
+def test_a_folder_that_is_called_as_ours_was_stays(run, tmp_path):
+    (tmp_path / "data" / ".default.part").mkdir(parents=True)
+    (tmp_path / "data" / ".default.part" / "mine.txt").write_text("mine")
+    ship(run, tmp_path / "data")
+    assert (tmp_path / "data" / ".default.part" / "mine.txt").read_text() == "mine"

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mt3_evaluation.scoreboards.testsets import credits_of, wav
+from mt3_evaluation.scoreboards.testsets import begin_set, wav
 from mt3_runtime.errors import MT3Error, OptionError
-from mt3_runtime.files.atomic import make_folder, write_atomic
+from mt3_runtime.files.atomic import write_new
 from mt3_runtime.files.formats import render as render_notes
 from mt3_runtime.notes.note import Note
 from mt3_synthesis import parts
@@ -297,7 +297,7 @@ def write_leakage_set(
 
     Args:
         spec: Which one.
-        folder: Where to; it is made if it is not there.
+        folder: Where to; it is made if it is not there.  Equal files that are there stay.
         banks: The sounds; by default `banks_for` the set.
         seconds: Length of each recording.
 
@@ -306,13 +306,14 @@ def write_leakage_set(
 
     Raises:
         MissingDependencyError: As in `banks_for`.
-        OutputError: A file cannot be written.
+        OutputError: A file cannot be written, or another one has its name.
     """
     chosen = banks_for(spec) if banks is None else list(banks)
     samples = round(seconds * SAMPLE_RATE)
     augmenter = Augmenter(samples)
     counts = dict.fromkeys(KINDS, spec.count) | dict(spec.counts)
-    make_folder(folder)
+    names = [f"{kind}-{number:03d}.wav" for kind in KINDS for number in range(counts[kind])]
+    begin_set(folder, [folder / name for name in names], [bank for bank in chosen if bank.meta])
     written = []
     for kit in dict.fromkeys(line_up.kit for line_up in KINDS.values()):
         palette = palette_with(kit, chosen)  # one at a time: they are large
@@ -324,10 +325,9 @@ def write_leakage_set(
                 voices, notes = perform(piece, palette, rng, start=start, samples=length)
                 audio = render(voices, palette, samples=length)
                 path = folder / f"{kind}-{number:03d}.wav"
-                write_atomic(path, wav(augmenter(audio, draw(AugmentConfig(), rng))))
-                write_atomic(path.with_suffix(".mid"), render_notes(notes, "midi"))
+                write_new(path, wav(augmenter(audio, draw(AugmentConfig(), rng))))
+                write_new(path.with_suffix(".mid"), render_notes(notes, "midi"))
                 written.append(path)
-    write_atomic(folder / "CREDITS.txt", credits_of([b for b in chosen if b.meta]).encode())
     return written
 
 

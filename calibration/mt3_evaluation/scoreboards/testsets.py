@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import wave
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,9 +33,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.files.atomic import make_folder, write_atomic
+from mt3_runtime.errors import BundleError, OptionError, OutputError
+from mt3_runtime.files.atomic import make_folder, write_atomic, write_new
 from mt3_runtime.files.formats import render as render_notes
+from mt3_runtime.files.ownership import is_regular, listed
 from mt3_synthesis import augment, bank, mixer, music, parts, rendering, timbres
 from mt3_synthesis.augment import PREROLL, AugmentConfig, Augmenter, draw
 from mt3_synthesis.bank import Bank, build_bank
@@ -54,6 +56,9 @@ MUSIC: Mapping[str, MusicConfig] = {
 
 COUNT, SECONDS = 75, 12.0
 """Recordings of a set, and the length of each."""
+
+CREDITS = "CREDITS.txt"
+"""Whose sounds the recordings of a folder are; it tells a set of ours from other files."""
 
 SUMS = "SHA256SUMS"
 """Digests of a cached set's files, as sha256sum writes them."""
@@ -162,17 +167,18 @@ def cached_test_set(
     place = folder / f"{spec.name}-{_key(spec, count, seconds)}"
     sums = place / SUMS
     if not sums.is_file():
-        write_test_set(spec, place, count=count, seconds=seconds)
-        files = sorted(path for path in place.iterdir() if path.name != SUMS)
+        recordings = write_test_set(spec, place, count=count, seconds=seconds)
+        files = sorted([*recordings, *(p.with_suffix(".mid") for p in recordings), place / CREDITS])
         lines = [f"{sha256(path)}  {path.name}\n" for path in files]
         write_atomic(sums, "".join(lines).encode())  # last: without it a set is not complete
     text = sums.read_text(encoding="utf-8")
+    found = []
     for line in text.splitlines():
         digest, _, name = line.partition("  ")
         if not (place / name).is_file() or sha256(place / name) != digest:
             raise BundleError(f"{place / name} is damaged; delete {place}, it is made again")
-    found = tuple(sorted(place.glob("*.wav")))
-    return MadeSet(place, hashlib.sha256(text.encode()).hexdigest(), found)
+        found += [place / name] if name.endswith(".wav") else []
+    return MadeSet(place, hashlib.sha256(text.encode()).hexdigest(), tuple(sorted(found)))
 
 
 def _key(spec: SetSpec, count: int, seconds: float) -> str:
@@ -201,7 +207,7 @@ def write_test_set(
 
     Args:
         spec: Which one.
-        folder: Where to; it is made if it is not there.
+        folder: Where to; it is made if it is not there.  Equal files that are there stay.
         count: Number of recordings.
         seconds: Length of each.
         banks: The sounds; by default those of ``spec.sources``.
@@ -211,16 +217,16 @@ def write_test_set(
 
     Raises:
         MissingDependencyError: A collection is not installed; the message says how to install it.
-        OutputError: A file cannot be written.
+        OutputError: A file cannot be written, or another one has its name.
     """
     if banks is None:
         banks = [build_bank(source_named(name)) for name in spec.sources]
     palette = Palette(banks)
     samples = round(seconds * SAMPLE_RATE)
     augmenter = Augmenter(samples)
-    make_folder(folder)
-    written = []
-    for number in range(count):
+    paths = [folder / f"{spec.name}-{number:03d}.wav" for number in range(count)]
+    begin_set(folder, paths, banks)
+    for number, path in enumerate(paths):
         rng = np.random.default_rng((SEED, *spec.name.encode(), number))
         kind = playable(spec.music[spec.kind(number)], palette)
         piece = compose(kind, int(rng.integers(1 << 62)), seconds=seconds - 0.5)
@@ -230,12 +236,34 @@ def write_test_set(
             audio = audio[PREROLL:] / max(1.0, float(np.abs(audio).max()))
         else:
             audio = augmenter(audio, draw(spec.augment, rng))
-        path = folder / f"{spec.name}-{number:03d}.wav"
-        write_atomic(path, wav(audio))
-        write_atomic(path.with_suffix(".mid"), render_notes(notes, "midi"))
-        written.append(path)
-    write_atomic(folder / "CREDITS.txt", credits_of(banks).encode())
-    return written
+        write_new(path, wav(audio))
+        write_new(path.with_suffix(".mid"), render_notes(notes, "midi"))
+    return paths
+
+
+def begin_set(folder: Path, paths: Sequence[Path], banks: Sequence[Bank]) -> None:
+    """Makes the folder of a set, or goes on with one that has the same sounds.
+
+    Args:
+        folder: Where it is; anything else in it stays.
+        paths: The recordings that will be written.
+        banks: The sounds.
+
+    Raises:
+        OutputError: Files of these names, or other credits, are there and are no set of ours; or
+            it cannot be written.
+    """
+    make_folder(folder)
+    own, credit = folder / CREDITS, credits_of(banks).encode()
+    if is_regular(own) and own.read_bytes() == credit:
+        return
+    names = [own, *paths, *(path.with_suffix(".mid") for path in paths)]
+    there = [path.name for path in names if os.path.lexists(path)]
+    if there:
+        raise OutputError(
+            f"{folder} holds {listed(there)}, which would be replaced; choose a new folder."
+        )
+    write_new(own, credit)
 
 
 def credits_of(banks: Sequence[Bank]) -> str:

@@ -46,6 +46,7 @@ class Table:
         """Adds a row; numbers are rounded to six digits, columns that are missing stay empty.
 
         Raises:
+            CheckpointError: There is another table in its place.
             OutputError: It cannot be written.
             ValueError: The row has a column that the table has not.
         """
@@ -54,6 +55,7 @@ class Table:
         if not self._path.exists():
             writer.writeheader()
         writer.writerow({name: _short(value) for name, value in row.items()})
+        self._check_columns()
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(text.getvalue())
@@ -61,7 +63,13 @@ class Table:
             raise OutputError(f"cannot write {self._path}: {error.strerror}") from error
 
     def cut(self, step: int) -> None:
-        """Removes the rows after a step, and a row that was never finished."""
+        """Removes the rows after a step, and a row that was never finished.
+
+        Raises:
+            CheckpointError: It is another table.
+            OutputError: It cannot be written.
+        """
+        self._check_columns()
         rows = [row for row in self.rows() if int(row["step"]) <= step]
         if not self._path.exists():
             return
@@ -80,8 +88,24 @@ class Table:
         whole = text[: text.rfind("\n") + 1]
         rows = list(csv.DictReader(io.StringIO(whole)))
         if rows and tuple(rows[0]) != self._columns:
-            raise CheckpointError(f"{self._path} has other columns than {', '.join(self._columns)}")
+            raise self._other()
         return rows
+
+    def _check_columns(self) -> None:
+        """Refuses a file that begins otherwise; of a header that was never finished, any part."""
+        header = (",".join(self._columns) + "\n").encode()
+        try:
+            with self._path.open("rb") as file:
+                begin = file.read(len(header))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise CheckpointError(f"{self._path} cannot be read: {error.strerror}") from error
+        if not header.startswith(begin):
+            raise self._other()
+
+    def _other(self) -> CheckpointError:
+        return CheckpointError(f"{self._path} has other columns than {', '.join(self._columns)}")
 
 
 def _short(value: object) -> object:

@@ -29,6 +29,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -41,7 +42,11 @@ import numpy as np
 from mt3_export.weights import FloatArray
 from mt3_runtime.errors import CheckpointError, OptionError
 from mt3_runtime.files.atomic import make_folder, write_atomic
+from mt3_runtime.files.ownership import is_regular
 from mt3_training.runs.config import TrainConfig
+
+#: Names that `RunFolder.save` gives; users keep other files beside them.
+_STATE_FILE = re.compile(r"state-\d{8,}\.(npz|pt)")
 
 CONFIG, STATE, BEST, SOUNDS = "config.json", "state.json", "best.json", "sounds.json"
 
@@ -172,7 +177,7 @@ class RunFolder:
         except ModuleNotFoundError:
             yield
             return
-        with (self.path / "lock").open("w") as file:
+        with (self.path / "lock").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -181,10 +186,10 @@ class RunFolder:
 
     def asked_to_stop(self) -> bool:
         """Whether somebody made the file ``stop``; it is removed, so that the run can go on."""
-        try:
-            (self.path / "stop").unlink()
-        except FileNotFoundError:
+        path = self.path / "stop"
+        if not is_regular(path):
             return False
+        path.unlink(missing_ok=True)
         return True
 
     def asked_to_pause(self) -> bool:
@@ -202,8 +207,8 @@ class RunFolder:
         write_atomic(self.path / f"{stem}.pt", state.optimiser)
         document = {"files": stem, **asdict(state.position)}
         write_atomic(self.path / STATE, json.dumps(document, indent=1).encode())
-        for path in self.path.glob("state-*"):
-            if path.stem != stem:
+        for path in self.path.iterdir():
+            if _STATE_FILE.fullmatch(path.name) and path.stem != stem and is_regular(path):
                 with suppress(OSError):
                     path.unlink()
 

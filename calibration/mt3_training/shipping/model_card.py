@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import textwrap
@@ -22,8 +23,9 @@ from typing import Any
 from mt3_evaluation.plots import to_bytes
 from mt3_evaluation.scoreboards import scoreboard_report
 from mt3_runtime.bundles.bundle import Bundle
-from mt3_runtime.errors import MT3Error, OptionError
+from mt3_runtime.errors import MT3Error, OptionError, OutputError
 from mt3_runtime.files.atomic import write_atomic
+from mt3_runtime.files.ownership import is_regular
 from mt3_runtime.models.installed import resolve_model
 from mt3_training.examples.tables import LOG, LOG_COLUMNS, SCORE_COLUMNS, SCORES, Table
 from mt3_training.runs import progress_plot
@@ -32,6 +34,9 @@ from mt3_training.runs.config import PRESETS
 
 TEMPLATE = resources.files("mt3_training.shipping").joinpath("model_card.md")
 """The words."""
+
+CURVE_TITLE, CHART_TITLE = "Training of the default model", "Scores of the test sets"
+"""Titles inside the pictures."""
 
 PAGE, CURVE, CHART = "default-model.md", "default-model-training.svg", "default-model-scores.svg"
 
@@ -59,8 +64,9 @@ def write_card(
         BundleNotFoundError: There is no such model.
         OptionError: The bundle is not of this run.
         MissingDependencyError: matplotlib is not installed.
-        OutputError: A file cannot be written.
+        OutputError: A file cannot be written, or one is there that was not written here.
     """
+    _check_older(folder)
     bundle = Bundle(resolve_model(model))
     log = Table(run.path / LOG, LOG_COLUMNS).rows()
     scores = Table(run.path / SCORES, SCORE_COLUMNS).rows()
@@ -79,12 +85,23 @@ def write_card(
         grid=10 * run.config.offset_steps,
     )
     page = folder / PAGE
-    curve = progress_plot.draw(log, scores, title="Training of the default model")
+    curve = progress_plot.draw(log, scores, title=CURVE_TITLE)
     chart = scoreboard_report.chart(dict(board))
-    write_atomic(folder / CURVE, to_bytes(curve, "svg", title="Training of the default model"))
-    write_atomic(folder / CHART, to_bytes(chart, "svg", title="Scores of the test sets"))
+    write_atomic(folder / CURVE, to_bytes(curve, "svg", title=CURVE_TITLE))
+    write_atomic(folder / CHART, to_bytes(chart, "svg", title=CHART_TITLE))
     write_atomic(page, text.encode())
     return page
+
+
+def _check_older(folder: Path) -> None:
+    """Refuses to replace what is no older page or picture of ours."""
+    heading = TEMPLATE.read_text(encoding="utf-8").partition("\n")[0]
+    for name, mark in ((PAGE, heading), (CURVE, CURVE_TITLE), (CHART, CHART_TITLE)):
+        path = folder / name
+        if not os.path.lexists(path):
+            continue
+        if not is_regular(path) or mark.encode() not in path.read_bytes():
+            raise OutputError(f"{path} was not written by this program; move it elsewhere first.")
 
 
 def _facts(bundle: Bundle, run: RunFolder, scores: Sequence[Mapping[str, str]]) -> str:

@@ -14,12 +14,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
+from mt3_export.bundle_writer import check_target, replaceable_files
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import MT3Error, OutputError
 from mt3_runtime.files.atomic import write_atomic
+from mt3_runtime.files.folders import folder_beside, move_folder
+from mt3_runtime.files.ownership import is_regular
 from mt3_runtime.models import shipped
 from mt3_runtime.notes.confidence import Calibration
 from mt3_training.runs.checkpointing import RunFolder
@@ -49,38 +53,43 @@ def ship(
 
     Raises:
         CheckpointError: The run has no weights yet.
-        OutputError: The bundle would be too large, or cannot be written.
+        OutputError: The bundle would be too large, cannot be written, or something else is in its
+            place.
     """
     folder = folder or shipped.FOLDER
-    target, new = folder / shipped.DEFAULT, folder / f".{shipped.DEFAULT}.part"
-    manifest = export_run(run, new, which=which, name=shipped.DEFAULT, confidence=confidence)
-    files = [*sorted(graph.file for graph in manifest.graphs), "bundle.json"]
-    rows = [_row(new / name) for name in files]
-    size = sum(int(row["size"]) for row in rows)
-    if size > LIMIT:
-        _remove(new)
-        raise OutputError(f"The bundle has {size} bytes, and {LIMIT} are the most to ship.")
-    _remove(target)
-    new.rename(target)
-    listing = {"files": rows}
-    write_atomic(
-        folder / f"{shipped.DEFAULT}.files.json", f"{json.dumps(listing, indent=1)}\n".encode()
-    )
+    target, listing = folder / shipped.DEFAULT, folder / f"{shipped.DEFAULT}.files.json"
+    check_target(target)
+    _check_listing(listing)
+    with folder_beside(target) as new:
+        manifest = export_run(run, new, which=which, name=shipped.DEFAULT, confidence=confidence)
+        files = [*sorted(graph.file for graph in manifest.graphs), "bundle.json"]
+        rows = [_row(new / name) for name in files]
+        size = sum(int(row["size"]) for row in rows)
+        if size > LIMIT:
+            raise OutputError(f"The bundle has {size} bytes, and {LIMIT} are the most to ship.")
+        move_folder(new, target, replaceable=replaceable_files)
+    write_atomic(listing, f"{json.dumps({'files': rows}, indent=1)}\n".encode())
     for graph in manifest.graphs:
         Bundle(target).verified(graph)
     return target
 
 
+def _check_listing(path: Path) -> None:
+    """Refuses to replace what is no list of files."""
+    if not os.path.lexists(path):
+        return
+    try:
+        rows = json.loads(path.read_bytes())["files"]
+        ours = all(row.keys() == {"path", "size", "sha256"} for row in rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        ours = False
+    if not ours or not is_regular(path):
+        raise OutputError(f"{path} is no list of a bundle's files; move it elsewhere first.")
+
+
 def _row(path: Path) -> dict[str, str | int]:
     data = path.read_bytes()
     return {"path": path.name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _remove(bundle: Path) -> None:
-    for path in bundle.iterdir() if bundle.is_dir() else ():
-        path.unlink()
-    if bundle.is_dir():
-        bundle.rmdir()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -27,16 +27,19 @@ STDOUT = "-"
 PathLike = str | os.PathLike[str]
 
 
-def check_output(path: PathLike, inputs: Iterable[object] = ()) -> None:
+def check_output(
+    path: PathLike, inputs: Iterable[object] = (), *, bundles: Iterable[PathLike] = ()
+) -> None:
     """Check that a result can be written, before the work that makes it.
 
     Args:
         path: Where the result will go; ``-`` always passes.
         inputs: What will be read; paths among them must not be the output itself, under any name.
+        bundles: Models, which must not be the output, nor hold it.
 
     Raises:
-        OutputError: The output is a folder or one of the inputs, its folder does not exist, or
-            there is no permission to write.
+        OutputError: The output is a folder, one of the inputs or inside a bundle, its folder does
+            not exist, or there is no permission to write.
     """
     if str(path) == STDOUT:
         return
@@ -46,6 +49,9 @@ def check_output(path: PathLike, inputs: Iterable[object] = ()) -> None:
     for item in inputs:
         if isinstance(item, str | os.PathLike) and _same_file(target, os.fspath(item)):
             raise OutputError(f"cannot write {path}: it is also an input; choose another name")
+    for bundle in bundles:
+        if target.is_relative_to(real_path(bundle)):
+            raise OutputError(f"cannot write {path}: that is a part of the model {bundle}")
     if not _is_there(target.parent, path) or not is_folder(target.parent):
         raise OutputError(
             f"cannot write {path}: there is no folder {target.parent}; create it first"
@@ -146,6 +152,24 @@ def write_atomic(path: PathLike, data: bytes) -> None:
             _replace(target, data)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {_reason(error)}") from error
+
+
+def write_new(path: PathLike, data: bytes) -> None:
+    """Create a file; one that is there stays, and must have the same content.
+
+    Raises:
+        OutputError: Another file is there, or it did not work.
+    """
+    target = Path(path)
+    if not os.path.lexists(target):
+        write_atomic(target, data)
+        return
+    try:
+        same = target.is_file() and target.read_bytes() == data
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {_reason(error)}") from error
+    if not same:
+        raise OutputError(f"{path} is there, and is not what would be written; it is not replaced.")
 
 
 def _replace(target: Path, data: bytes) -> None:

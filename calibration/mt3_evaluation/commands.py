@@ -33,8 +33,10 @@ from mt3_runtime.commands.machine import versions
 from mt3_runtime.decoding.search import SearchName
 from mt3_runtime.errors import AudioError, OptionError
 from mt3_runtime.files.atomic import STDOUT, check_output, exists, is_folder, write_output
+from mt3_runtime.files.formats import SUFFIXES as NOTES
 from mt3_runtime.files.formats import load_notes
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
+from mt3_runtime.models.installed import resolve_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,10 +122,20 @@ def _check(args: argparse.Namespace) -> None:
     if args.resamples < 1 or args.seed < 0:
         raise OptionError("--resamples must be at least 1, and --seed at least 0.")
     for path in filter(None, (args.json, args.plot)):
-        check_output(path)
+        models = () if args.notes else (resolve_model(args.model),)
+        check_output(path, _inputs(args), bundles=models)
     if args.plot:
         check_picture(args.plot)
     match((), (), by_pitch)  # complains now if mir_eval is missing
+
+
+def _inputs(args: argparse.Namespace) -> list[Path]:
+    """All files that will be read, which no report may replace."""
+    found: list[Path] = []
+    for _, name, audio, folder in _places(args):
+        found += [*([audio] if audio else []), *find_labels(name, folder)]
+        found += [Path(args.notes, name + suffix) for suffix in NOTES if args.notes]
+    return [path for path in found if exists(path)]
 
 
 def _recordings(args: argparse.Namespace) -> tuple[list[Recording], dict[str, str], int]:
@@ -269,11 +281,12 @@ class PlotCommand:
         source = Path(args.file)
         output = args.output or str(source.with_suffix(".png"))
         kind = check_picture(output)
-        check_output(output, [source])
+        known = Path(args.labels) if args.labels else None
+        check_output(output, [source, *(_label_files(source.stem, known) if known else ())])
         if args.output is None and exists(output) and not args.overwrite:
             raise OptionError(f"{output} exists; name it with -o, or add --overwrite.")
         notes = load_notes(source)
-        labels = _labels(source.stem, Path(args.labels)) if args.labels else None
+        labels = _labels(source.stem, known) if known else None
         ends = [note.offset for note in (*notes, *(labels.notes if labels else ()))]
         end = args.start + args.seconds if args.seconds else max(ends, default=0.0)
         view = View(args.start, end)
@@ -284,10 +297,14 @@ class PlotCommand:
 
 
 def _labels(name: str, path: Path) -> Labels:
-    files = find_labels(name, path) if is_folder(path) else (path,)
+    files = _label_files(name, path)
     if not files:
         raise OptionError(f"There are no labels of {name} in {path} ({', '.join(SUFFIXES)}).")
     return read_labels(files)
+
+
+def _label_files(name: str, path: Path) -> tuple[Path, ...]:
+    return find_labels(name, path) if is_folder(path) else (path,)
 
 
 def _positive(text: str) -> float:

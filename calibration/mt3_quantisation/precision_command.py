@@ -112,14 +112,15 @@ def _checked(args: argparse.Namespace) -> Path:
         raise OptionError("-o needs the name of a folder or of a .mt3 file.")
     if args.plot or args.each:
         raise OptionError("--plot and --each go with --sensitivity.")
-    out = Path(args.output)
-    if real_path(out) == real_path(resolve_model(args.bundle)):
+    out, source = Path(args.output), resolve_model(args.bundle)
+    if real_path(out) == real_path(source):
         raise OptionError(f"{out} is the exact bundle itself; choose another name with -o.")
     check_target(out)
-    if args.json:
-        check_output(args.json)
     if args.audio is not None and not is_folder(args.audio):
         raise OptionError(f"--audio takes a folder, and {args.audio} is none.")
+    if args.json:
+        audio = find_inputs([args.audio]) if args.audio else []
+        check_output(args.json, [args.ranges, *audio], bundles=[source, out])
     match((), (), by_pitch)  # complains now if mir_eval is missing
     return out
 

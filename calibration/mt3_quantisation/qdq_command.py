@@ -28,7 +28,7 @@ from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import OptionError
 from mt3_runtime.files.atomic import STDOUT, check_output, write_output
-from mt3_runtime.models.installed import resolve_model
+from mt3_runtime.models.installed import BUNDLE_SUFFIX, resolve_model
 from mt3_runtime.progress import Meter
 
 #: Segments on which parts are compared: a thousand steps tell parts apart that differ by a third.
@@ -93,7 +93,9 @@ def run_sensitivity(args: argparse.Namespace, material: Material | None = None) 
     if args.precision not in (None, *recipes):
         raise OptionError(f"--sensitivity knows --precision {' and '.join(recipes)}.")
     for path in filter(None, (args.output, args.plot)):
-        check_output(path)
+        check_output(path, [args.ranges], bundles=[resolve_model(args.bundle)])
+    if args.output and Path(args.output).suffix == BUNDLE_SUFFIX:
+        raise OptionError("With --sensitivity, -o takes a JSON file and no bundle.")
     picture = check_picture(args.plot) if args.plot else ""
     recipe = quantised(recipes[args.precision or "int8"], args)
     source = Source(Bundle(resolve_model(args.bundle)), threads=args.threads)

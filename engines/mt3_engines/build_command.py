@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from mt3_engines.storage.requests import BuildOptions, make_keys
 from mt3_engines.storage.shapes import CAPACITIES, SLOTS, make_plan, parse_numbers
 from mt3_engines.storage.store import EngineInfo, EngineStore
 from mt3_engines.versions import parse_version
-from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.bundles.bundle import EXPORT_ID_KEY, Bundle
+from mt3_runtime.bundles.integrity import scan
 from mt3_runtime.cli import ExitCode, talk
-from mt3_runtime.errors import OutputError
-from mt3_runtime.files.atomic import make_folder, write_atomic
+from mt3_runtime.errors import BundleError, OutputError
+from mt3_runtime.files.atomic import check_output, make_folder, write_atomic
+from mt3_runtime.files.ownership import is_regular, listed
 from mt3_runtime.models.installed import resolve_model
 from mt3_runtime.progress import Meter
 
@@ -90,7 +93,7 @@ class BuildCommand:
         store = EngineStore(None if args.engines is None else Path(args.engines))
         place = tools.place
         talk(f"TensorRT {place.tensorrt} for {place.gpu} (compute capability {place.capability})")
-        with _logged(args.log):
+        with _logged(args.log, bundle):
             for key in make_keys(bundle, plan, wish, place):
                 info = None if args.rebuild else _present(store, key)
                 print((info or _build(bundle, key, store, tools)).path)
@@ -118,20 +121,40 @@ def _build(bundle: Bundle, key: EngineKey, store: EngineStore, tools: Tools) -> 
 
 def _write_graphs(bundle: Bundle, keys: list[EngineKey], folder: Path) -> int:
     make_folder(folder)
-    for key in keys:
-        columns = f".c{key.capacity}" if key.capacity else ""
-        path = folder / f"{key.role}.{key.numbers}{columns}.onnx"
+    paths = [folder / _graph_name(key) for key in keys]
+    foreign = [path.name for path in paths if os.path.lexists(path) and not _is_graph(path)]
+    if foreign:
+        raise OutputError(
+            f"{folder} holds {listed(foreign)}, which mt3 did not write; choose another folder."
+        )
+    for key, path in zip(keys, paths, strict=True):
         write_atomic(path, prepared_graph(bundle, key).SerializeToString())
         print(path)
     return ExitCode.OK
 
 
+def _graph_name(key: EngineKey) -> str:
+    columns = f".c{key.capacity}" if key.capacity else ""
+    return f"{key.role}.{key.numbers}{columns}.onnx"
+
+
+def _is_graph(path: Path) -> bool:
+    """Whether a file is a graph of this project."""
+    if not is_regular(path):
+        return False
+    try:
+        return EXPORT_ID_KEY in scan(memoryview(path.read_bytes())).metadata
+    except (BundleError, OSError):
+        return False
+
+
 @contextlib.contextmanager
-def _logged(path: str | None) -> Iterator[None]:
+def _logged(path: str | None, bundle: Bundle) -> Iterator[None]:
     """Keeps what TensorRT and polygraphy log, in a file."""
     if path is None:
         yield
         return
+    check_output(path, bundles=[bundle.path])
     try:
         handler = logging.FileHandler(path, mode="w", encoding="utf-8")
     except OSError as error:

@@ -172,8 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    check_output(args.output)
-    bundle = Bundle(resolve_model(args.bundle))
+    bundles = [resolve_model(name) for name in (args.bundle, args.exact) if name is not None]
+    check_output(args.output, args.recordings, bundles=bundles)
+    bundle = Bundle(bundles[0])
     store = EngineStore(None if args.engines is None else Path(args.engines))
     tensorrt, cuda = import_tensorrt(), open_cuda(args.gpu)
     tools = Tools(tensorrt, import_polygraphy(), find_place(tensorrt, cuda))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import zipfile
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +26,14 @@ from mt3_engines.storage.shapes import make_plan
 from mt3_engines.storage.store import EngineStore
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode
-from mt3_runtime.errors import BundleError, DeviceError, MissingDependencyError, OptionError
+from mt3_runtime.errors import (
+    BundleError,
+    DeviceError,
+    MissingDependencyError,
+    OptionError,
+    OutputError,
+)
+from tests.trees import snapshot
 
 HERE = EngineTarget("10.16.1.11", "9.0", "NVIDIA H200")
 
@@ -368,6 +377,29 @@ def test_graphs_are_written_without_tensorrt(tiny_bundle, tmp_path, capsys, vers
     assert len(paths) == 3
     for path in paths:
         onnx.checker.check_model(path, full_check=True)
+
+
+def test_graphs_replace_older_graphs_and_nothing_else(tiny_bundle, tmp_path, capsys):
+    words = ("--graphs", tmp_path, "--tensorrt", "10.16", "--capacities", "64")
+    assert run(tiny_bundle, *words) == ExitCode.OK
+    first = snapshot(tmp_path)
+    assert run(tiny_bundle, *words) == ExitCode.OK
+    assert snapshot(tmp_path) == first
+    for mine in (b"not ONNX", onnx.helper.make_model(onnx.helper.make_graph([], "mine", [], []))):
+        content = mine if isinstance(mine, bytes) else mine.SerializeToString()
+        (tmp_path / "encoder.fp16.onnx").write_bytes(content)
+        before = snapshot(tmp_path)
+        with pytest.raises(OutputError, match=r"holds encoder\.fp16\.onnx, which mt3 did not"):
+            run(tiny_bundle, *words)
+        assert snapshot(tmp_path) == before
+
+
+def test_a_log_does_not_replace_the_bundle(tiny_bundle, store, loaders, tmp_path):
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    before = snapshot(bundle)
+    with pytest.raises(OutputError, match="part of the model"):
+        run(bundle, "--engines", store.folder, "--log", bundle / "bundle.json")
+    assert snapshot(bundle) == before
 
 
 def test_senseless_wishes_are_refused(tiny_bundle, tmp_path):

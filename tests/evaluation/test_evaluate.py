@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -19,6 +20,7 @@ from mt3_runtime.errors import OptionError
 from mt3_runtime.files.formats import render
 from mt3_runtime.loading import load_model
 from mt3_runtime.notes.note import Note
+from tests.trees import snapshot
 
 NOTES = "onset,offset,pitch,program\n0.5,1.0,60,0\n1.5,2.0,64,0\n3.0,3.5,67,0\n5.0,5.5,72,0\n"
 DRUMS = "onset,class\n0.5,KD\n1.0,SD\n1.5,OT\n"
@@ -319,6 +321,17 @@ def test_a_model_against_its_own_notes(evaluate, recordings, tiny_bundle):
     assert set(applicable.values()) == {1.0}
 
 
+def test_reports_replace_no_recording_label_or_model(evaluate, recordings, tiny_bundle, tmp_path):
+    place, _ = recordings
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    before = snapshot(tmp_path)
+    for path in (place / "song.wav", place / "song.jsonl", bundle / "bundle.json"):
+        code, out, err = evaluate(place, "-m", bundle, "--json", path)
+        assert (code, out) == (1, "")
+        assert "cannot write" in err
+    assert snapshot(tmp_path) == before
+
+
 def test_an_excerpt_is_scored_as_if_all_had_been_transcribed(evaluate, recordings, tiny_bundle):
     place, result = recordings
     code, out, _ = evaluate(
@@ -431,6 +444,16 @@ def test_reports_are_checked_before_the_work(evaluate, folder):
     code, out, err = evaluate_notes(evaluate, folder, "--json", folder / "no" / "folder.json")
     assert (code, out) == (1, "")
     assert "there is no folder" in err
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+@pytest.mark.parametrize("name", ["labels/mixed.notes.csv", "notes/mixed.mid", "notes/kit.json"])
+def test_reports_replace_nothing_that_is_judged(evaluate, folder, option, name):
+    before = snapshot(folder)
+    code, out, err = evaluate_notes(evaluate, folder, option, folder / name)
+    assert (code, out) == (1, "")
+    assert "it is also an input" in err
+    assert snapshot(folder) == before
 
 
 def test_names_stay_unique(tmp_path):

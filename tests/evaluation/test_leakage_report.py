@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from mt3_runtime.cli import main
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
 from mt3_runtime.loading import load_model
 from tests.runtime.test_filtering import drum_loop
+from tests.trees import snapshot
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,18 @@ def test_every_recording_model_and_filter_has_a_row(recordings, tiny_bundle, tmp
     assert "all drum stems" in shown
     assert "all others" in shown
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["song.wav", "drums_loop.drums.csv", "bundle/bundle.json"])
+def test_reports_replace_nothing_that_is_read(recordings, tiny_bundle, tmp_path, capsys, name):
+    place = Path(shutil.copytree(recordings, tmp_path / "place"))
+    bundle = shutil.copytree(tiny_bundle, place / "bundle")
+    before = snapshot(place)
+    words = (place, "-m", tiny_bundle, "--against", bundle, "--json", place / name)
+    code, _, err = run(capsys, *words)
+    assert code == 1
+    assert "cannot write" in err
+    assert snapshot(place) == before
 
 
 def test_only_the_beginning(recordings, tiny_bundle, capsys):

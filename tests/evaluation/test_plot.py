@@ -152,6 +152,15 @@ def test_labels_by_file_and_by_folder(plot, tmp_path):
     assert f"There are no labels of song in {folder}" in err
 
 
+def test_the_picture_does_not_replace_the_labels(plot, tmp_path):
+    labels = tmp_path / "song.png"
+    labels.write_text("onset,offset,pitch\n0,0.4,60\n")
+    code, _, err = plot("-o", labels, "--labels", labels)
+    assert code == 1
+    assert "also an input" in err
+    assert labels.read_text().startswith("onset")
+
+
 def test_names_of_octaves():
     assert [pitch_name(pitch) for pitch in (0, 60, 120)] == ["C-1", "C4", "C9"]
 

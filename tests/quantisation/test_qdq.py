@@ -506,3 +506,16 @@ def test_contradictions_are_refused(tmp_path, monkeypatch, run, words, message, 
     assert run(*words) != 0
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_report_of_parts_replaces_no_bundle_and_no_ranges(tmp_path, run, ranges, capsys):
+    older = tmp_path / "older.mt3"
+    older.write_text("a bundle")
+    found = tmp_path / "ranges.json"
+    found.write_bytes(ranges.to_json())
+    for out in (older, found):
+        words = ("--sensitivity", "--precision", "int8", "--ranges", found, "-o", out)
+        assert run(*words) in (1, 2)
+        assert "error" in capsys.readouterr().err
+    assert older.read_text() == "a bundle"
+    assert found.read_bytes() == ranges.to_json()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mt3_runtime import cli
 from mt3_runtime.cli import ExitCode, Listing, main
-from mt3_runtime.commands import jobs
+from mt3_runtime.commands import jobs, results
 from mt3_runtime.commands.transcribe_command import TranscribeCommand
 from mt3_runtime.errors import (
     AudioError,
@@ -33,6 +33,7 @@ from mt3_runtime.errors import (
 from mt3_runtime.leakage.leakage_report import LeakageReport
 from mt3_runtime.notes.note import Note
 from mt3_runtime.progress import Meter
+from mt3_runtime.transcription import Transcription
 
 NOTE = Note(0.5, 1.0, 60, 100, 0, is_drum=False)
 
@@ -325,6 +326,18 @@ def test_a_named_file_is_replaced_but_a_made_up_name_is_not(songs):
     with pytest.raises(OptionError, match="--overwrite"):
         jobs.plan([songs / "a.wav"])
     assert jobs.plan([songs / "a.wav"], overwrite=True)
+
+
+def test_what_comes_in_while_a_batch_runs_is_not_replaced(songs):
+    (planned,) = jobs.plan([songs / "a.wav"], formats=("json", "csv"))
+    (named,) = jobs.plan([songs / "a.wav"], output=str(songs / "a.csv"))
+    (songs / "a.csv").write_bytes(b"mine")
+    nothing = Transcription((), (), 1.0, "tiny", "")
+    with pytest.raises(OutputError, match=r"a\.csv exists by now"):
+        results.write(nothing, planned)
+    assert not (songs / "a.json").exists()
+    assert (songs / "a.csv").read_bytes() == b"mine"
+    assert results.write(nothing, named) == [str(songs / "a.csv")]
 
 
 def test_clashes_are_found_before_any_work(songs):

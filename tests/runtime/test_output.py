@@ -16,7 +16,13 @@ import pytest
 
 from mt3_runtime.errors import OutputError
 from mt3_runtime.files import atomic as output
-from mt3_runtime.files.atomic import check_output, write_atomic, write_output, write_stream
+from mt3_runtime.files.atomic import (
+    check_output,
+    write_atomic,
+    write_new,
+    write_output,
+    write_stream,
+)
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions, pipes or limits")
 
@@ -327,6 +333,32 @@ def test_an_input_is_never_overwritten_under_any_name(tmp_path, monkeypatch):
             check_output(path, [str(source)])
     with pytest.raises(OutputError, match="also an input"):
         check_output("later.mid", [tmp_path / "later.mid"])
+
+
+def test_no_part_of_a_bundle_is_overwritten(tmp_path):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "one.mt3").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "bundle")
+    bundles = [tmp_path / "link", tmp_path / "one.mt3"]
+    for name in ("bundle/bundle.json", "link/new.json", "one.mt3"):
+        with pytest.raises(OutputError, match="part of the model"):
+            check_output(tmp_path / name, bundles=bundles)
+    check_output(tmp_path / "bundle.json", bundles=bundles)
+
+
+def test_new_files_replace_nothing(tmp_path):
+    path = tmp_path / "file"
+    write_new(path, b"ours")
+    write_new(path, b"ours")
+    with pytest.raises(OutputError, match="not replaced"):
+        write_new(path, b"other")
+    assert path.read_bytes() == b"ours"
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="not replaced"):
+        write_new(tmp_path / "link", b"ours")
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(OutputError, match="not replaced"):
+        write_new(tmp_path, b"ours")
 
 
 def test_permissions(tmp_path, monkeypatch):

@@ -307,8 +307,11 @@ def _check(args: argparse.Namespace) -> None:
     """Refuses what could only fail after an hour of work."""
     if not args.audio or args.notes:
         raise OptionError("--leakage takes audio files or folders, and no --notes.")
+    audio = find_inputs(args.audio)
+    labels = [f for path in audio for f in find_labels(path.stem, Path(args.labels or path.parent))]
+    models = [resolve_model(model) for model in (args.model, *args.against)]
     for path in filter(None, (args.json, args.plot)):
-        check_output(path)
+        check_output(path, [*audio, *labels], bundles=models)
     if args.plot:
         check_picture(args.plot)
     score_drums((), ())  # complains now if mir_eval is missing

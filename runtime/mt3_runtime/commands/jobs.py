@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mt3_runtime.errors import AudioError, OptionError, OutputError
@@ -45,10 +45,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Job:
-    """One input and what is to be made of it."""
+    """One input and what is to be made of it.
+
+    Attributes:
+        source: The input.
+        results: What is written.
+        replaces: Existing files may be replaced, also those that come in until then.
+    """
 
     source: Path
     results: tuple[Result, ...]
+    replaces: bool = True
 
 
 def find_inputs(names: Sequence[str]) -> list[Path]:
@@ -201,7 +208,7 @@ def _possible(
         except OutputError as error:
             refuse(error)
         else:
-            possible.append(job)
+            possible.append(replace(job, replaces=named or overwrite))
     return possible
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mt3_runtime.cli import talk
 from mt3_runtime.commands.jobs import Job, Result
 from mt3_runtime.errors import OptionError, OutputError, PortWarning
-from mt3_runtime.files.atomic import STDOUT, is_folder, make_folder, real_path, write_output
+from mt3_runtime.files.atomic import STDOUT, exists, is_folder, make_folder, real_path, write_output
 from mt3_runtime.files.formats import render
 from mt3_runtime.files.midi import port_warning
 
@@ -50,7 +50,7 @@ def write(result: Transcription, job: Job) -> list[str]:
     """Writes a job's files, and returns their names; a stem without notes gets none.
 
     Raises:
-        OutputError: A file cannot be written.
+        OutputError: A file cannot be written, or has come in since the job was planned.
     """
     stems = result.stems() if any(target.stem for target in job.results) else {}
     wanted: list[tuple[Result, Transcription]] = []
@@ -66,6 +66,9 @@ def write(result: Transcription, job: Job) -> list[str]:
             contents.append((target.path, render(part, target.format)))
         if target.format == "midi" and (message := port_warning(part.notes)):
             talk(f"warning: {about(job.source, message)}")
+    for path, _ in contents if not job.replaces else ():
+        if exists(path):
+            raise OutputError(f"{path} exists by now; pass --overwrite to replace it.")
     for path, content in contents:
         if path != STDOUT:
             make_folder(Path(path).parent)

@@ -81,6 +81,25 @@ class Worker:
         self._process.communicate()
 
 
+def check_report(path: Path) -> None:
+    """Refuses, before hours of work, a report that would replace what no benchmark wrote.
+
+    The text goes beside the JSON file under a name that nobody has chosen, so one that is there
+    must have a report of ours beside it.
+    """
+    text = path.with_suffix(".txt")
+    if text == path:
+        raise SystemExit(f"--out takes a JSON file; {path} is where its text would go")
+    if not (path.exists() or text.exists()):
+        return
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or "machine" not in found:
+        raise SystemExit(f"{path} or {text} was written by no benchmark; choose another --out")
+
+
 def environment() -> dict[str, str]:
     """Variables that let `mt3_runtime` be imported where it is not installed, version and all."""
     metadata = STATE / "metadata"

@@ -31,7 +31,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import ORACLE, STATE, Worker, medians, talk
+from common import ORACLE, STATE, Worker, check_report, medians, talk
 from gpu_setup import Setup, prepare
 from materials import parser
 
@@ -65,6 +65,7 @@ def main() -> int:
     if trouble:
         print(trouble, file=sys.stderr)
         return ExitCode.UNUSABLE
+    check_report(options.out)
     setup = prepare(options)
     results = Results(options.out, setup)
     plan = Plan(options, setup, results, time.monotonic() + 60 * options.minutes)
@@ -72,6 +73,7 @@ def main() -> int:
         finished = plan.run()
     finally:
         plan.close()
+    results.save()
     text = "\n".join([*results.text(options.seconds), "" if finished else "UNFINISHED: run again"])
     print(text)
     options.out.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, SHARED, STATE, talk
+from common import ROOT, SHARED, STATE, check_report, talk
 
 from mt3_runtime.commands.machine import describe, machine, versions
 
@@ -111,6 +111,8 @@ def _recordings(folder: Path) -> Iterator[Any]:
 @contextmanager
 def report(options: argparse.Namespace, **facts: Any) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Yields (result, lines) to fill; prints the lines and writes both if asked to."""
+    if options.out:
+        check_report(options.out)
     result: dict[str, Any] = {"machine": machine(), **facts}
     result["versions"] = versions(["mt3-runtime", "onnxruntime", "numpy", "soundfile", "soxr"])
     installed = ", ".join(f"{name} {found}" for name, found in result["versions"].items())

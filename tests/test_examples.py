@@ -18,6 +18,7 @@ from mt3_runtime.files.formats import load_notes
 from mt3_runtime.files.midi import from_midi, to_midi
 from mt3_runtime.notes.note import Note
 from tests.export.writers import write_kunato
+from tests.trees import snapshot
 
 ROOT = Path(__file__).parents[1]
 STAGE = ROOT / "examples" / "rhythm_kit_stage.py"
@@ -176,6 +177,67 @@ def test_the_demo_takes_names_of_the_catalogue(installed, recording, tmp_path):
     assert "MT3_OFFLINE" in ended.stderr
 
 
+def home(folder: Path) -> None:
+    (folder / "Documents").mkdir(parents=True)
+    (folder / "Documents" / "thesis.txt").write_text("years of work")
+
+
+def environment_of_a_user(folder: Path) -> None:
+    for name in ("bin", "lib"):
+        (folder / name).mkdir(parents=True)
+    (folder / "pyvenv.cfg").write_text("version = 3.11.0")
+
+
+def ours_with_notes(folder: Path) -> None:
+    environment_of_a_user(folder)
+    (folder / ".mt3-venv").touch()
+    (folder / "notes.txt").write_text("mine")
+
+
+def ours_in_the_name_of_a_file(folder: Path) -> None:
+    folder.write_text("mine")
+
+
+def only_a_hidden_file(folder: Path) -> None:
+    folder.mkdir()
+    (folder / ".profile").write_text("mine")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the scripts are for bash")
+@pytest.mark.parametrize(
+    "fill",
+    [
+        home,
+        environment_of_a_user,
+        ours_with_notes,
+        ours_in_the_name_of_a_file,
+        only_a_hidden_file,
+    ],
+)
+def test_no_folder_of_anybody_else_becomes_an_environment(tmp_path, recording, fill):
+    fill(tmp_path / "place")
+    before = snapshot(tmp_path)
+    command = [DEMO.with_name("new-venv"), tmp_path / "place"]
+    direct = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert direct.returncode == 1
+    assert "place" in direct.stderr
+    ended = demo(tmp_path, "magenta_mt3", str(recording), MT3_DEMO_VENV=str(tmp_path / "place"))
+    assert ended.returncode == 1
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the scripts are for bash")
+def test_an_environment_of_ours_is_made_anew(tmp_path):
+    variables = os.environ | {"PYTHON": sys.executable}
+    command = [DEMO.with_name("new-venv"), tmp_path / "place"]
+    subprocess.run(command, check=True, env=variables)
+    (tmp_path / "place" / "bundles").mkdir()
+    (tmp_path / "place" / "installed").touch()
+    subprocess.run(command, check=True, env=variables)
+    assert (tmp_path / "place" / "bin" / "python").exists()
+    assert not (tmp_path / "place" / "installed").exists()
+
+
 def test_programs_can_be_started():
-    for path in (STAGE, DEMO):
+    for path in (STAGE, DEMO, DEMO.with_name("new-venv")):
         assert path.stat().st_mode & stat.S_IXUSR, path

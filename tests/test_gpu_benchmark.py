@@ -51,3 +51,14 @@ def test_a_rehearsal_goes_on_where_it_stopped(tmp_path: Path) -> None:
     third = run(*wanted)
     assert third.returncode == ExitCode.OK
     assert "steps" not in third.stderr  # nobody is asked again
+
+
+@pytest.mark.parametrize("name", ["out.json", "out.txt"])
+def test_a_report_replaces_no_other_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"mine": 1}')
+    for out in (tmp_path / "out.json", tmp_path / "out.txt"):
+        found = run("--rehearse", "--work", tmp_path / "work", "--out", out)
+        assert found.returncode == 1
+        assert "choose another --out" in found.stderr or "takes a JSON file" in found.stderr
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
+    assert [path.name for path in tmp_path.iterdir()] == [name]

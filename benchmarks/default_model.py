@@ -20,9 +20,9 @@ from typing import Any
 from common import ROOT, STATE, Worker, environment, medians
 from materials import bundle, parser, report, song
 
-from mt3_runtime.backends.ort_common import usable_cores
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.commands.bench_command import columns
+from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.models.installed import resolve_model
 
 DEMO = ROOT / "calibration" / "demo" / "demo.flac"

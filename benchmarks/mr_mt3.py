@@ -29,8 +29,8 @@ from materials import parser, report
 from mt3_export.bundle_writer import export_bundle
 from mt3_export.variants import variant_named
 from mt3_export.weights import MemoryShape, PositionTable, Weights
-from mt3_runtime.backends.ort_common import usable_cores
 from mt3_runtime.commands.bench_command import columns
+from mt3_runtime.diagnostics.cores import usable_cores
 
 sys.path.insert(0, str(ROOT))
 from tests.export.writers import inverse_frequencies, write_mr_mt3

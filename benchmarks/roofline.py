@@ -32,8 +32,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from mt3_runtime.backends.ort_common import usable_cores
 from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.diagnostics.cores import usable_cores
 
 FLOAT = 4  # bytes
 #: Bytes read per measurement of the bandwidth; sixteen times the largest L3 seen so far.

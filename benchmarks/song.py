@@ -22,9 +22,9 @@ import roofline
 from common import ORACLE, STATE, Worker, medians
 from materials import bundle, parser, report, song, torch_checkpoint
 
-from mt3_runtime.backends.ort_common import usable_cores
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.commands.bench_command import columns
+from mt3_runtime.diagnostics.cores import usable_cores
 
 
 def main() -> None:

@@ -35,9 +35,9 @@ from roofline import matmul_session
 from mt3_export.bundle_writer import export_bundle
 from mt3_export.checkpoints.checkpoint import read_checkpoint
 from mt3_export.variants import variant_named
-from mt3_runtime.backends.ort_cpu import usable_cores
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.commands.bench_command import columns
+from mt3_runtime.diagnostics.cores import usable_cores
 
 sys.path.insert(0, str(ROOT))
 from tests.export.yourmt3_writer import write_yourmt3

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from mt3_quantisation.forms.step_graphs import exposing, log_probs_of
 from mt3_quantisation.gates.exact_bundle import FloatArray, Heard
-from mt3_runtime.backends.ort_common import import_onnxruntime, usable_cores
+from mt3_runtime.backends.ort_common import import_onnxruntime
 from mt3_runtime.bundles.manifest import Manifest, Role
 from mt3_runtime.decoding.search import previous_ids
+from mt3_runtime.diagnostics.cores import usable_cores
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -21,7 +21,7 @@ from typing import Self
 
 import torch
 
-from mt3_runtime.backends.ort_common import usable_cores
+from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import DeviceError, MissingDependencyError
 from mt3_training.examples.batches import Batch, Feed, Order, Sources, held_out
 from mt3_training.examples.tables import LOG, LOG_COLUMNS, SCORE_COLUMNS, SCORES, Table

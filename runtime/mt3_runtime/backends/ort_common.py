@@ -7,7 +7,6 @@ past their ends: `check_ports` compares every one of them before anything runs.
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 from mt3_runtime.bundles.precision import ELEMENTS
 from mt3_runtime.diagnostics import wheels
 from mt3_runtime.errors import BundleError, DeviceError, MissingDependencyError, OptionError
+from mt3_runtime.extras import require
 
 if TYPE_CHECKING:
     from mt3_runtime.bundles.bundle import Bundle, GraphFile, Manifest, ModelSpec
@@ -79,13 +79,6 @@ class HostSlots:
             state[target] = state[source]
 
 
-def usable_cores() -> int:
-    """Cores this process may run on (fewer than the machine's inside many containers)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def return_freed_memory() -> None:
     """Gives what loading has freed back to the system: 60 MB that glibc would keep for later."""
     if sys.platform == "linux":
@@ -100,17 +93,11 @@ def import_onnxruntime() -> Any:
     Raises:
         MissingDependencyError: No wheel of it is installed, or it cannot be loaded.
     """
-    try:
-        import onnxruntime  # noqa: PLC0415  a user's choice of wheel, so not at import time
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"ONNX Runtime cannot be imported ({error}). "
-            'Install one wheel of it: pip install "mt3-runtime[cpu]"'
-        ) from error
+    onnxruntime = require("onnxruntime", "Running a model", "cpu")
     if not hasattr(onnxruntime, "get_available_providers"):
         raise MissingDependencyError(
             "ONNX Runtime is hollow: a second wheel of it was removed and took shared files along. "
-            f"Repair it with: {wheels.remedy('cpu')} (or [gpu])."
+            f"Repair it with: {wheels.remedy('cpu')} (or onnxruntime-gpu, for an NVIDIA GPU)."
         )
     return onnxruntime
 

@@ -23,16 +23,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.backends.ort_common import (
+    MAX_THREADS,
     HostSlots,
     check_ports,
     check_runnable,
     check_threads,
     import_onnxruntime,
     return_freed_memory,
-    usable_cores,
 )
 from mt3_runtime.bundles.tiny_graphs import product_model
 from mt3_runtime.bundles.weights_in_place import FOLDER
+from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import BundleError, DeviceError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class OrtCpuBackend:
         self.start_id = bundle.manifest.decoding.start_id
         self.max_tokens = bundle.manifest.decoding.max_tokens
         self.decoder_file = bundle.graph("decoder", profile)
-        self.workers = threads or usable_cores()
+        self.workers = threads or min(usable_cores(), MAX_THREADS)
         self.slots = SLOTS - 1 + self.spec.channels
         self._bundle, self._profile = bundle, profile
         self._sessions: dict[int, Sessions] = {}

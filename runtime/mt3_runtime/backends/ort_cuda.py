@@ -37,12 +37,12 @@ from mt3_runtime.backends.ort_common import (
     check_threads,
     expected_shapes,
     import_onnxruntime,
-    usable_cores,
 )
 from mt3_runtime.backends.ort_memory import Copier, DeviceSpec
 from mt3_runtime.backends.ort_slots import Slots
 from mt3_runtime.backends.ort_threads import threads_of
-from mt3_runtime.diagnostics import nvidia
+from mt3_runtime.diagnostics import nvidia, wheels
+from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ class OrtCudaBackend:
                 f"{file.file} would not run on {self.place.provider} as a whole: "
                 f"{', '.join(strays[:3])}{more}. ONNX Runtime {self._runtime.__version__} has no "
                 "such kernels; graphs of profile portable need 1.28 or newer: "
-                'pip install --upgrade "mt3-runtime[gpu]".'
+                f"{wheels.gpu_remedy()}."
             )
 
     def _refuse(self, trouble: str) -> None:

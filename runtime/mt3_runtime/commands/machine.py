@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mt3_runtime.backends.ort_common import usable_cores
+from mt3_runtime.diagnostics.cores import usable_cores
 
 
 def machine() -> dict[str, Any]:

@@ -228,22 +228,40 @@ def find(source: SoundSource) -> tuple[Path, ...]:
     Raises:
         MissingDependencyError: It is not installed; the message says how to install it.
     """
+    own = _own_folders()
     if source.samples:
-        found = [sources_dir() / sample.archive for sample in source.samples]
-        missing = [path.name for path in found if not path.is_file()]
+        found = [folder / sample.archive for sample in source.samples for folder in own]
+        missing = [sample.archive for sample in source.samples if not own]
+        missing += [path.name for path in found if not _is_file(path)]
     else:
-        found = [path for path in _places(source) if path.is_file()][:1]
+        found = [path for path in _places(source) if _is_file(path)][:1]
         missing = [] if found else [source.files[0]]
     if missing:
+        place = f"  (or put the file into {own[0]})" if own else ""
         raise MissingDependencyError(
             f"the sounds {source.name!r} are not installed ({missing[0]} is missing); run: "
-            f"{source.install}  (or put the file into {sources_dir()})"
+            f"{source.install}{place}"
         )
     return tuple(found)
 
 
+def _own_folders() -> list[Path]:
+    """`sources_dir`; none for a user without a home, who may still use what packages install."""
+    try:
+        return [sources_dir()]
+    except OptionError:
+        return []
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder that cannot be looked into
+        return False
+
+
 def _places(source: SoundSource) -> Iterator[Path]:
-    folders = [sources_dir(), *FONT_FOLDERS]
+    folders = [*_own_folders(), *FONT_FOLDERS]
     spec = importlib.util.find_spec(source.module) if source.module else None
     if spec and spec.submodule_search_locations:
         folders += [Path(place) for place in spec.submodule_search_locations]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import OptionError
@@ -62,7 +63,7 @@ class ModelsCommand:
 
 
 def _list(_: argparse.Namespace) -> None:
-    installed = installed_models()
+    installed = _installed()
     known = {model.name: model for model in catalogue.list_models()}
     rows = [("NAME", "STATE", "SIZE", "CHECKED BY", "LICENCE", "WHAT")]
     for name, model in known.items():
@@ -80,7 +81,7 @@ def _list(_: argparse.Namespace) -> None:
 
 def _info(args: argparse.Namespace) -> None:
     model = catalogue.get_model_info(args.name)
-    installed = installed_models()
+    installed = _installed()
     origin = provenances()[model.exporter]
     rows = {
         "name": model.name,
@@ -141,6 +142,15 @@ def _remove(args: argparse.Namespace) -> None:
 
 def _where(_: argparse.Namespace) -> None:
     print(cache_dir())
+
+
+def _installed() -> dict[str, Path]:
+    """The bundles in the cache folder; what is known is listed where it cannot be looked into."""
+    try:
+        return installed_models()
+    except OptionError as error:
+        talk(f"warning: {error}")
+        return {}
 
 
 def _state(model: catalogue.ModelInfo, installed: Mapping[str, object]) -> str:

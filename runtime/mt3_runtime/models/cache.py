@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,23 @@ def cache_dir() -> Path:
         chosen = os.environ.get("XDG_CACHE_HOME")
         base = Path(chosen) if chosen else _home() / ".cache"
     return base / "mt3-runtime"
+
+
+def contents(folder: Path) -> list[Path]:
+    """What is in a folder of the cache, sorted; nothing where the folder is not there.
+
+    Raises:
+        OptionError: It cannot be looked into.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return []
+        raise OptionError(
+            f"The cache folder {folder} cannot be read ({error.strerror}). Set {CACHE_VARIABLE} to "
+            "a folder of yours, or give the path of a bundle as the model, such as ./name."
+        ) from error
 
 
 def expanded(name: str) -> Path:

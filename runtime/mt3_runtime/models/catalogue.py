@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mt3_runtime.errors import CheckpointError, DownloadError, OptionError
-from mt3_runtime.models.cache import cache_dir
+from mt3_runtime.models.cache import cache_dir, contents
 from mt3_runtime.models.download import MOST, fetch, is_right
 from mt3_runtime.models.shipped import listing, shipped_models
 
@@ -157,7 +157,7 @@ def download_model(
             f"The catalogue has no digest for some files of {model.name}, so nothing proves what "
             "arrives. Pass --allow-unverified (allow_unverified=True) if you trust the source."
         )
-    folder = cache_dir() / "checkpoints" / model.name
+    folder = _checkpoint_folder(model)
     mirror = os.environ.get(MIRROR_VARIABLE)
     offline = os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
     done = unknown = 0
@@ -199,7 +199,7 @@ def pulled_checkpoint(name: str) -> Path:
     """
     model = get_model_info(name)
     _check_not_shipped(model)
-    folder = cache_dir() / "checkpoints" / model.name
+    folder = _checkpoint_folder(model)
     pull = f"mt3 models pull {model.name}"
     if not folder.is_dir():
         raise CheckpointError(
@@ -215,6 +215,17 @@ def pulled_checkpoint(name: str) -> Path:
                 f"and fetch it again with: {pull}"
             )
     return folder / model.files[0].path if len(model.files) == 1 else folder
+
+
+def _checkpoint_folder(model: ModelInfo) -> Path:
+    """Where a checkpoint is kept; it need not be there.
+
+    Raises:
+        OptionError: The cache folder is unknown or cannot be looked into.
+    """
+    folder = cache_dir() / "checkpoints" / model.name
+    contents(folder)
+    return folder
 
 
 def _data(name: str) -> dict[str, Any]:

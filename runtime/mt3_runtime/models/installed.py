@@ -1,11 +1,13 @@
 """Finds bundles by name: `<cache>/bundles/<name>[.mt3]`, or in the package.
 
 Contract: `resolve_model` is what every command and `load_model` go through, so a name means the
-same bundle everywhere.
+same bundle everywhere.  A cache folder that is unknown (a user without a home) or cannot be looked
+into is an error only to those who need something from it: what is in the package works without.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +15,11 @@ from pathlib import Path
 from mt3_runtime.errors import BundleNotFoundError, OptionError, OutputError
 from mt3_runtime.files.ownership import delete, is_regular, listed
 from mt3_runtime.models import catalogue
-from mt3_runtime.models.cache import CACHE_VARIABLE, cache_dir, expanded
+from mt3_runtime.models.cache import cache_dir, contents, expanded
 from mt3_runtime.models.download import part_of
 from mt3_runtime.models.shipped import DEFAULT, shipped_models
+
+log = logging.getLogger("mt3_runtime")
 
 #: Model used where none is named: a name or a path.
 MODEL_VARIABLE = "MT3_MODEL"
@@ -31,23 +35,26 @@ def installed_models() -> dict[str, Path]:
     Raises:
         OptionError: The cache folder cannot be looked into.
     """
-    folder = cache_dir() / "bundles"
-    try:
-        paths = sorted(folder.iterdir()) if folder.is_dir() else []
-        found = [path for path in paths if _is_bundle(path)]
-    except OSError as error:
-        raise OptionError(
-            f"The cache folder {folder} cannot be read ({error.strerror}). Set {CACHE_VARIABLE} to "
-            "a folder of yours, or give the path of a bundle as the model, such as ./name."
-        ) from error
+    found = filter(_is_bundle, contents(cache_dir() / "bundles"))
     return {path.name.removesuffix(BUNDLE_SUFFIX): path for path in found}
 
 
 def find_model(name: str) -> Path | None:
-    """The installed or shipped bundle of this name or alias, or None."""
-    installed = shipped_models() | installed_models()
+    """The installed or shipped bundle of this name or alias, or None.
+
+    Raises:
+        OptionError: There is none in the package, and the cache folder cannot be looked into.
+    """
     aliases = {alias: model.name for model in catalogue.list_models() for alias in model.aliases}
-    return installed.get(name) or installed.get(aliases.get(name, ""))
+    shipped = shipped_models()
+    try:
+        known = shipped | installed_models()
+    except OptionError as error:
+        known = shipped
+        if not {name, aliases.get(name)} & set(known):
+            raise
+        _say_unread(error)
+    return known.get(name) or known.get(aliases.get(name, ""))
 
 
 def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
@@ -73,9 +80,13 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
                 f"There is no bundle at {name}. Make one with: mt3 export CHECKPOINT -o {name}"
             )
         return path.absolute()  # "name" alone, as Path leaves of "./name", would be a name again
-    found = find_model(name)
-    if found is None and name and _exists(Path(name)):
-        return Path(name).absolute()
+    here = Path(name).absolute() if name and _exists(Path(name)) else None
+    try:
+        found = find_model(name) or here
+    except OptionError:  # a file that is here needs nothing of the cache folder
+        if here is None:
+            raise
+        found = here
     if found is None:
         raise BundleNotFoundError(_not_installed(name))
     return found
@@ -161,7 +172,16 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _is_bundle(path: Path) -> bool:
-    return path.suffix == BUNDLE_SUFFIX if path.is_file() else (path / BUNDLE_FILE).is_file()
+    try:
+        return path.suffix == BUNDLE_SUFFIX if path.is_file() else (path / BUNDLE_FILE).is_file()
+    except OSError:  # somebody else's: whoever names it is told so when it is read
+        return True
+
+
+def _say_unread(error: OptionError) -> None:
+    """Logs that bundles which may be there were not looked for; where is no home there are none."""
+    level = logging.WARNING if isinstance(error.__cause__, OSError) else logging.INFO
+    log.log(level, "Using the model that comes with the package. %s", error)
 
 
 def _exists(path: Path) -> bool:
@@ -178,7 +198,14 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _only_installed() -> Path:
-    installed = installed_models()
+    shipped = shipped_models().get(DEFAULT)
+    try:
+        installed = installed_models()
+    except OptionError as error:
+        if shipped is None:
+            raise
+        _say_unread(error)
+        return shipped
     if len(installed) == 1:
         return next(iter(installed.values()))
     if installed:
@@ -186,8 +213,8 @@ def _only_installed() -> Path:
             f"Several models are installed ({', '.join(installed)}). Choose one with --model NAME "
             f"or with the environment variable {MODEL_VARIABLE}."
         )
-    if DEFAULT in shipped_models():
-        return shipped_models()[DEFAULT]
+    if shipped is not None:
+        return shipped
     raise BundleNotFoundError(
         f"No model is named and none is installed in {cache_dir() / 'bundles'}. Make one with "
         "`mt3 models pull magenta_mt3` and `mt3 export magenta_mt3`, or name a bundle with "

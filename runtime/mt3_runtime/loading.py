@@ -1,14 +1,20 @@
-"""Loads models by path or name: `load_model`, and `transcribe` for everything in one call."""
+"""Loads models by path or name: `load_model`, and `transcribe` for everything in one call.
+
+Contract: threads may call both at once.  A model of `load_model` may be pickled: it travels as its
+path and the arguments, and is loaded again where it arrives.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mt3_runtime.backends.devices import open_backend
 from mt3_runtime.bundles.bundle import Bundle
-from mt3_runtime.errors import OptionError
+from mt3_runtime.errors import BundleError, OptionError
 from mt3_runtime.model import Model
 from mt3_runtime.models.installed import resolve_model
 
@@ -51,12 +57,57 @@ def load_model(
         OptionError: An argument is out of range.
     """
     bundle = Bundle(resolve_model(_path(model)))
+    options = {"device": device, "threads": threads, "profile": profile}
+    again = partial(_load_again, bundle.path.absolute(), bundle.manifest.export_id, options)
     backend = open_backend(bundle, device, threads=threads, profile=profile)
-    return Model(bundle, backend, auto_filter=auto_filter, decoding=decoding)
+    return Model(bundle, backend, auto_filter=auto_filter, decoding=decoding, again=again)
 
 
-#: The model that `transcribe` used last, so that a second call does not load it again.
-_loaded: dict[tuple[object, ...], Model] = {}
+def _load_again(path: Path, export_id: str, options: dict[str, Any]) -> Model:
+    """What a pickled model says is to be done where it arrives.
+
+    Raises:
+        BundleError: The bundle at that path is another one by now, or as `load_model`.
+    """
+    model = load_model(path, **options)
+    if model.info.export_id != export_id:
+        model.close()
+        raise BundleError(
+            f"{path} is not the bundle this model was loaded from (export {export_id}): it was "
+            "exported again. Load the model where it is used, with load_model."
+        )
+    return model
+
+
+class _Kept:
+    """The model that `transcribe` used last, so that a second call does not load it again."""
+
+    def __init__(self) -> None:
+        self._models: dict[tuple[object, ...], Model] = {}
+        self._renew()
+        if hasattr(os, "register_at_fork"):  # another thread may be loading at that moment
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
+
+    def get(self, path: Path, device: str) -> Model:
+        """The model, loaded once however many threads ask for it."""
+        key = (path, path.stat().st_mtime_ns, device)
+        with self._lock:
+            model = self._models.get(key)
+            if model is None:
+                model = load_model(path, device=device)
+                self._models = {key: model}
+            return model
+
+    def clear(self) -> None:
+        """Forgets it; calls that use it are not disturbed."""
+        with self._lock:
+            self._models = {}
+
+
+_kept = _Kept()
 
 
 def transcribe(
@@ -81,13 +132,7 @@ def transcribe(
         exclude: As in `Model.transcribe_notes`.
     """
     if not isinstance(model, Model):
-        path = resolve_model(_path(model))
-        key = (path, Path(path).stat().st_mtime_ns, device)
-        if key not in _loaded:
-            loaded = load_model(path, device=device)
-            clear_cache()
-            _loaded[key] = loaded
-        model = _loaded[key]
+        model = _kept.get(resolve_model(_path(model)), device)
     return model.transcribe(
         audio, sr=sr, auto_filter=auto_filter, instruments=instruments, exclude=exclude
     )
@@ -95,7 +140,7 @@ def transcribe(
 
 def clear_cache() -> None:
     """Frees the model that `transcribe` keeps."""
-    _loaded.clear()
+    _kept.clear()
 
 
 def _path(model: str | os.PathLike[str] | None) -> str | None:

@@ -44,7 +44,7 @@ ProgressCallback = Callable[[Progress], None]
 
 
 class Model:
-    """A bundle on a device, ready to transcribe.  Threads may share it.
+    """A bundle on a device, ready to transcribe.  Threads share it, processes load it anew.
 
     Attributes:
         path: Where the bundle is.
@@ -60,8 +60,12 @@ class Model:
         *,
         auto_filter: AutoFilter = True,
         decoding: SearchName = "greedy",
+        again: Callable[[], Model] | None = None,
     ) -> None:
-        """Joins the two; without a backend everything but decoding works."""
+        """Joins the two; without a backend everything but decoding works.
+
+        ``again`` loads the same model once more: what pickling and copying need.
+        """
         search_for(decoding)
         check_auto_filter(auto_filter)
         self.path = bundle.path
@@ -70,6 +74,7 @@ class Model:
         self.decoding = decoding
         self._pipeline = Pipeline(bundle.manifest, backend)
         self._device = backend.description if backend else "none"
+        self._again = again
 
     @property
     def device(self) -> str:
@@ -355,6 +360,14 @@ class Model:
     def close(self) -> None:
         """Frees the graphs; the model cannot be used afterwards."""
         self._pipeline.close()
+
+    def __reduce__(self) -> tuple[Callable[[], Model], tuple[()], dict[str, object]]:
+        if self._again is None or self._pipeline.backend is None:
+            raise OptionError(
+                "This model was closed, or not made by load_model, so it cannot be pickled or "
+                "copied. Call load_model where the model is used."
+            )
+        return self._again, (), {"auto_filter": self.auto_filter, "decoding": self.decoding}
 
     def __enter__(self) -> Self:
         return self

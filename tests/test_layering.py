@@ -68,7 +68,8 @@ LONGEST_INIT = 20
 
 
 def modules(package: str) -> list[Path]:
-    return sorted((ROOT / PACKAGES[package][0] / package).rglob("*.py"))
+    found = sorted((ROOT / PACKAGES[package][0] / package).rglob("*.py"))
+    return [path for path in found if not path.name.startswith("hook-")]  # PyInstaller's, not ours
 
 
 ALL = {package: modules(package) for package in PACKAGES}

@@ -6,7 +6,7 @@ make that true:
 
 * Ticks are rounded from absolute times, once; deltas are differences of ticks.  Rounding deltas
   instead, as some writers do, adds up to tens of milliseconds within half a minute.
-* Every note is heard with its program: 15 channels are shared in time (`mt3_runtime.files.channels`), and
+* Every note is heard with its program: 15 channels are shared in time (`channels`), and
   further ports (*MIDI port* messages) are used for notes beyond 15 sounding channels only.
 * No melodic channel of a port ever sounds one pitch twice at a time, because its note-offs could
   not be told apart.  Overlapping notes of equal pitch and program go to further tracks and

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mt3_evaluation.evaluation import Estimate, Evaluation
 from mt3_evaluation.metrics import METRICS
-from mt3_runtime.errors import MissingDependencyError, OptionError
+from mt3_runtime.errors import OptionError
+from mt3_runtime.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,12 +179,5 @@ def _bar(axes: Axes, row: int, estimate: Estimate, colour: str, *, clear_of: flo
 
 
 def _matplotlib() -> Any:
-    try:
-        import matplotlib as mpl  # noqa: PLC0415  half a second, and only in the extra viz
-        import matplotlib.figure  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "Pictures need matplotlib, which is not installed. Install it with: "
-            "pip install 'mt3-runtime[viz]'"
-        ) from error
-    return mpl
+    require("matplotlib.figure", "A picture", "viz")  # half a second, and only in the extra viz
+    return require("matplotlib", "A picture", "viz")

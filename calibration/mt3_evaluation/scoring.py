@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.errors import MissingDependencyError
+from mt3_runtime.extras import require
 from mt3_runtime.notes.instruments import PROGRAMS_PER_FAMILY
 from mt3_runtime.notes.note import Note
 
@@ -250,23 +250,17 @@ def _intervals(notes: Sequence[Note], places: Sequence[int]) -> npt.NDArray[np.f
 
 def _matcher(*, offsets: bool) -> Callable[[Any, Any], Pairs]:
     """The matching of mir_eval as a function of two arrays of intervals [n, 2]."""
-    try:
-        from mir_eval.transcription import match_note_onsets, match_notes  # noqa: PLC0415  1 s
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            "Scores need mir_eval, which is not installed. Install it with: "
-            "pip install 'mt3-runtime[calibration]'"
-        ) from error
+    mir_eval = require("mir_eval.transcription", "A score", "calibration")  # 1 s
 
     def with_offsets(labels: Any, notes: Any) -> Pairs:
         equal = [np.full(len(side), 440.0) for side in (labels, notes)]  # keys are equal already
-        found: Pairs = match_notes(
+        found: Pairs = mir_eval.match_notes(
             labels, equal[0], notes, equal[1], TOLERANCE, offset_ratio=OFFSET_RATIO
         )
         return found
 
     def onsets_only(labels: Any, notes: Any) -> Pairs:
-        found: Pairs = match_note_onsets(labels, notes, TOLERANCE)
+        found: Pairs = mir_eval.match_note_onsets(labels, notes, TOLERANCE)
         return found
 
     return with_offsets if offsets else onsets_only

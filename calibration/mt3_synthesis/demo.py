@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error
+from mt3_runtime.extras import require
 from mt3_runtime.files.atomic import make_folder, write_new
 from mt3_runtime.files.formats import render
 from mt3_runtime.notes.note import Note
-from mt3_synthesis.rendering import DRUM_KIT, Samples, needed, play_notes
+from mt3_synthesis.rendering import DRUM_KIT, Samples, play_notes
 from mt3_synthesis.soundfonts import find, source_named
 
 TEMPO = 112.0
@@ -142,7 +144,7 @@ def write_demo(folder: Path) -> tuple[Path, Path]:
 
 
 def _flac(audio: Samples) -> bytes:
-    soundfile = needed("soundfile", "pip install 'mt3-runtime[cpu]'")
+    soundfile = require("soundfile", "Making sounds", "cpu")
     fade = np.minimum(1.0, np.arange(len(audio))[::-1] / (0.4 * DEMO_RATE)).astype(np.float32)
     level = PEAK / float(np.abs(audio).max())
     buffer = io.BytesIO()
@@ -166,4 +168,4 @@ def main(arguments: Iterable[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.errors import AudioError, MissingDependencyError
+from mt3_runtime.extras import require
 from mt3_runtime.notes.note import Note
 from mt3_synthesis.soundfonts import SamplePackage
 
@@ -87,7 +88,7 @@ def play_soundfont(data: bytes, requests: Iterable[Request]) -> Iterator[Sound]:
         MissingDependencyError: tinysoundfont or soxr is not installed.
         AudioError: The file is no soundfont.
     """
-    soxr = needed("soxr", "pip install 'mt3-runtime[cpu]'")
+    soxr = require("soxr", "Making sounds", "cpu")
     synth, font = _synthesiser(data)
     for request in requests:
         is_drum, program = divmod(request.instrument, DRUM_KIT)
@@ -109,8 +110,8 @@ def read_archive(data: bytes, package: SamplePackage, *, seconds: float) -> Iter
         MissingDependencyError: soundfile or soxr is not installed.
         AudioError: It is not such a package, or a recording cannot be read.
     """
-    soundfile = needed("soundfile", "pip install 'mt3-runtime[cpu]'")
-    soxr = needed("soxr", "pip install 'mt3-runtime[cpu]'")
+    soundfile = require("soundfile", "Making sounds", "cpu")
+    soxr = require("soxr", "Making sounds", "cpu")
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             for member in archive:
@@ -151,7 +152,7 @@ def to_ogg(audio: npt.NDArray[np.int16], rate: int) -> bytes:
     Raises:
         MissingDependencyError: soundfile is not installed.
     """
-    soundfile = needed("soundfile", "pip install 'mt3-runtime[cpu]'")
+    soundfile = require("soundfile", "Making sounds", "cpu")
     buffer = io.BytesIO()
     with soundfile.SoundFile(
         buffer, "w", samplerate=rate, channels=1, format="OGG", subtype="VORBIS"
@@ -167,7 +168,7 @@ def from_ogg(data: bytes) -> npt.NDArray[np.int16]:
     Raises:
         MissingDependencyError: soundfile is not installed.
     """
-    soundfile = needed("soundfile", "pip install 'mt3-runtime[cpu]'")
+    soundfile = require("soundfile", "Making sounds", "cpu")
     audio, _ = soundfile.read(io.BytesIO(data), dtype="int16")
     return np.asarray(audio, np.int16)
 
@@ -191,7 +192,7 @@ def play_notes(
         MissingDependencyError: tinysoundfont or soxr is not installed.
         AudioError: The file is no soundfont.
     """
-    soxr = needed("soxr", "pip install 'mt3-runtime[cpu]'")
+    soxr = require("soxr", "Making sounds", "cpu")
     total = np.zeros(round(seconds * SYNTHESIS_RATE), np.float32)
     synth, font = _synthesiser(data)
     for instrument, level in levels.items():  # one after the other, as levels are per instrument
@@ -217,7 +218,7 @@ def play_notes(
 
 def _synthesiser(data: bytes) -> tuple[Any, int]:
     """A synthesiser with a soundfont, and the font's number."""
-    tinysoundfont = needed("tinysoundfont", "pip install --no-deps tinysoundfont")
+    tinysoundfont = _tinysoundfont()
     synth = tinysoundfont.Synth(samplerate=SYNTHESIS_RATE)
     try:
         return synth, synth.sfload(data)
@@ -225,17 +226,18 @@ def _synthesiser(data: bytes) -> tuple[Any, int]:
         raise AudioError(f"the soundfont cannot be read ({error}); install it again") from error
 
 
-def needed(module: str, install: str) -> Any:
-    """A module that only this room needs, imported on first use.
+def _tinysoundfont() -> Any:
+    """What plays soundfonts; in no extra, as it asks for an audio device's library.
 
     Raises:
-        MissingDependencyError: It is not installed; the message says how to install it.
+        MissingDependencyError: It is not installed.
     """
     try:
-        return importlib.import_module(module)
+        return importlib.import_module("tinysoundfont")
     except ImportError as error:
         raise MissingDependencyError(
-            f"making sample banks needs {module}, which is not installed; run: {install}"
+            f"Playing a soundfont needs tinysoundfont, which cannot be imported ({error}); run: "
+            "pip install --no-deps tinysoundfont"
         ) from error
 
 

@@ -14,7 +14,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from mt3_runtime.cli import ExitCode, talk
-from mt3_runtime.errors import MissingDependencyError, OptionError
+from mt3_runtime.errors import OptionError
+from mt3_runtime.extras import named
 from mt3_runtime.files.atomic import write_atomic
 from mt3_training.runs.checkpointing import SOUNDS, RunFolder
 from mt3_training.runs.config import PRESETS, TrainConfig
@@ -86,13 +87,8 @@ def _train(args: argparse.Namespace) -> None:
     _check(args)
     folder = RunFolder.prepare(args.run, _config(args))
     _lower_priority(args.nice)
-    try:
+    with named("Training", "cpu", "calibration", "torch", "viz"):
         from mt3_training.runs.train import Machine, Run  # noqa: PLC0415  torch takes 2 s to import
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"Training needs {error.name}, which is not installed. Install it with: "
-            "pip install 'mt3-runtime[cpu,calibration,torch,viz]'"
-        ) from error
     from mt3_training.examples.example_sources import SyntheticSources  # noqa: PLC0415
 
     sources = SyntheticSources(folder.config)

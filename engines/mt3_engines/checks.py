@@ -21,8 +21,8 @@ from mt3_runtime.bundles.tiny_graphs import sum_model
 from mt3_runtime.diagnostics import nvidia
 from mt3_runtime.diagnostics.doctor import Finding, Level
 from mt3_runtime.errors import DeviceError, MT3Error
+from mt3_runtime.extras import install
 
-_WHEELS = "pip install 'mt3-runtime[trt]' --extra-index-url https://pypi.nvidia.com"
 _SUBJECT = "device tensorrt"
 
 
@@ -48,7 +48,7 @@ def examine(*, asked: bool) -> Iterator[Finding]:
         return
     if missing:
         reason = "; ".join(f"{name}: {e.__cause__ or e}" for name, e in missing.items())
-        yield Finding(_SUBJECT, Level.NOTE, f"does not work: {reason}", _WHEELS)
+        yield Finding(_SUBJECT, Level.NOTE, f"does not work: {reason}", install("trt"))
         return
     version = found["tensorrt"].__version__
     try:

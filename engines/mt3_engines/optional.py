@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from typing import Any
 
 from mt3_engines.running.cuda import Cuda
 from mt3_engines.storage.keys import EngineTarget
 from mt3_engines.versions import parse_version
-from mt3_runtime.errors import MissingDependencyError
+from mt3_runtime.extras import require
 
 #: What TensorRT and polygraphy say.
 log = logging.getLogger("mt3_engines")
@@ -86,10 +85,4 @@ def make_logger(tensorrt: Any) -> Any:
 
 
 def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:  # OSError: a library behind it does not load
-        raise MissingDependencyError(
-            f"{name} cannot be imported ({error}). It comes with: pip install 'mt3-runtime[trt]' "
-            "--extra-index-url https://pypi.nvidia.com (TensorRT itself is on NVIDIA's index)"
-        ) from error
+    return require(name, "A TensorRT engine", "trt")

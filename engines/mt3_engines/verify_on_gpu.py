@@ -35,7 +35,7 @@ from mt3_engines.storage.shapes import CAPACITIES, SLOTS, make_plan, parse_numbe
 from mt3_engines.storage.store import EngineInfo, EngineStore
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.bundles.bundle import Bundle
-from mt3_runtime.cli import ExitCode, talk
+from mt3_runtime.cli import ExitCode, guarded, talk
 from mt3_runtime.errors import MT3Error
 from mt3_runtime.files.atomic import check_output, write_output
 from mt3_runtime.model import Model
@@ -246,4 +246,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

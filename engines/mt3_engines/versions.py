@@ -11,6 +11,7 @@ import re
 from typing import NamedTuple
 
 from mt3_runtime.errors import DeviceError
+from mt3_runtime.extras import pip, requirement
 
 
 class Version(NamedTuple):
@@ -41,7 +42,8 @@ def parse_version(text: str) -> Version:
     if not OLDEST <= version < TOO_NEW:
         raise DeviceError(
             f"TensorRT {text} is not supported: engines need {OLDEST} or newer, and nothing is "
-            f"known of {TOO_NEW.major}.x. Install another one: pip install 'mt3-runtime[trt]'."
+            f"known of {TOO_NEW.major}.x. Install another one: "
+            f"{pip(requirement('tensorrt', 'trt'))}."
         )
     return version
 

@@ -1,10 +1,7 @@
 """Transcribes music with the MT3 family of models: audio in, multi-instrument MIDI out."""
 
-from importlib import metadata
+from mt3_runtime.lazy import forward, keep_former_paths, version
 
-from mt3_runtime.lazy import forward, keep_former_paths
-
-__version__ = metadata.version("mt3-runtime")
 _HOMES = {
     "errors": ("MT3Error",),
     "loading": ("Model", "clear_cache", "load_model", "transcribe"),
@@ -13,5 +10,5 @@ _HOMES = {
     "transcription": ("Progress", "Transcription"),
 }
 __all__ = [name for names in _HOMES.values() for name in names]
-__getattr__ = forward(__name__, _HOMES)
+__getattr__ = forward(__name__, _HOMES, {"__version__": version})
 keep_former_paths()

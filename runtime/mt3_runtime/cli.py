@@ -18,7 +18,8 @@ import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -27,6 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol, TextIO
 
+from mt3_runtime import extras
 from mt3_runtime.errors import (
     AudioError,
     MissingDependencyError,
@@ -40,6 +42,10 @@ COMMAND_GROUP = "mt3_runtime.commands"
 
 #: Set to anything but an empty string, internal errors keep their traceback.
 DEBUG_VARIABLE = "MT3_DEBUG"
+
+
+#: What the system refuses us is no bug of ours: permission, a read-only or full file system.
+_SURROUNDINGS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class ExitCode(IntEnum):
@@ -81,13 +87,13 @@ class Listing:
     Attributes:
         name: What the user types.
         help: One line; empty where only the command itself knows (third-party entry points).
-        extra: The extra of `mt3-runtime` that brings its room; None for the runtime's own.
+        extra: The extra of `mt3-runtime` that brings what it needs; empty for third-party ones.
         source: Where its class is; None while its room is not installed.
     """
 
     name: str
     help: str
-    extra: str | None = None
+    extra: str = ""
     source: EntryPoint | None = None
 
     def load(self) -> Command:
@@ -98,28 +104,25 @@ class Listing:
         """
         if self.source is None:
             raise MissingDependencyError(
-                f"The command {self.name!r} is not part of this installation "
-                f"(mt3-runtime {_version()}). Install it with: {self.remedy}"
+                f"The command {self.name!r} is not part of this installation (mt3-runtime "
+                f"{_version()}). Install mt3-runtime again, with the extra [{self.extra}]."
             )
         try:
-            command: Command = self.source.load()()
+            with self.needs():
+                command: Command = self.source.load()()
         except ModuleNotFoundError as error:
-            raise MissingDependencyError(
-                f"The command {self.name!r} needs the module {error.name!r}, which is not "
-                f"installed. Install it with: {self.remedy}"
-            ) from error
+            what = f"The command {self.name!r}"
+            raise MissingDependencyError(extras.absent(what, error)) from error
         return command
 
-    @property
-    def remedy(self) -> str:
-        """The pip command that makes this command available."""
-        package = f"mt3-runtime[{self.extra}]" if self.extra else "mt3-runtime"
-        return f"pip install --upgrade '{package}'"
+    def needs(self) -> AbstractContextManager[None]:
+        """Inside, an import that fails names the command, and the extra that mends it."""
+        return extras.named(f"mt3 {self.name}", *filter(None, [self.extra]))
 
 
 def _own(name: str, text: str) -> Listing:
     target = f"mt3_runtime.commands.{name}_command:{name.title()}Command"
-    return Listing(name, text, source=EntryPoint(name, target, COMMAND_GROUP))
+    return Listing(name, text, "cpu", EntryPoint(name, target, COMMAND_GROUP))
 
 
 #: Every command of this project, in the order of a user's day.
@@ -149,11 +152,22 @@ def listings() -> dict[str, Listing]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `mt3` with ``argv`` (default: the process's arguments) and returns its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    _mend_streams()
+    return guarded(partial(_run, list(sys.argv[1:] if argv is None else argv)))
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Runs a program of this project; whatever goes wrong is one line on stderr and an exit code.
+
+    Args:
+        run: The program: `mt3`, or what ``python -m`` runs.
+
+    Returns:
+        What it returned, or the `ExitCode` of what it raised.
+    """
     try:
+        _mend_streams()
         with _stoppable():
-            code = _run(arguments)
+            code = _finished(run)
             _flush_stdout(code)
     except MT3Error as error:
         return _failed(error)
@@ -162,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _unread()
     except Exception as error:  # the last line of defence: see MT3_DEBUG
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in _SURROUNDINGS:
             talk(f"error: {error}")
             return ExitCode.FAILED
         if os.environ.get(DEBUG_VARIABLE):
@@ -173,6 +187,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return ExitCode.INTERNAL
     return code
+
+
+def _finished(run: Callable[[], int]) -> int:
+    with extras.named("This program"):
+        try:
+            return run()
+        except SystemExit as stop:  # argparse has printed the help, the version or what is wrong
+            return ExitCode.OK if not stop.code else ExitCode.USAGE
 
 
 def talk(message: str) -> None:
@@ -196,13 +218,11 @@ def _run(arguments: list[str]) -> int:
     # No option of `mt3` itself takes a value, so the first bare word is the command.
     chosen = next((word for word in arguments if not word.startswith("-")), "")
     command = commands[chosen].load() if chosen in commands else None
-    try:
-        args = _parser(commands, command).parse_args(arguments)
-    except SystemExit as stop:  # argparse has printed the help, the version or what is wrong
-        return ExitCode.OK if not stop.code else ExitCode.USAGE
+    args = _parser(commands, command).parse_args(arguments)
     if command is None:
         raise OptionError("No command given; `mt3 --help` lists the commands.")
-    return command.run(args)
+    with commands[chosen].needs():
+        return command.run(args)
 
 
 def _parser(commands: dict[str, Listing], chosen: Command | None) -> argparse.ArgumentParser:
@@ -218,7 +238,7 @@ def _parser(commands: dict[str, Listing], chosen: Command | None) -> argparse.Ar
     parser.add_argument("--version", action="version", version=f"mt3-runtime {_version()}")
     rows = parser.add_subparsers(title="commands", metavar="COMMAND")
     for listing in commands.values():
-        note = "" if listing.source else f" (needs mt3-runtime[{listing.extra}])"
+        note = "" if listing.source else f" (not installed; extra: {listing.extra})"
         row = rows.add_parser(listing.name, help=(listing.help + note).replace("%", "%%"))
         if chosen is not None and listing.name == chosen.name:
             row.description = f"{chosen.help[:1].upper()}{chosen.help[1:]}."
@@ -309,6 +329,12 @@ def _silence(stream: TextIO) -> None:
 
 def _version() -> str:
     try:
-        return version("mt3-runtime")
+        return version(extras.DISTRIBUTION)
     except PackageNotFoundError:  # run from the source tree
         return "(not installed)"
+
+
+if __name__ == "__main__":  # python -m mt3_runtime.cli
+    from mt3_runtime.__main__ import main as entry
+
+    sys.exit(entry())

@@ -33,21 +33,34 @@ FORMER = {
 }
 
 
-def forward(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], object]:
+def forward(
+    package: str,
+    homes: Mapping[str, Sequence[str]],
+    computed: Mapping[str, Callable[[], object]] | None = None,
+) -> Callable[[str], object]:
     """Makes a package's `__getattr__`.
 
     Args:
         package: Its dotted name.
         homes: Public names by the module, relative to the package, that defines them.
+        computed: Names whose values are made when they are asked for.
     """
     modules = {name: home for home, names in homes.items() for name in names}
 
     def find(name: str) -> object:
+        if computed and name in computed:
+            return computed[name]()
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f"{package}.{modules[name]}"), name)
 
     return find
+
+
+def version() -> str:
+    """The version of the installed distribution; importlib.metadata takes a while to import."""
+    found: str = import_module("importlib.metadata").version("mt3-runtime")
+    return found
 
 
 class _FormerPaths(MetaPathFinder, Loader):

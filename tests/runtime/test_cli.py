@@ -124,7 +124,7 @@ def test_help_lists_every_command_and_what_the_missing_ones_need(monkeypatch, ca
         assert f" {name} " in text
     for name in ("plot", "bench", "doctor", "70 internal"):
         assert name in text
-    assert "(needs mt3-runtime[trt])" in text
+    assert "(not installed; extra: trt)" in text
 
 
 def test_version_names_the_distribution(capsys):
@@ -169,7 +169,7 @@ def test_a_command_without_its_room_names_the_extra(monkeypatch, capsys, name, e
     monkeypatch.setattr(cli, "entry_points", lambda group: ())
     assert main([name, "--whatever", "x"]) == ExitCode.UNUSABLE
     error = capsys.readouterr().err
-    assert f"pip install --upgrade 'mt3-runtime[{extra}]'" in error
+    assert f"with the extra [{extra}]" in error
     assert error.count("\n") == 1
 
 
@@ -178,8 +178,9 @@ def test_a_room_with_a_missing_package_names_it(monkeypatch, capsys):
     monkeypatch.setattr(cli, "entry_points", lambda group: (entry,))
     assert main(["export"]) == ExitCode.UNUSABLE
     error = capsys.readouterr().err
+    assert "'export' is registered, but cannot be loaded" in error
     assert "no_such_package" in error
-    assert "mt3-runtime[export]" in error
+    assert error.count("\n") == 1
 
 
 class Hello:

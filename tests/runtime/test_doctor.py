@@ -41,7 +41,7 @@ def test_a_missing_base_package_breaks_the_cpu_path(cache, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mido", None)
     assert main(["doctor"]) == ExitCode.UNUSABLE
     report = capsys.readouterr().out
-    assert "-> pip install --force-reinstall mt3-runtime" in report
+    assert '-> pip install --force-reinstall "mido"' in report
     assert "Transcription on device cpu does not work; problems found: 1." in report
 
 
@@ -73,7 +73,7 @@ def test_missing_comforts_do_not_break_the_cpu_path(cache, monkeypatch, capsys):
     assert main(["doctor"]) == ExitCode.OK
     assert finding("rich").level is Level.NOTE
     assert finding("audio files").level is Level.PROBLEM
-    assert "mt3-runtime[cpu]" in finding("soundfile").remedy
+    assert finding("soundfile").remedy == 'pip install "soundfile>=0.12.1"'
 
 
 def test_without_onnx_runtime_the_extra_is_named(cache, monkeypatch):
@@ -81,13 +81,13 @@ def test_without_onnx_runtime_the_extra_is_named(cache, monkeypatch):
     monkeypatch.setattr(wheels, "ORT_WHEELS", ())
     found = finding("CPUExecutionProvider")
     assert found.level is Level.PROBLEM
-    assert found.remedy == "pip install 'mt3-runtime[cpu]'"
+    assert found.remedy.startswith('pip install "onnxruntime<')
     assert not doctor.works(doctor.examine())
 
 
 def test_a_hollow_onnx_runtime_is_reinstalled(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace())
-    assert finding("CPUExecutionProvider").remedy == "pip install --force-reinstall onnxruntime"
+    assert finding("CPUExecutionProvider").remedy == ('pip install --force-reinstall "onnxruntime"')
 
 
 def test_two_wheels_of_one_module_are_a_problem(cache, monkeypatch):
@@ -101,8 +101,8 @@ def test_two_wheels_of_one_module_are_a_problem(cache, monkeypatch):
     monkeypatch.setattr(metadata, "version", version)
     found = finding("onnxruntime")
     assert found.level is Level.PROBLEM
-    assert found.remedy == (
-        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'mt3-runtime[gpu]'"
+    assert found.remedy.startswith(
+        'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "onnxruntime-gpu[cuda,cudnn]'
     )
 
 
@@ -118,9 +118,6 @@ class FakeRuntime:
 
     def __init__(self, used: str = "", result: float = 42.0, error: str = "") -> None:
         self.used, self.result, self.error = used, result, error
-
-    def set_default_logger_severity(self, level: int) -> None:
-        pass
 
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"]
@@ -197,6 +194,7 @@ def test_installed_models_are_listed(cache):
 ])  # fmt: skip
 def test_the_exit_code_is_about_the_asked_device(cache, monkeypatch, capsys, runtime, code):
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    monkeypatch.setattr(nvidia, "trouble", lambda: "")
     assert main(["doctor", "--device", "cuda"]) == code
     assert "Transcription on device cuda " in capsys.readouterr().out
 
@@ -283,8 +281,8 @@ def test_neither_gpu_nor_wheel_is_nothing_to_speak_of(gpu):
 def test_a_gpu_that_the_wheel_cannot_use(gpu):
     found = gpu(installed=("onnxruntime",))
     assert list(found) == ["NVIDIA driver", "CUDA", "TensorRT"]
-    assert found["CUDA"].remedy == (
-        "pip uninstall -y onnxruntime && pip install 'mt3-runtime[gpu]'"
+    assert found["CUDA"].remedy.startswith(
+        'pip uninstall -y onnxruntime && pip install "onnxruntime-gpu[cuda,cudnn]'
     )
 
 
@@ -381,7 +379,52 @@ def test_windows_has_other_names(monkeypatch):
 def test_no_second_wheel_of_onnx_runtime_is_advised(cache, monkeypatch):
     monkeypatch.setattr(wheels, "installed", lambda: {"onnxruntime-gpu": "1.31.1"})
     monkeypatch.setitem(sys.modules, "soundfile", None)
-    assert finding("soundfile").remedy == "pip install 'mt3-runtime[gpu]'"
+    assert finding("soundfile").remedy == 'pip install "soundfile>=0.12.1"'
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("No module named 'mt3_engines'"), "No module named 'mt3_engines'"),
+        (ZeroDivisionError("oops"), "ZeroDivisionError: oops"),
+    ],
+)
+@pytest.mark.parametrize("moment", ["loading", "running"])
+def test_a_check_that_cannot_run_is_a_finding(cache, monkeypatch, capsys, error, said, moment):
+    def check(*, asked):
+        raise error
+        yield
+
+    def load():
+        if moment == "loading":
+            raise error
+        return check
+
+    entry = SimpleNamespace(name="tensorrt", value="mt3_engines.checks:examine", load=load)
+    monkeypatch.setattr(doctor, "entry_points", lambda group: [entry])
+    assert main(["doctor", "--device", "tensorrt"]) == ExitCode.UNUSABLE
+    assert said in capsys.readouterr().out
+    assert main(["doctor"]) == ExitCode.OK
+
+
+def test_a_provider_that_cannot_work_is_not_loaded(cache, monkeypatch):
+    """ONNX Runtime would print why on stderr, at a log level that is the whole process's."""
+    tried = []
+
+    class Watched(FakeRuntime):
+        def get_available_providers(self):
+            return ["TensorrtExecutionProvider", *super().get_available_providers()]
+
+        def InferenceSession(self, graph, options, providers, enable_fallback):  # noqa: N802
+            tried.extend(providers)
+            return super().InferenceSession(graph, options, providers, enable_fallback)
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", Watched())
+    monkeypatch.setattr(nvidia, "_open", lambda name: None)
+    details = {item.subject: item.detail for item in doctor.examine()}
+    assert tried == ["CPUExecutionProvider"]
+    for name in ("CUDAExecutionProvider", "TensorrtExecutionProvider"):
+        assert "there is no NVIDIA driver" in details[name]
 
 
 def test_other_packages_judge_the_devices_they_bring(cache, monkeypatch, capsys):

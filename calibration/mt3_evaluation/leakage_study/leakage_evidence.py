@@ -30,6 +30,7 @@ import numpy.typing as npt
 from mt3_evaluation.score_report import aligned
 from mt3_evaluation.scoring import Score, by_pitch, match, pitched, score_drums, score_instruments
 from mt3_runtime.audio.sources import load_audio
+from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error
 from mt3_runtime.files.atomic import make_folder, write_atomic
 from mt3_runtime.files.formats import load_notes, render
@@ -309,4 +310,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -23,7 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from mt3_evaluation.scoreboards.testsets import begin_set, wav
+from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error, OptionError
+from mt3_runtime.extras import require
 from mt3_runtime.files.atomic import write_new
 from mt3_runtime.files.formats import render as render_notes
 from mt3_runtime.notes.note import Note
@@ -33,7 +35,7 @@ from mt3_synthesis.bank import Bank, BankSpec, assemble, build_bank
 from mt3_synthesis.mixer import Palette, perform, render
 from mt3_synthesis.modelled_drums import live_bank, membrane_bank
 from mt3_synthesis.music import Part, Piece, one_at_a_time
-from mt3_synthesis.rendering import DRUM_KIT, SAMPLE_RATE, Request, Sound, needed, play_soundfont
+from mt3_synthesis.rendering import DRUM_KIT, SAMPLE_RATE, Request, Sound, play_soundfont
 from mt3_synthesis.soundfonts import find, source_named
 
 MALLETS = (8, 9, 10, 11, 12, 13, 14, 15, 108, 114)
@@ -180,7 +182,7 @@ def kit_banks(name: str, data: bytes, kits: Sequence[int], ratios: Sequence[floa
         kits: Numbers of the kits.
         ratios: Of the frequencies, in turn.
     """
-    resample = needed("soxr", "pip install 'mt3-runtime[cpu]'").resample
+    resample = require("soxr", "Making sounds", "cpu").resample
     seconds = BankSpec.drum_seconds
     banks = []
     for place, kit in enumerate(kits):
@@ -373,4 +375,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

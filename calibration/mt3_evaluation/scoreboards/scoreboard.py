@@ -39,6 +39,7 @@ from mt3_evaluation.plots import check_picture, to_bytes
 from mt3_evaluation.scoreboards import scoreboard_report
 from mt3_evaluation.scoreboards.testsets import COUNT, SECONDS, cached_test_set, set_named, sha256
 from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error, OptionError
 from mt3_runtime.files.atomic import check_output, write_output
 from mt3_runtime.loading import load_model
@@ -331,4 +332,4 @@ def _recordings(args: argparse.Namespace) -> Path | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

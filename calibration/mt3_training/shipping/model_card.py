@@ -23,6 +23,7 @@ from typing import Any
 from mt3_evaluation.plots import to_bytes
 from mt3_evaluation.scoreboards import scoreboard_report
 from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error, OptionError, OutputError
 from mt3_runtime.files.atomic import write_atomic
 from mt3_runtime.files.ownership import is_regular
@@ -222,4 +223,4 @@ def _read_speed(path: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

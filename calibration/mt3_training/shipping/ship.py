@@ -17,17 +17,21 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mt3_export.bundle_writer import check_target, replaceable_files
 from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error, OutputError
 from mt3_runtime.files.atomic import write_atomic
 from mt3_runtime.files.folders import folder_beside, move_folder
 from mt3_runtime.files.ownership import is_regular
 from mt3_runtime.models import shipped
-from mt3_runtime.notes.confidence import Calibration
 from mt3_training.runs.checkpointing import RunFolder
-from mt3_training.shipping.trained import Which, export_run, read_confidence
+
+if TYPE_CHECKING:
+    from mt3_runtime.notes.confidence import Calibration
+    from mt3_training.shipping.trained import Which
 
 LIMIT = 20_000_000
 """Bytes of the bundle, at most."""
@@ -56,6 +60,8 @@ def ship(
         OutputError: The bundle would be too large, cannot be written, or something else is in its
             place.
     """
+    from mt3_training.shipping.trained import export_run  # noqa: PLC0415  onnx
+
     folder = folder or shipped.FOLDER
     target, listing = folder / shipped.DEFAULT, folder / f"{shipped.DEFAULT}.files.json"
     check_target(target)
@@ -100,6 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--confidence", metavar="FILE", help="fit of mt3 evaluate --confidence")
     parser.add_argument("--into", metavar="DIR", type=Path, help="default: the package's data")
     args = parser.parse_args(arguments)
+    from mt3_training.shipping.trained import read_confidence  # noqa: PLC0415  onnx
+
     try:
         fit = read_confidence(args.confidence) if args.confidence else None
         run = RunFolder.existing(args.run)
@@ -111,4 +119,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

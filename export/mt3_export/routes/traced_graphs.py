@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 
 from mt3_export.graphs.graph_builder import IR_VERSIONS, Dim
 from mt3_runtime.errors import MissingDependencyError
+from mt3_runtime.extras import install
 
 if TYPE_CHECKING:
     from mt3_export.weights import T5Shape, Weights
@@ -79,8 +80,8 @@ def load_tracer(route: str) -> Tracer:
         return cast("Tracer", importlib.import_module(module))
     except ImportError as error:
         raise MissingDependencyError(
-            f"--via {route} cannot start ({error}). Install what it needs, best in an environment "
-            f'of its own: pip install "mt3-runtime[export,{extra}]"'
+            f"--via {route} cannot start ({error}). It needs the extras [export,{extra}], best in "
+            f"an environment of its own: {install('export', extra)}"
         ) from error
 
 

@@ -19,6 +19,7 @@ from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.backends.ort_cuda import CUDA, OrtCudaBackend, options_of_environment
 from mt3_runtime.diagnostics import wheels
 from mt3_runtime.errors import DeviceError, OptionError
+from mt3_runtime.extras import absent
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import Backend
@@ -127,8 +128,12 @@ def _check_profile(bundle: Bundle, device: Device, profile: str | None) -> None:
 
 def _registered(device: Device) -> Callable[..., Backend]:
     for entry in entry_points(group=BACKEND_GROUP, name=device.kind):
-        return cast("Callable[..., Backend]", entry.load())
+        try:
+            return cast("Callable[..., Backend]", entry.load())
+        except ModuleNotFoundError as error:
+            what = f"device {device.kind} was asked for; it"
+            raise DeviceError(f"{absent(what, error)} Otherwise use device cpu.") from error
     raise DeviceError(
         f"device {device.kind} was asked for, but no installed package provides a backend for it. "
-        'Install it with: pip install "mt3-runtime[trt]". Otherwise use device cuda or cpu.'
+        "Install mt3-runtime again, with the extra [trt], or use device cuda or cpu."
     )

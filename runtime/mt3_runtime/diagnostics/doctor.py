@@ -21,7 +21,9 @@ from typing import Any
 
 from mt3_runtime.bundles.tiny_graphs import sum_model
 from mt3_runtime.diagnostics import nvidia, wheels
+from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import DeviceError, OptionError
+from mt3_runtime.extras import absent, install, pip, requirement
 from mt3_runtime.models.cache import CACHE_VARIABLE, cache_dir
 from mt3_runtime.models.installed import installed_models
 from mt3_runtime.models.shipped import shipped_models
@@ -32,8 +34,6 @@ _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 PROVIDERS = (_CPU, _CUDA, "TensorrtExecutionProvider")
 
 _GPU_WHEEL = "onnxruntime-gpu"
-_CUDA_WHEELS = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-_TENSORRT_WHEELS = "pip install 'mt3-runtime[trt]'"
 
 #: Entry points of functions ``(*, asked: bool)`` that yield findings about a device, under its
 #: name; one of these has the subject ``device NAME``, and is `Level.OK` if a graph ran there.
@@ -108,17 +108,21 @@ def _decisive(device: str) -> str:
 def _registered(device: str) -> Iterator[Finding]:
     """What other packages find out about the devices they bring."""
     for entry in entry_points(group=CHECK_GROUP):
-        yield from entry.load()(asked=entry.name == device)
-
-
-def _extra() -> str:
-    """Installs what is missing without a second wheel of ONNX Runtime beside the first."""
-    return f"pip install 'mt3-runtime[{'gpu' if _GPU_WHEEL in wheels.installed() else 'cpu'}]'"
+        subject, asked = f"device {entry.name}", entry.name == device
+        try:
+            yield from entry.load()(asked=asked)
+        except ModuleNotFoundError as error:  # a room of which only the registration is here
+            if asked:
+                yield Finding(subject, Level.NOTE, absent("it", error), "use another device")
+        except Exception as error:  # noqa: BLE001  others' code; all else is still worth saying
+            text = f"its check fails: {type(error).__name__}: {' '.join(str(error).split())}"
+            yield Finding(subject, Level.NOTE, text, f"ask whoever made {entry.value}")
 
 
 def _system() -> Finding:
-    cores = os.cpu_count()
-    detail = f"Python {platform.python_version()}, {platform.platform()}, {cores} CPU cores"
+    usable, there = usable_cores(), os.cpu_count()
+    cores = f"{usable} CPU cores" if usable == there else f"{usable} of {there} CPU cores usable"
+    detail = f"Python {platform.python_version()}, {platform.platform()}, {cores}"
     return Finding("system", Level.OK, f"{detail}, {sys.executable}")
 
 
@@ -127,10 +131,13 @@ def _packages() -> Iterator[Finding]:
         "mt3-runtime", Level.OK, wheels.version("mt3-runtime") or "run from the source tree"
     )
     for name in ("numpy", "mido"):
-        yield _package(name, Level.PROBLEM, "pip install --force-reinstall mt3-runtime")
-    yield _package("soundfile", Level.PROBLEM, _extra(), "reads audio files")
-    yield _package("soxr", Level.PROBLEM, _extra(), "resamples audio")
-    yield _package("rich", Level.NOTE, _extra(), "draws progress bars")
+        yield _package(name, Level.PROBLEM, pip({name: name}, "--force-reinstall"))
+    for name, level, purpose in (
+        ("soundfile", Level.PROBLEM, "reads audio files"),
+        ("soxr", Level.PROBLEM, "resamples audio"),
+        ("rich", Level.NOTE, "draws progress bars"),
+    ):
+        yield _package(name, level, pip(requirement(name, "cpu")), purpose)
 
 
 def _package(name: str, missing: Level, remedy: str, purpose: str = "") -> Finding:
@@ -161,7 +168,7 @@ def _gpu() -> Iterator[Finding]:
     if not wheel:
         text = "the installed ONNX Runtime cannot use it"
         yield Finding("CUDA", Level.NOTE, text, wheels.gpu_remedy())
-        yield _library("TensorRT", nvidia.tensorrt_version(_TENSORRT), _TENSORRT_WHEELS)
+        yield _tensorrt()
         return
     with contextlib.suppress(ImportError, OSError, AttributeError):  # told of by `_providers`
         nvidia.preload(importlib.import_module("onnxruntime"))
@@ -171,13 +178,14 @@ def _gpu() -> Iterator[Finding]:
         text = f"ONNX Runtime is built for CUDA {major}, the driver serves {served}"
         yield Finding("CUDA", Level.PROBLEM, text, "update the NVIDIA driver (CUDA 13 needs 580)")
         return
+    libraries = pip(requirement("onnxruntime", "gpu"))
     lacking, version = nvidia.missing(major), nvidia.runtime_version(major)
     if lacking:
-        yield Finding("CUDA", Level.PROBLEM, f"not found: {', '.join(lacking)}", _CUDA_WHEELS)
+        yield Finding("CUDA", Level.PROBLEM, f"not found: {', '.join(lacking)}", libraries)
     else:
         yield Finding("CUDA", Level.OK, f"{version} (ONNX Runtime is built for {major})")
-    yield _library("cuDNN", nvidia.cudnn_version(), _CUDA_WHEELS)
-    yield _library("TensorRT", nvidia.tensorrt_version(_TENSORRT), _TENSORRT_WHEELS)
+    yield _library("cuDNN", nvidia.cudnn_version(), libraries)
+    yield _tensorrt()
 
 
 def _driver(driver: nvidia.Driver | None) -> Finding:
@@ -199,13 +207,19 @@ def _library(name: str, version: str | None, remedy: str) -> Finding:
     return Finding(name, Level.OK, version)
 
 
+def _tensorrt() -> Finding:
+    version = nvidia.tensorrt_version(_TENSORRT)
+    return _library("TensorRT", version, pip(requirement("tensorrt", "trt")))
+
+
 def _providers(device: str) -> Iterator[Finding]:
     try:
         runtime = importlib.import_module("onnxruntime")
         listed = runtime.get_available_providers()
     except (ImportError, OSError, AttributeError) as error:  # AttributeError: a hollow package
         found = list(wheels.installed())
-        remedy = f"pip install --force-reinstall {found[0]}" if found else _extra()
+        again = {"onnxruntime": found[0] if found else "onnxruntime"}
+        remedy = pip(again, "--force-reinstall") if found else install("cpu")
         yield Finding(_CPU, Level.PROBLEM, f"onnxruntime cannot be imported ({error})", remedy)
         return
     for name in PROVIDERS:
@@ -217,21 +231,34 @@ def _providers(device: str) -> Iterator[Finding]:
 
 
 def _provider(runtime: ModuleType, name: str) -> Finding:
+    reason = _in_the_way(runtime, name)  # asked first: one that fails to load prints to stderr
     try:
-        _run_graph(runtime, name)
+        if not reason:
+            _run_graph(runtime, name)
+            return Finding(name, Level.OK, "works")
     # ONNX Runtime's exceptions share no base below Exception.
     except Exception as error:  # noqa: BLE001
-        reason = (nvidia.trouble() if name == _CUDA else "") or " ".join(str(error).split())
-        if name == _CPU:
-            remedy = "pip install --force-reinstall onnxruntime"
-            return Finding(name, Level.PROBLEM, f"fails: {reason}", remedy)
-        advice = (
-            f"{_TENSORRT_WHEELS} (of use to other programs: device tensorrt does without)"
-            if name.startswith("Tensorrt")
-            else "check the GPU driver (nvidia-smi), then: pip install 'mt3-runtime[gpu]'"
-        )
-        return Finding(name, Level.NOTE, f"listed, but does not work here: {reason}", advice)
-    return Finding(name, Level.OK, "works")
+        reason = " ".join(str(error).split())
+    if name == _CPU:
+        wheel = next(iter(wheels.installed()), "onnxruntime")
+        remedy = pip({"onnxruntime": wheel}, "--force-reinstall")
+        return Finding(name, Level.PROBLEM, f"fails: {reason}", remedy)
+    advice = (
+        f"{_tensorrt().remedy or 'update TensorRT'} (of use to other programs: device tensorrt "
+        "does without)"
+        if name.startswith("Tensorrt")
+        else f"check the GPU driver (nvidia-smi), then: {pip(requirement('onnxruntime', 'gpu'))}"
+    )
+    return Finding(name, Level.NOTE, f"listed, but does not work here: {reason}", advice)
+
+
+def _in_the_way(runtime: ModuleType, provider: str) -> str:
+    """Why a provider cannot even be loaded; empty if nothing is known to be in its way."""
+    if provider == _CPU:
+        return ""
+    nvidia.preload(runtime)
+    absent = provider != _CUDA and nvidia.tensorrt_version(_TENSORRT) is None
+    return nvidia.trouble() or ("there is no TensorRT" if absent else "")
 
 
 def _run_graph(runtime: ModuleType, provider: str) -> None:
@@ -262,13 +289,14 @@ def _sound_files() -> Finding:
         soundfile = importlib.import_module("soundfile")
         formats = soundfile.available_formats()
     except (ImportError, OSError) as error:
-        return Finding("audio files", Level.PROBLEM, f"cannot be read ({error})", _extra())
+        remedy = pip(requirement("soundfile", "cpu"))
+        return Finding("audio files", Level.PROBLEM, f"cannot be read ({error})", remedy)
     wanted = [name for name in ("WAV", "FLAC", "OGG", "MP3", "AIFF") if name in formats]
     detail = f"{', '.join(wanted)} and {len(formats) - len(wanted)} more"
     library = f"libsndfile {soundfile.__libsndfile_version__}"
     if "MP3" in wanted:
         return Finding("audio files", Level.OK, f"{detail} ({library})")
-    remedy = "install libsndfile 1.1 or newer, or: pip install --upgrade soundfile"
+    remedy = f"install libsndfile 1.1 or newer, or: {pip({'soundfile': 'soundfile'}, '--upgrade')}"
     return Finding("audio files", Level.NOTE, f"{detail}, but no MP3 ({library})", remedy)
 
 
@@ -287,11 +315,14 @@ def _cache() -> Finding:
 
 
 def _models() -> Finding:
+    shipped = [f"{name} (comes with the package)" for name in shipped_models()]
     try:
         installed = installed_models()
-    except OptionError as error:
-        return Finding("models", Level.PROBLEM, str(error))
-    shipped = [f"{name} (comes with the package)" for name in shipped_models()]
+    except OptionError as error:  # told of by `_cache`, too
+        if not shipped:
+            advice = f"set {CACHE_VARIABLE} to a folder you can read"
+            return Finding("models", Level.PROBLEM, str(error), advice)
+        return Finding("models", Level.OK, f"{', '.join(shipped)}; others cannot be looked for")
     if installed or shipped:
         return Finding("models", Level.OK, ", ".join([*installed, *shipped]))
     advice = "mt3 models pull magenta_mt3 && mt3 export magenta_mt3"

@@ -56,9 +56,9 @@ def preload(runtime: Any) -> None:
     """Loads CUDA and cuDNN from the ``nvidia`` wheels, where the loader would not look.
 
     ONNX Runtime does so for wheels in its own site-packages; those that came with PyTorch may lie
-    in another one.  It prints what it does not find, and raises nothing: `trouble` says more.
+    in another one.  It prints what it does not find, and raises nothing: `trouble` says more, and
+    is asked before ONNX Runtime is, whose log level belongs to the whole process.
     """
-    runtime.set_default_logger_severity(4)  # fatal only: reasons reach us as exceptions
     _load_from_wheels(wheel_cuda())
     if hasattr(runtime, "preload_dlls"):
         said = io.StringIO()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
+from mt3_runtime import extras
+
 #: Distributions that all install the module `onnxruntime`.
 ORT_WHEELS = (
     "onnxruntime",
@@ -44,9 +46,9 @@ def clash() -> str:
 
 def remedy(extra: str) -> str:
     """The command that leaves one wheel, that of an extra of `mt3-runtime`."""
-    found = installed()
-    remove = f"pip uninstall -y {' '.join(found)} && " if found else ""
-    return f"{remove}pip install 'mt3-runtime[{extra}]'"
+    found, wanted = installed(), extras.pip(extras.requirement("onnxruntime", extra))
+    remove = f"pip uninstall -y {' '.join(found)} && " if found and not extras.frozen() else ""
+    return f"{remove}{wanted}"
 
 
 def gpu_remedy() -> str:

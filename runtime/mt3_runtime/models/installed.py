@@ -39,22 +39,26 @@ def installed_models() -> dict[str, Path]:
     return {path.name.removesuffix(BUNDLE_SUFFIX): path for path in found}
 
 
-def find_model(name: str) -> Path | None:
+def find_model(name: str, *, aliases: bool = True) -> Path | None:
     """The installed or shipped bundle of this name or alias, or None.
+
+    Args:
+        name: What the user calls it.
+        aliases: Whether the catalogue's other names count.
 
     Raises:
         OptionError: There is none in the package, and the cache folder cannot be looked into.
     """
-    aliases = {alias: model.name for model in catalogue.list_models() for alias in model.aliases}
-    shipped = shipped_models()
+    others = {alias: model.name for model in catalogue.list_models() for alias in model.aliases}
+    names, shipped = (name, others.get(name, "") if aliases else ""), shipped_models()
     try:
         known = shipped | installed_models()
     except OptionError as error:
         known = shipped
-        if not {name, aliases.get(name)} & set(known):
+        if not set(names) & set(known):
             raise
         _say_unread(error)
-    return known.get(name) or known.get(aliases.get(name, ""))
+    return next((known[each] for each in names if each in known), None)
 
 
 def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
@@ -62,8 +66,9 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
 
     Args:
         model: A path, or the name of an installed bundle (an installed name wins over a file of
-            that name here; write ``./name`` for the file).  None stands for ``MT3_MODEL``, else
-            for the only installed bundle, else for `mt3_runtime.models.shipped`'s.
+            that name here, which wins over an alias; write ``./name`` for the file).  None stands
+            for ``MT3_MODEL``, else for the only installed bundle, else for
+            `mt3_runtime.models.shipped`'s.
 
     Raises:
         BundleNotFoundError: There is no such bundle; the message says how to get one.
@@ -82,7 +87,7 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
         return path.absolute()  # "name" alone, as Path leaves of "./name", would be a name again
     here = Path(name).absolute() if name and _exists(Path(name)) else None
     try:
-        found = find_model(name) or here
+        found = find_model(name, aliases=here is None or not _is_bundle(here)) or here
     except OptionError:  # a file that is here needs nothing of the cache folder
         if here is None:
             raise

@@ -162,7 +162,7 @@ def main(arguments: Iterable[str]) -> int:
         for path in write_demo(Path(words[0])):
             print(path)  # noqa: T201
     except MT3Error as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 

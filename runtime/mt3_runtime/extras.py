@@ -76,9 +76,15 @@ def named(purpose: str, *extras: str) -> Iterator[None]:
 
 def install(*extras: str) -> str:
     """The command that installs what some extras bring and this environment lacks."""
+    wanted = {module: text for extra in extras for module, text in _brought().get(extra, ())}
+    found = lacking(*extras)
+    return pip(found) if found else pip(wanted, "--force-reinstall")  # there, and broken
+
+
+def lacking(*extras: str) -> dict[str, str]:
+    """Requirements of some extras, by import name, whose packages this environment lacks."""
     wanted = [(module, text) for extra in extras for module, text in _brought().get(extra, ())]
-    lacking = {module: text for module, text in wanted if not _is_there(module)}
-    return pip(lacking or dict(wanted), *(["--force-reinstall"] if wanted and not lacking else []))
+    return {module: text for module, text in wanted if not _is_there(module)}
 
 
 def pip(packages: dict[str, str], *options: str) -> str:

@@ -23,7 +23,7 @@ from mt3_runtime.bundles.tiny_graphs import sum_model
 from mt3_runtime.diagnostics import nvidia, wheels
 from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import DeviceError, OptionError
-from mt3_runtime.extras import absent, install, pip, requirement
+from mt3_runtime.extras import absent, install, lacking, pip, requirement
 from mt3_runtime.models.cache import CACHE_VARIABLE, cache_dir
 from mt3_runtime.models.installed import installed_models
 from mt3_runtime.models.shipped import shipped_models
@@ -79,6 +79,7 @@ def examine(device: str = "cpu") -> list[Finding]:
         _system(),
         *_packages(),
         *_wheels(),
+        *_extras(),
         *_gpu(),
         *_providers(device),
         *_registered(device),
@@ -147,6 +148,21 @@ def _package(name: str, missing: Level, remedy: str, purpose: str = "") -> Findi
         text = f"cannot be imported ({error})" + (f"; it {purpose}" if purpose else "")
         return Finding(name, missing, text, remedy)
     return Finding(name, Level.OK, wheels.version(name) or "of unknown version")
+
+
+def _extras() -> Iterator[Finding]:
+    """What other commands need; that of devices is told with them."""
+    for extra, purpose in (
+        ("export", "mt3 export"),
+        ("calibration", "mt3 evaluate, mt3 calibrate"),
+        ("viz", "mt3 plot, --plot"),
+    ):
+        missing = lacking(extra)
+        if missing:
+            text = f"absent: {', '.join(missing)}; needed by {purpose}"
+            yield Finding(f"extra {extra}", Level.NOTE, text, install(extra))
+        else:
+            yield Finding(f"extra {extra}", Level.OK, "installed")
 
 
 def _wheels() -> Iterator[Finding]:
@@ -257,8 +273,8 @@ def _in_the_way(runtime: ModuleType, provider: str) -> str:
     if provider == _CPU:
         return ""
     nvidia.preload(runtime)
-    absent = provider != _CUDA and nvidia.tensorrt_version(_TENSORRT) is None
-    return nvidia.trouble() or ("there is no TensorRT" if absent else "")
+    lacks = provider != _CUDA and nvidia.tensorrt_version(_TENSORRT) is None
+    return nvidia.trouble() or ("there is no TensorRT" if lacks else "")
 
 
 def _run_graph(runtime: ModuleType, provider: str) -> None:

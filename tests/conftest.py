@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 
 from mt3_export.bundle_writer import export_bundle
 from mt3_export.checkpoints.checkpoint import read_checkpoint
@@ -17,16 +22,98 @@ from mt3_export.weights import Weights
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
 from mt3_runtime.models import catalogue, shipped
+from tests import needs
+from tests.pace import HANGS
 from tests.seeded import seeded_normal, seeded_weights
 
-SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[2] / "shared"))
+#: Runs a program in another environment, by its arguments, and returns what it printed.
+Beside = Callable[..., str]
+
+# How long an example takes says something about the machine, and nothing about the code.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_configure() -> None:
-    """Lets processes that tests start in other folders import what this one imports."""
+    """Checks ``MT3_REQUIRE``; lets processes in other folders import what this one imports."""
+    needs.required()
     if folders := os.environ.get("PYTHONPATH"):
         absolute = [str(Path(folder).resolve()) for folder in folders.split(os.pathsep)]
         os.environ["PYTHONPATH"] = os.pathsep.join(absolute)
+
+
+@pytest.fixture(scope="session")
+def made_once(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes what costs something once for all workers: ``made_once(name, make)`` is a path.
+
+    ``make`` gets the path of that name, in an empty folder; tests must not change what it makes.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):  # a worker's folder lies in that of the whole run
+        root = root.parent
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = root / "made once" / name
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock", timeout=HANGS):
+            if not folder.exists():
+                part = folder.with_suffix(".part")
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+                make(part / name)
+                part.rename(folder)
+        return folder / name
+
+    return made
+
+
+def _beside(python: str, *before: str) -> Beside:
+    """Runs programs with another Python, which finds our sources, and fails with what they say."""
+    project = tomllib.loads((needs.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    rooms = dict.fromkeys(str((needs.ROOT / package).parent) for package in packages)
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
+    environment = inherited | {"PYTHONPATH": os.pathsep.join([*rooms, str(needs.ROOT)])}
+
+    def run(*arguments: object) -> str:
+        done = subprocess.run(
+            [python, *before, *map(str, arguments)],
+            env=environment,
+            cwd=needs.ROOT,
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def beside_torch(pytestconfig: pytest.Config) -> Beside:
+    """Runs programs in the environment that has PyTorch, and measures them if this run is measured.
+
+    pytest-cov adds all data files that lie beside its own when it ends.
+    """
+    python = needs.python_of("torch")
+    if not pytestconfig.getoption("cov_source", None):
+        return _beside(python)
+    data = pytestconfig.invocation_params.dir / ".coverage"
+    settings = needs.ROOT / "pyproject.toml"
+    measure = ("run", "--parallel-mode", f"--data-file={data}", f"--rcfile={settings}")
+    return _beside(python, "-m", "coverage", *measure)
+
+
+@pytest.fixture(scope="session")
+def beside_jax2tf() -> Beside:
+    """Runs programs in the environment that has JAX and TensorFlow."""
+    return _beside(needs.python_of("jax2tf"))
 
 
 @pytest.fixture(scope="session")
@@ -39,18 +126,19 @@ def tiny_weights() -> Weights:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Weights) -> Path:
+def tiny_bundle(made_once, tiny_weights: Weights) -> Path:
     """A bundle of the small network with all profiles; tests must not change it."""
-    path = tmp_path_factory.mktemp("bundles") / "tiny"
-    export_bundle(
-        tiny_weights,
-        variant_named("magenta_mt3"),
-        path,
-        source={"layout": "seeded", "digest": "0" * 64},
-        profiles=("cpu", "portable", "compat"),
-        name="tiny",
+    return made_once(
+        "tiny",
+        lambda path: export_bundle(
+            tiny_weights,
+            variant_named("magenta_mt3"),
+            path,
+            source={"layout": "seeded", "digest": "0" * 64},
+            profiles=("cpu", "portable", "compat"),
+            name="tiny",
+        ),
     )
-    return path
 
 
 @pytest.fixture
@@ -83,16 +171,14 @@ def default_bundle() -> Path:
     """The model that comes with the package; skips where it was built without."""
     models = shipped.shipped_models()
     if not models:
-        pytest.skip(f"no default model in {shipped.FOLDER}: the package was built without weights")
+        needs.missing("default-model", f"there is none in {shipped.FOLDER}")
     return models[shipped.DEFAULT]
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real weights and recordings; skips where there is none."""
-    if not SHARED.is_dir():
-        pytest.skip(f"no real weights and recordings at {SHARED} (set MT3_SHARED)")
-    return SHARED
+    return needs.shared_folder()
 
 
 @pytest.fixture(scope="session")
@@ -102,17 +188,17 @@ def real_weights(shared: Path) -> Weights:
 
 
 @pytest.fixture(scope="session")
-def real_bundle(
-    tmp_path_factory: pytest.TempPathFactory, shared: Path, real_weights: Weights
-) -> Path:
+def real_bundle(made_once, shared: Path) -> Path:
     """Magenta's MT3 as a bundle with all profiles."""
-    path = tmp_path_factory.mktemp("bundles") / "magenta_mt3"
-    contents = read_checkpoint(shared / "checkpoints" / "magenta_mt3")
-    export_bundle(
-        real_weights,
-        variant_named("magenta_mt3"),
-        path,
-        source={"layout": contents.layout, "digest": contents.digest},
-        profiles=("cpu", "portable", "compat"),
-    )
-    return path
+
+    def export(path: Path) -> None:
+        contents = read_checkpoint(shared / "checkpoints" / "magenta_mt3")
+        export_bundle(
+            contents.weights,
+            variant_named("magenta_mt3"),
+            path,
+            source={"layout": contents.layout, "digest": contents.digest},
+            profiles=("cpu", "portable", "compat"),
+        )
+
+    return made_once("magenta_mt3", export)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
+from tests.pace import HANGS
+
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
-
-pytestmark = pytest.mark.skipif(not FILES, reason="the Dockerfiles are not part of this source")
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def test_the_linter_is_content(path: Path) -> None:
     beside = Path(sys.executable).with_name("hadolint")
     hadolint = str(beside) if beside.exists() else shutil.which("hadolint")
     if hadolint is None:
-        pytest.skip("hadolint is not installed (extra dev)")
+        needs.missing("extras", "there is no hadolint")
     found = subprocess.run([hadolint, path], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
     assert not found.stdout
@@ -147,13 +148,11 @@ def copy_context(source: Path) -> Path:
     return source
 
 
-@pytest.mark.skipif(
-    not os.environ.get("MT3_TEST_INSTALL"),
-    reason="installs packages from an index (set MT3_TEST_INSTALL=1)",
-)
 @pytest.mark.parametrize("name", ["cpu", "export"])
 def test_what_is_installed_works(name: str, tmp_path: Path) -> None:
     """Carries out the build stage, then asks what the image would be asked."""
+    if not os.environ.get("MT3_TEST_INSTALL"):
+        needs.missing("install", "MT3_TEST_INSTALL is not set")
     build, shipped = stages(ROOT / "docker" / f"{name}.Dockerfile")
     source = copy_context(tmp_path / "src")
     script = only(build, "RUN").rest
@@ -161,7 +160,7 @@ def test_what_is_installed_works(name: str, tmp_path: Path) -> None:
         script = script.replace(there, str(here))
     script = re.sub(r"\bpython -m", f"{sys.executable} -m", script)
     clean = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
-    subprocess.run(["sh", "-eu", "-c", script], env=clean, check=True, timeout=500)
+    subprocess.run(["sh", "-eu", "-c", script], env=clean, check=True, timeout=HANGS)
     inside = clean | {"PATH": f"{tmp_path / 'opt' / 'bin'}:/usr/bin:/bin"}
     inside["MT3_CACHE"] = str(tmp_path / "models")
     for asked in (command(only(shipped, "HEALTHCHECK")),
@@ -176,16 +175,14 @@ BASE = "python3,python3-pip,python3-venv,python-is-python3,ca-certificates"
 BASE_PYTHON = "3.11"  # of Debian bookworm
 
 
-@pytest.mark.skipif(
-    not os.environ.get("MT3_TEST_ROOT"),
-    reason="makes a bare Debian as root (set MT3_TEST_ROOT=1, or to one made by debootstrap)",
-)
 def test_the_cpu_image_in_a_bare_root(tmp_path: Path) -> None:
     """All its steps where nothing of this machine is found, and its commands as its user."""
-    made, root = os.environ["MT3_TEST_ROOT"], tmp_path / "root"
+    made, root = os.environ.get("MT3_TEST_ROOT"), tmp_path / "root"
+    if not made:
+        needs.missing("debootstrap", "MT3_TEST_ROOT is not set")
     if made == "1":
         bootstrap = ["debootstrap", "--variant=minbase", f"--include={BASE}", "bookworm", root]
-        subprocess.run(bootstrap, check=True, timeout=1500, stdout=subprocess.DEVNULL)
+        subprocess.run(bootstrap, check=True, timeout=HANGS, stdout=subprocess.DEVNULL)
     else:
         subprocess.run(["cp", "-a", made, root], check=True)
     copy_context(root / "src")
@@ -194,14 +191,14 @@ def test_the_cpu_image_in_a_bare_root(tmp_path: Path) -> None:
               *project["project"]["optional-dependencies"]["cpu"]]  # fmt: skip
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
     download += ["--python-version", BASE_PYTHON, "--dest", root / "wheels", *wanted]
-    subprocess.run(download, check=True, timeout=500)
+    subprocess.run(download, check=True, timeout=HANGS)
     build, shipped = stages(ROOT / "docker" / "cpu.Dockerfile")
     clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PIP_NO_INDEX": "1", "HOME": "/root",
              "PIP_FIND_LINKS": "/wheels"}  # fmt: skip
 
     def inside(words: list[str], env: dict[str, str], *options: str) -> str:
         done = subprocess.run(["chroot", *options, root, *words], env=env, capture_output=True,
-                              text=True, check=False, timeout=500)  # fmt: skip
+                              text=True, check=False, timeout=HANGS)  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from mt3_training.shipping.ship import LIMIT
+from tests import needs
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -25,7 +26,7 @@ PACKAGES = [
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    pytest.importorskip("hatchling", reason="building a wheel needs hatchling (the extra `dev`)")
+    needs.package("hatchling")
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
@@ -66,7 +67,7 @@ def test_the_default_model_is_in_the_wheel_and_small(wheel, default_bundle):
 
 
 def test_the_default_model_is_in_the_source_distribution(tmp_path, default_bundle):
-    pytest.importorskip("hatchling", reason="building needs hatchling (the extra `dev`)")
+    needs.package("hatchling")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)],
         cwd=ROOT,

@@ -16,16 +16,10 @@ from pathlib import Path
 import pytest
 
 import mt3_engines
+from tests import needs
 from tests.engines.bindings import TENSORRT
 
-FOLDER = os.environ.get("MT3_TENSORRT_BINDINGS")
 PACKAGE = Path(mt3_engines.__file__).parent
-
-pytestmark = pytest.mark.skipif(
-    FOLDER is None,
-    reason="no TensorRT bindings (python tests/engines/bindings.py FOLDER, then set "
-    "MT3_TENSORRT_BINDINGS to it)",
-)
 
 #: Every function of TensorRT we call, with the parameters we give it, in order.
 CALLS = {
@@ -163,8 +157,10 @@ else:
 
 def python(code: str, place: str, *arguments: str) -> str:
     """Runs a program where the bindings of a folder can be imported."""
-    assert FOLDER is not None
-    folder = Path(FOLDER).resolve() / place
+    bindings = os.environ.get("MT3_TENSORRT_BINDINGS")
+    if not bindings:
+        needs.missing("bindings", "MT3_TENSORRT_BINDINGS is not set")
+    folder = Path(bindings).resolve() / place
     paths = [str(folder), *(str(Path(p).resolve()) for p in sys.path if p)]
     environment = {
         **os.environ,
@@ -203,7 +199,7 @@ def test_what_only_some_versions_have():
 
 @pytest.mark.parametrize("version", TENSORRT)
 def test_our_code_runs_over_the_real_classes(version, tiny_bundle, tmp_path):
-    pytest.importorskip("polygraphy", reason="polygraphy is not installed (the extra `dev`)")
+    needs.package("polygraphy")
     python(RUN, version, str(tiny_bundle), str(tmp_path))
 
 

@@ -33,6 +33,7 @@ from mt3_runtime.errors import (
     OptionError,
     OutputError,
 )
+from tests import needs
 from tests.trees import snapshot
 
 HERE = EngineTarget("10.16.1.11", "9.0", "NVIDIA H200")
@@ -410,7 +411,7 @@ def test_senseless_wishes_are_refused(tiny_bundle, tmp_path):
 
 
 def test_polygraphy_logs_instead_of_printing():
-    pytest.importorskip("polygraphy", reason="polygraphy is not installed (the extra `dev`)")
+    needs.package("polygraphy")
     loaders = import_polygraphy()
     for name in ("CreateConfig", "EngineBytesFromNetwork", "NetworkFromOnnxBytes", "Profile"):
         assert hasattr(loaders, name)

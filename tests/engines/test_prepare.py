@@ -18,6 +18,7 @@ from mt3_engines.versions import Version
 from mt3_export.graphs.decoder import build_decoder
 from mt3_export.graphs.encoder import build_encoder
 from mt3_export.weights import Weights
+from tests import needs
 from tests.seeded import (
     MEMORY,
     TINY,
@@ -260,7 +261,7 @@ def test_stored_half_weights_are_used_as_they_are():
 
 @pytest.mark.parametrize("version", [OLD, NEW], ids=str)
 def test_polygraphy_reads_and_folds_the_graphs(tmp_path, version):
-    pytest.importorskip("polygraphy", reason="polygraphy is not installed (the extra `dev`)")
+    needs.package("polygraphy")
     tool = Path(sys.executable).with_name("polygraphy")
     weights = seeded_weights()
     for name, model in (("encoder", encoder(weights)), ("decoder", decoder(weights))):

@@ -37,6 +37,7 @@ from mt3_runtime.bundles.precision import Precision
 from mt3_runtime.errors import BundleError, DeviceError
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
+from tests import needs
 from tests.engines.fake_gpu import FakeCuda, FakeTensorRt
 from tests.seeded import TINY, TINY_MOE, seeded_normal, seeded_weights
 from tests.stepper import CAPACITY
@@ -44,8 +45,9 @@ from tests.stepper import CAPACITY
 OLD, NEW = Version(10, 3), Version(10, 16)
 VERSIONS = (OLD, Version(10, 14), Version(10, 15), NEW, Version(11, 1), Version(11, 4))
 FRAMES, ROWS = 12, 3
-#: fp16 around quantised products moves values across the borders of their steps.
-HALF = 0.06
+#: fp16 around quantised products moves values across the borders of their steps (measured up to
+#: 0.053 of a standard deviation), and some tokens to other experts (0.23; unrelated values: 1.4).
+HALF, HALF_OF_EXPERTS = 0.06, 0.3
 ZERO = np.int8(0)
 
 
@@ -152,16 +154,15 @@ def test_they_compute_the_same(encoder, decoder, version):
 
 
 def test_with_half_the_rest_they_compute_nearly_the_same(encoder, weights):
-    if getattr(weights.shape, "experts", 0):
-        pytest.skip("some tokens choose another expert, whatever is quantised")
+    limit = HALF_OF_EXPERTS if getattr(weights.shape, "experts", 0) else HALF
     expected = run(encoder)
     for name, values in run(prepare(encoder, NEW, precision="fp16")).items():
         error = np.sqrt(np.mean((values - expected[name]) ** 2))
-        assert error < HALF * np.std(expected[name]), name
+        assert error < limit * np.std(expected[name]), name
 
 
 def test_polygraphy_finds_nothing_wrong(tmp_path, decoder):
-    pytest.importorskip("polygraphy", reason="polygraphy is not installed (the extra `dev`)")
+    needs.package("polygraphy")
     tool = Path(sys.executable).with_name("polygraphy")
     path, report = tmp_path / "decoder.onnx", tmp_path / "report.json"
     onnx.save(prepare(decoder, NEW, precision="fp16", capacity=CAPACITY), path)

@@ -18,6 +18,7 @@ from mt3_engines.storage.shapes import (
 )
 from mt3_runtime.bundles.bundle import Bundle, Manifest
 from mt3_runtime.errors import OptionError
+from tests import needs
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_numbers_are_read_strictly():
 
 
 def test_shapes_are_those_of_the_graphs(tiny_bundle, manifest):
-    onnx = pytest.importorskip("onnx")
+    onnx = needs.package("onnx")
     for role, rows, shapes in (
         ("encoder", 1, encoder_shapes(manifest)),
         ("decoder", 5, decoder_shapes(manifest, 5, 64)),

@@ -24,6 +24,7 @@ from mt3_runtime.errors import MissingDependencyError, OptionError, OutputError
 from mt3_runtime.files.formats import load_notes
 from mt3_synthesis.rendering import DRUM_KIT, Sound
 from mt3_synthesis.soundfonts import Role, source_named
+from tests import needs
 from tests.evaluation.test_testsets import read
 from tests.synthesis.sounds import hertz_of, tiny_bank, tone
 from tests.trees import snapshot
@@ -116,7 +117,7 @@ def test_what_is_tuned_on_and_what_is_not_share_no_sounds():
 
 
 def test_kits_are_tuned_in_turn(monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("soxr")
+    needs.package("soxr")
 
     def play(data: bytes, wanted):
         for kit, key, velocity, _ in wanted:

@@ -17,6 +17,7 @@ from mt3_synthesis import demo
 from mt3_synthesis.bank import assemble
 from mt3_synthesis.rendering import Sound
 from mt3_synthesis.soundfonts import Role, find, source_named
+from tests import needs
 from tests.synthesis.sounds import tiny_bank, tone
 from tests.trees import snapshot
 
@@ -128,7 +129,7 @@ def test_the_demonstration_is_a_short_piece_for_four():
 
 
 def test_the_recording_in_the_repository_is_the_piece():
-    soundfile = pytest.importorskip("soundfile")
+    soundfile = needs.package("soundfile")
     audio, rate = soundfile.read(DEMO / "demo.flac")
     assert rate == demo.DEMO_RATE
     assert (DEMO / "demo.flac").stat().st_size < 400_000
@@ -146,12 +147,12 @@ def test_the_recording_in_the_repository_is_the_piece():
 
 
 def test_the_recording_can_be_made_again(tmp_path, capsys):
-    pytest.importorskip("tinysoundfont", reason="needs tinysoundfont")
-    soundfile = pytest.importorskip("soundfile")
+    needs.package("tinysoundfont", "soundfonts")
+    soundfile = needs.package("soundfile")
     try:
         find(source_named("fluidr3mono"))
     except MissingDependencyError as error:
-        pytest.skip(str(error))
+        needs.missing("soundfonts", str(error))
     assert demo.main([str(tmp_path / "new")]) == 0
     paths = capsys.readouterr().out.split()
     assert [Path(path).name for path in paths] == ["demo.flac", "demo.mid"]

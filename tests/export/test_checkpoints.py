@@ -27,10 +27,9 @@ from tests.export.writers import (
     write_t5x,
     write_torch,
 )
+from tests.pace import HANGS
 from tests.seeded import ISMIR2021, TINY, seeded_weights
 
-SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[3] / "shared"))
-REAL = SHARED / "checkpoints" / "magenta_mt3"
 ROOT = Path(__file__).parents[2]
 FREQUENCIES = inverse_frequencies(TINY.d_model)
 
@@ -379,16 +378,15 @@ def test_what_the_system_refuses_is_a_checkpoint_error(tmp_path, weights, monkey
         identify(tmp_path)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real checkpoint at {REAL} (set MT3_SHARED)")
-def test_the_real_weights_survive_the_way_through_the_port(tmp_path):
-    real = read_checkpoint(REAL).weights
+def test_the_real_weights_survive_the_way_through_the_port(tmp_path, shared):
+    real = read_checkpoint(shared / "checkpoints" / "magenta_mt3").weights
     write_kunato(tmp_path, real)
     contents = read_checkpoint(tmp_path)
     assert contents.weights.parameters == 45_896_704
     assert_same(contents.weights, real)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_AS and /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc")
 def test_nothing_is_executed_written_or_allocated_in_bulk(tmp_path):
     paths = os.pathsep.join([str(ROOT), str(ROOT / "runtime"), str(ROOT / "export")])
     done = subprocess.run(
@@ -397,7 +395,7 @@ def test_nothing_is_executed_written_or_allocated_in_bulk(tmp_path):
         capture_output=True,
         check=False,
         text=True,
-        timeout=300,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "marker").exists()

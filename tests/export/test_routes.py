@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,25 +39,14 @@ from tests.stepper import Stepper
 
 RECIPE = Path(__file__).with_name("route_recipe.py")
 
-#: Route -> (variable that names a Python for it, packages it needs there).
-NEEDS = {
-    "torch": ("MT3_ORACLE_PYTHON", ("torch", "onnxscript")),
-    "jax2tf": ("MT3_JAX2TF_PYTHON", ("jax", "flax", "tensorflow", "tf2onnx")),
+#: Route -> packages it needs.
+FRAMEWORKS = {
+    "torch": ("torch", "onnxscript"),
+    "jax2tf": ("jax", "flax", "tensorflow", "tf2onnx"),
 }
 
 
 # The routes themselves, each in an environment that has its framework ----------------------------
-
-
-def python_with(route: str) -> str:
-    """A Python that can trace: the one a variable names, or this one; skips if there is none."""
-    variable, packages = NEEDS[route]
-    probe = f"import importlib.util as u; assert all(map(u.find_spec, {(*packages, 'onnx')}))"
-    for python in filter(None, (os.environ.get(variable), sys.executable)):
-        found = subprocess.run([python, "-c", probe], capture_output=True, check=False)
-        if found.returncode == 0:
-            return python
-    pytest.skip(f"no Python with {', '.join(packages)} and onnx (set {variable})")
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +54,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Weights) 
     return write_t5x(tmp_path_factory.mktemp("t5x") / "mt3", tiny_weights.tensors)
 
 
-@pytest.fixture(scope="module", params=NEEDS)
+@pytest.fixture(
+    scope="module",
+    params=["torch", pytest.param("jax2tf", marks=pytest.mark.nightly(part="jax2tf"))],
+)
 def traced(request, tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     """The small network's bundle by each traced route."""
-    out = tmp_path_factory.mktemp("traced") / request.param
-    subprocess.run(
-        [python_with(request.param), str(RECIPE), request.param, str(checkpoint), str(out)],
-        check=True,
-        env={k: v for k, v in os.environ.items() if not k.startswith("PYTHON")},
-    )
+    route, out = request.param, tmp_path_factory.mktemp("traced") / request.param
+    beside = request.getfixturevalue(f"beside_{route}")
+    beside(RECIPE, route, checkpoint, out)
     return out
 
 
@@ -218,10 +205,10 @@ def test_a_route_refuses_other_networks(tracer, tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("route", NEEDS)
+@pytest.mark.parametrize("route", FRAMEWORKS)
 def test_a_missing_framework_names_the_extra(monkeypatch: pytest.MonkeyPatch, route: str) -> None:
     monkeypatch.delitem(sys.modules, f"mt3_export.{route}_route", raising=False)
-    for package in NEEDS[route][1]:
+    for package in FRAMEWORKS[route]:
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingDependencyError, match=rf"mt3-runtime\[export,{route}\]"):
         load_tracer(route)

@@ -11,33 +11,27 @@ import pytest
 
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
+from tests import needs
+from tests.pace import HANGS
 from tests.parity.recordings import Oracle, Run, extract, transcribe
 
 RECIPES = Path(__file__).with_name("recipes")
-
-#: Seconds; the longest run takes one and a half minutes on two busy cores.
-ORACLE_TIMEOUT = 1200
 
 
 @pytest.fixture(scope="session")
 def oracle() -> Oracle:
     """Runs a recipe among the original implementations of MT3, in their own environment."""
-    return _oracle("MT3_ORACLE_PYTHON", "oracle-requirements.txt")
+    return _oracle("oracle")
 
 
 @pytest.fixture(scope="session")
 def yourmt3_oracle() -> Oracle:
     """The same for YourMT3, which needs another version of transformers."""
-    return _oracle("MT3_YOURMT3_PYTHON", "yourmt3-requirements.txt")
+    return _oracle("yourmt3")
 
 
-def _oracle(variable: str, requirements: str) -> Oracle:
-    python = os.environ.get(variable)
-    if not python:
-        pytest.skip(
-            f"{variable} does not name the Python of the environment described in "
-            f"tests/parity/{requirements}"
-        )
+def _oracle(name: str) -> Oracle:
+    python = needs.python_of(name)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
 
     def run(recipe: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -46,7 +40,7 @@ def _oracle(variable: str, requirements: str) -> Oracle:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=ORACLE_TIMEOUT,
+            timeout=HANGS,
             check=False,
         )
 

@@ -6,9 +6,6 @@ FFT decides, and any two FFT libraries differ by whole nats.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -17,7 +14,6 @@ from mt3_runtime.audio.log_mel import FeatureConfig, FeatureExtractor, filter_ma
 from mt3_runtime.audio.sources import load_audio
 from tests.parity.recipes.log_mel import GOLDEN, RECORDING, RECORDING_SEGMENT, SIGNALS, STRIDE
 
-SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[3] / "shared"))
 FLOOR = np.log(np.float32(1e-5))
 
 
@@ -46,12 +42,8 @@ def test_broadband_signals(golden, name):
     assert difference.mean() < 1e-5
 
 
-def test_real_recording(golden):
-    path = SHARED / "audio" / RECORDING
-    if not path.exists():
-        pytest.skip(
-            f"{path} is not here; set MT3_SHARED to the folder that holds audio/{RECORDING}"
-        )
+def test_real_recording(golden, shared):
+    path = shared / "audio" / RECORDING
     difference, audible = compare(
         FeatureExtractor(), load_audio(path)[RECORDING_SEGMENT], golden, "recording"
     )

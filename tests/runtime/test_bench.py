@@ -115,7 +115,8 @@ def test_peak_memory_follows_allocations() -> None:
 
 @pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
 def test_peak_memory_without_proc(monkeypatch, platform: str, unit: int) -> None:
-    resource = pytest.importorskip("resource")
+    import resource
+
     monkeypatch.setattr(machine, "Path", lambda _: Path("/no/such/file"))
     monkeypatch.setattr(machine.sys, "platform", platform)
     peak = machine.peak_rss()

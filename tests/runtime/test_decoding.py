@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from mt3_runtime.bundles.bundle import DecodingSpec
-from mt3_runtime.decoding.batching import decode
-from mt3_runtime.decoding.scheduler import Remember
-from mt3_runtime.decoding.search import Greedy, T5XBeam, previous_ids
+from mt3_runtime.decoding.batching import Decoded, Ended, Job, Jobs, Span, decode
+from mt3_runtime.decoding.scheduler import Remember, Schedule, Turn
+from mt3_runtime.decoding.search import Greedy, Sequence, T5XBeam, previous_ids
 from mt3_runtime.decoding.types import Decoded, Ended, Job, Jobs, Sequence, Span
-from tests.scripted import ScriptedBackend, ScriptedLane, decode_table, segments, table_jobs
+from tests.pace import HANGS, until
+from tests.scripted import ScriptedBackend, decode_table, segments, table_jobs
 
 SPEC = DecodingSpec(start_id=0, eos_id=1, max_tokens=16, beam_alpha=0.6)
 SEARCH = partial(Greedy, spec=SPEC)
@@ -68,14 +69,14 @@ def test_channels_end_alone_and_come_out_together(workers: int, slots: int, chan
 
 @pytest.fixture
 def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encoding takes a little time, as it does, so the feeder is always ahead."""
-    load = ScriptedLane.load
+    """Decoding takes time, so the feeder is ahead: it waits for room whenever the worker asks."""
+    take = Schedule.take
 
-    def slow(*arguments: object) -> None:
-        time.sleep(0.005)
-        load(*arguments)
+    def later(self: Schedule, *, wait: bool) -> Turn | None:
+        until(lambda: self._changed._waiters or self._fed or self.closed)
+        return take(self, wait=wait)
 
-    monkeypatch.setattr(ScriptedLane, "load", slow)
+    monkeypatch.setattr(Schedule, "take", later)
 
 
 @pytest.mark.usefixtures("_unhurried")
@@ -185,7 +186,7 @@ def test_a_slow_recording_does_not_stall_others_with_memory() -> None:
     def slow() -> Jobs:
         first, second = table_jobs(2)
         yield first
-        assert gate.wait(10.0)
+        assert gate.wait(HANGS)
         yield second
 
     backend = ScriptedBackend([_table(3)] * 2, slots=4)
@@ -213,15 +214,16 @@ def test_reading_ahead_is_bounded() -> None:
     run = decode(backend, [jobs()], SEARCH)
     consumer = threading.Thread(target=lambda: next(run, None), daemon=True)
     consumer.start()
-    time.sleep(0.3)
-    assert 1 <= len(read) <= 6
+    until(lambda: read)
+    time.sleep(0.3)  # for more of them, if it does not stop
+    assert len(read) <= 6
     blocked.set()
     consumer.join()
     run.close()
 
 
 def _wait(event: threading.Event) -> np.ndarray:
-    event.wait(10.0)
+    assert event.wait(HANGS)
     return np.zeros((1, 1), np.float32)
 
 
@@ -314,7 +316,7 @@ def test_slow_input_does_not_stall_running_segments() -> None:
     def jobs() -> Jobs:
         first, second = table_jobs(2)
         yield first
-        gate.wait(10.0)
+        assert gate.wait(HANGS)
         yield second
 
     run = decode(ScriptedBackend([_table(5)] * 2, slots=4), [jobs()], SEARCH)

@@ -24,15 +24,10 @@ from mt3_engines.building.half_precision import to_half
 from mt3_export.graphs.decoder import build_decoder
 from mt3_export.graphs.encoder import build_encoder
 from mt3_runtime.backends.ort_cuda import SHAPE_OPERATORS
+from tests import needs
 from tests.seeded import TINY_MOE, TINY_MULTI, TINY_SINGLE, TINY_YMT3, seeded_weights
 
 HERE = Path(__file__).parent
-PYTHON = os.environ.get("MT3_GPU_WHEEL_PYTHON", "")
-
-pytestmark = pytest.mark.skipif(
-    not PYTHON or not shutil.which("gcc") or not shutil.which("nm"),
-    reason="needs gcc, nm and an environment with onnxruntime-gpu (MT3_GPU_WHEEL_PYTHON)",
-)
 
 #: What a handle-making function must leave behind its pointer.
 HANDLES = ("cublasCreate_v2", "cublasLtCreate")
@@ -53,9 +48,12 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the libraries that the provider is linked to."""
+    python = needs.python_of("gpu-wheel")
+    for program in ("gcc", "nm"):
+        needs.tool(program, "compiler")
     folder = tmp_path_factory.mktemp("cuda")
     site = Path(subprocess.check_output(
-        [PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
     ).strip())  # fmt: skip
     provider = site / "onnxruntime" / "capi" / "libonnxruntime_providers_cuda.so"
     wanted: dict[str, list[str]] = {}
@@ -140,7 +138,7 @@ def _run(
 ) -> tuple[str, dict[str, list[str]]]:
     paths = {"PYTHONPATH": str(packages), "LD_LIBRARY_PATH": str(libraries)}
     found = subprocess.run(
-        [PYTHON, "-c", PRELUDE + script, bundle, *arguments],
+        [needs.python_of("gpu-wheel"), "-c", PRELUDE + script, bundle, *arguments],
         env=os.environ | paths, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-3000:]

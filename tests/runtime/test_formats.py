@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,8 +32,6 @@ from mt3_runtime.files.formats import (
 )
 from mt3_runtime.notes.base import SegmentReport
 from mt3_runtime.notes.note import Note, Probabilities
-
-SHARED = Path(os.environ.get("MT3_SHARED", Path(__file__).parents[2].parent / "shared"))
 
 NOTES = [
     Note(0.0, 0.51, 60, 100, confidence=0.75),
@@ -279,10 +276,8 @@ def test_label_files_without_velocity():
 
 
 @pytest.mark.parametrize("name", ["piano_bach", "violin_solo"])
-def test_real_label_files(name):
-    path = SHARED / "audio" / f"{name}.notes.csv"
-    if not path.exists():
-        pytest.skip(f"no label file {path} (set MT3_SHARED)")
+def test_real_label_files(name, shared):
+    path = shared / "audio" / f"{name}.notes.csv"
     lines = path.read_text().splitlines()
     notes = load_notes(path)
     assert len(notes) == len(lines) - 1 > 100

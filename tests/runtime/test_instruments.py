@@ -17,6 +17,7 @@ from mt3_runtime.notes.instruments import (
     instrument_name,
     named,
 )
+from tests import needs
 
 EVERY_KEY = frozenset(range(128))
 
@@ -51,7 +52,7 @@ def test_instrument_names():
 
 
 def test_instrument_names_agree_with_pretty_midi():
-    pretty_midi = pytest.importorskip("pretty_midi")
+    pretty_midi = needs.package("pretty_midi")
 
     def letters(name):
         return "".join(filter(str.isalnum, name.lower()))

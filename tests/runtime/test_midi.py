@@ -25,6 +25,7 @@ from mt3_runtime.files.midi import (
 )
 from mt3_runtime.notes.instruments import PROGRAM_NAMES
 from mt3_runtime.notes.note import Note
+from tests import needs
 
 
 def through_bytes(midi):
@@ -307,7 +308,7 @@ def test_times_beyond_a_midi_file_are_refused():
 
 
 def read_by_pretty_midi(data):
-    pretty_midi = pytest.importorskip("pretty_midi")
+    pretty_midi = needs.package("pretty_midi")
     read = pretty_midi.PrettyMIDI(io.BytesIO(data))
     return read, [
         Note(n.start, n.end, n.pitch, n.velocity, instrument.program, instrument.is_drum)
@@ -341,7 +342,7 @@ def test_pretty_midi_reads_an_hour():
 
 
 def test_files_of_pretty_midi_with_shared_channels_keep_their_programs():
-    pretty_midi = pytest.importorskip("pretty_midi")
+    pretty_midi = needs.package("pretty_midi")
     written = pretty_midi.PrettyMIDI(resolution=220, initial_tempo=97.0)
     notes = [Note(p * 0.1, p * 0.1 + 0.3, 60, 100, program=p) for p in range(30)]
     for note in notes:

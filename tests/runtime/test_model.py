@@ -35,6 +35,7 @@ from mt3_runtime.loading import clear_cache, load_model, transcribe
 from mt3_runtime.model import Model, token_digest
 from mt3_runtime.transcription import Progress
 from tests import reference_t5
+from tests.pace import HANGS
 
 Audio = npt.NDArray[np.float32]
 
@@ -148,7 +149,7 @@ def test_stream_yields_before_the_input_ends(tiny_model: Model, audio: Audio) ->
 
     def blocks() -> Iterator[Audio]:
         yield audio[:70000]
-        gate.wait(20)
+        assert gate.wait(HANGS)
         yield audio[70000:]
 
     notes = tiny_model.stream(blocks(), sr=16000)

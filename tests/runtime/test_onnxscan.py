@@ -7,6 +7,7 @@ import contextlib
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -62,9 +63,14 @@ def test_external_data_is_found(where: str) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_garbage_is_refused_or_harmless(data: bytes) -> None:
-    with contextlib.suppress(BundleError):
-        scan(data)
+def test_garbage_is_refused_or_read_as_protobuf_reads_it(data: bytes) -> None:
+    try:
+        found = scan(data)
+    except BundleError:
+        return
+    with contextlib.suppress(DecodeError):
+        model = onnx.ModelProto.FromString(data)
+        assert found.metadata == {item.key: item.value for item in model.metadata_props}
 
 
 @pytest.mark.parametrize("cut", [1, 7, 30])

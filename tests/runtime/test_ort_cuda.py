@@ -366,8 +366,11 @@ def test_a_failing_device_is_an_error_of_ours(tiny_bundle, features) -> None:
         lane.step(1)
 
 
-def test_an_old_runtime_has_nothing_to_preload() -> None:
+def test_an_old_runtime_has_nothing_to_preload_but_the_wheels(monkeypatch) -> None:
+    loaded = []
+    monkeypatch.setattr(nvidia, "_load_from_wheels", loaded.append)
     preload(SimpleNamespace())  # nor is its log level touched, which is the whole process's
+    assert loaded == [nvidia.wheel_cuda()]
 
 
 # Memory ------------------------------------------------------------------------------------------

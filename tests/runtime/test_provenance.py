@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.models import catalogue
 from mt3_runtime.models.provenance import Provenance, parse, provenances
+from tests import needs
 
 TEXT = resources.files("mt3_runtime").joinpath("provenance.yaml").read_text(encoding="utf-8")
 VARIANTS = {
@@ -47,7 +48,7 @@ def test_what_can_be_exported_is_implemented_somewhere(model):
 
 
 def test_pyyaml_reads_the_same():
-    yaml = pytest.importorskip("yaml", reason="PyYAML (the extra `dev`) is not installed")
+    yaml = needs.package("yaml")
     expected = yaml.safe_load(TEXT)
     found = {
         name: {key: list(v) if isinstance(v, tuple) else v for key, v in entry.items()}
@@ -61,7 +62,7 @@ PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size
 
 @given(value=PRINTABLE, form=st.sampled_from(["  k: {}", "  k:\n    - {}", "  k: >-\n    {}"]))
 def test_what_is_accepted_means_the_same_to_pyyaml(value, form):
-    yaml = pytest.importorskip("yaml", reason="PyYAML (the extra `dev`) is not installed")
+    yaml = needs.package("yaml")
     text = "a:\n" + form.format(value)
     try:
         found = parse(text)["a"]["k"]

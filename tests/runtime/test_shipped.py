@@ -16,6 +16,7 @@ from mt3_runtime.loading import load_model
 from mt3_runtime.models import catalogue, installed, shipped
 from mt3_runtime.models.cache import cache_dir
 from mt3_runtime.models.download import is_right
+from tests import needs
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_there_is_nothing_to_fetch_or_to_export(package, capsys, words):
 
 
 def test_a_transcription_says_that_the_model_is_small(package, tmp_path, audio, capsys):
-    soundfile = pytest.importorskip("soundfile")
+    soundfile = needs.package("soundfile")
     soundfile.write(tmp_path / "a.wav", audio[:16000], 16000)
     assert main(["transcribe", str(tmp_path / "a.wav")]) == ExitCode.OK
     assert "small model" in capsys.readouterr().err
@@ -93,7 +94,7 @@ def test_a_transcription_says_that_the_model_is_small(package, tmp_path, audio, 
 
 
 def test_stems_without_a_model_of_their_own_go_to_it(package, tmp_path, audio, capsys):
-    soundfile = pytest.importorskip("soundfile")
+    soundfile = needs.package("soundfile")
     (tmp_path / "song").mkdir()
     soundfile.write(tmp_path / "song" / "song bass.wav", audio[:16000], 16000)
     words = ["transcribe", str(tmp_path / "song"), "--per-stem", "-o", str(tmp_path / "x.mid")]

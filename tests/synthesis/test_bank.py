@@ -16,6 +16,7 @@ from mt3_synthesis import rendering, soundfonts
 from mt3_synthesis.bank import Bank, BankSpec, Shot, assemble, build_bank, load_bank
 from mt3_synthesis.rendering import DRUM_KIT, SAMPLE_RATE, Request, Sound
 from mt3_synthesis.soundfonts import Role, SamplePackage, SoundSource, find, source_named
+from tests import needs
 from tests.synthesis.sounds import drum, hertz_of, note, tiny_bank, tone
 
 SMALL = BankSpec(programs=(0, 40), drum_keys=(36, 38), pitch_step=12, seconds=1.0)
@@ -95,7 +96,7 @@ def test_a_bank_is_read_as_it_was_written(tmp_path):
 
 
 def test_a_compressed_bank_is_small_and_close(tmp_path):
-    pytest.importorskip("soundfile")
+    needs.package("soundfile")
     bank = assemble("some", [Sound(0, p, 100, tone(p, 1.0, decay=2.0)) for p in range(40, 100, 3)])
     bank.save(tmp_path / "bank.npz", vorbis=True)
     read = load_bank(tmp_path / "bank.npz")
@@ -197,7 +198,7 @@ class FakeSynth:
 
 @pytest.fixture
 def synth(monkeypatch):
-    pytest.importorskip("soxr")
+    needs.package("soxr")
     made = []
     real = rendering.importlib.import_module
 
@@ -269,7 +270,7 @@ def archive(files: dict[str, bytes]) -> bytes:
 
 
 def wav(pitch: float, rate: int = 44100) -> bytes:
-    soundfile = pytest.importorskip("soundfile")
+    soundfile = needs.package("soundfile")
     buffer = io.BytesIO()
     time = np.arange(2 * rate) / rate
     sine = np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * time)
@@ -297,7 +298,7 @@ def test_recorded_notes_are_read_from_an_npm_archive():
 
 @pytest.mark.parametrize("data", [b"no archive", archive({"A4.wav": b"no audio"})])
 def test_a_broken_archive_is_refused(data):
-    pytest.importorskip("soundfile")
+    needs.package("soundfile")
     with pytest.raises(AudioError, match="fetch it again"):
         list(rendering.read_archive(data, SamplePackage("x", "1", 0), seconds=1.0))
 
@@ -355,11 +356,11 @@ def test_a_bank_of_recorded_notes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["fluidr3mono", "timgm6mb"])
 def test_a_real_soundfont(name):
-    pytest.importorskip("tinysoundfont", reason="needs tinysoundfont")
+    needs.package("tinysoundfont", "soundfonts")
     try:
         (path,) = find(source_named(name))
     except MissingDependencyError as error:
-        pytest.skip(str(error))
+        needs.missing("soundfonts", str(error))
     requests = [Request(program, 69, 100, 1.0) for program in (0, 16, 73)]
     requests.append(Request(DRUM_KIT, 38, 100, 0.5))
     sounds = list(rendering.play_soundfont(path.read_bytes(), requests))

@@ -11,6 +11,7 @@ from mt3_runtime.files.formats import parse_midi, render
 from mt3_synthesis import corpora, parts
 from mt3_synthesis.corpora import as_piece, excerpt, freedoom, wad_lumps
 from mt3_synthesis.music import Piece
+from tests import needs
 from tests.synthesis.sounds import drum, note
 
 
@@ -79,7 +80,7 @@ def test_an_absent_corpus_says_how_to_install_it(tmp_path):
 
 def test_the_real_corpus():
     if not all(path.is_file() for path in corpora.FREEDOOM):
-        pytest.skip("needs the Debian package freedoom")
+        needs.missing("freedoom", f"there is no {corpora.FREEDOOM[0]}")
     lumps = [lump for path in corpora.FREEDOOM for lump in wad_lumps(path.read_bytes())]
     tracks = {lump for lump in lumps if lump.startswith(corpora.MIDI_MAGIC)}
     assert len(tracks) > 60

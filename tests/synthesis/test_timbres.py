@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from tests.synthesis.sounds import drum, hertz_of, note, tiny_bank
 PLAIN = Timbre(0, 0, cents=0.0, gain=1.0, release=0.1)
 
 
+@functools.cache
 def two_kits() -> Palette:
     bank = tiny_bank()
     index = bank.index[bank.index[:, 0] == DRUM_KIT].copy()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra: calibration)")
+from tests import needs
+
+torch = needs.torch()
 
 from mt3_runtime.notes.vocabulary import EventKind, Vocabulary  # noqa: E402
 from mt3_training.networks.initialisation import FRAMES_PER_STEP, LISTEN, NEIGHBOURS, align_  # noqa: E402

@@ -14,10 +14,11 @@ from mt3_training.runs.checkpointing import Best, RunFolder
 from mt3_training.runs.config import PRESETS
 from mt3_training.shipping.model_card import main
 from mt3_training.shipping.trained import export_run
+from tests import needs
 from tests.seeded import seeded_weights
 from tests.trees import snapshot
 
-pytest.importorskip("matplotlib", reason="pictures need matplotlib (the extra `viz`)")
+needs.package("matplotlib")
 
 SHAPE = T5Shape(d_model=64, heads=1, head_dim=64, d_ff=32, encoder_layers=1, decoder_layers=1)
 

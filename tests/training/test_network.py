@@ -14,10 +14,10 @@ from mt3_runtime.loading import load_model
 from mt3_runtime.notes.vocabulary import EOS, PAD, Event, EventKind, Vocabulary
 from mt3_training.runs.config import PRESETS
 from mt3_training.shipping.small_model import for_frames
-from tests import reference_t5
+from tests import needs, reference_t5
 from tests.seeded import TINY, seeded_normal, seeded_weights
 
-torch = pytest.importorskip("torch", reason="training needs PyTorch (the extra `torch`)")
+torch = needs.torch()
 
 from mt3_training.examples.tables import KINDS  # noqa: E402
 from mt3_training.networks import losses  # noqa: E402

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
 from mt3_training.examples.tables import LOG, LOG_COLUMNS, SCORE_COLUMNS, SCORES, Table
 from mt3_training.runs.checkpointing import RunFolder
 from mt3_training.runs.progress_plot import PICTURE, draw, save_picture
+from tests import needs
 from tests.training.synthetic import tiny
 
-pytest.importorskip("matplotlib", reason="pictures need matplotlib (the extra `viz`)")
+needs.package("matplotlib")
 
 
 def tables(folder):

@@ -17,6 +17,7 @@ from mt3_training.runs import checkpointing
 from mt3_training.runs.checkpointing import Best, Position, RunFolder, State
 from mt3_training.runs.config import PRESETS, Stage, TrainConfig
 from mt3_training.runs.learning_rate import Schedule
+from tests.pace import HANGS
 from tests.training.synthetic import SHAPE, tiny
 from tests.trees import snapshot
 
@@ -269,7 +270,7 @@ def test_one_program_at_a_time(tmp_path):
         )
         process.start()
         process.join()
-        return result.get(timeout=10)
+        return result.get(timeout=HANGS)
 
     with folder.locked():
         assert "another program is training" in elsewhere()

@@ -20,10 +20,11 @@ from mt3_training.examples.tables import LOG_COLUMNS, SCORE_COLUMNS
 from mt3_training.runs.checkpointing import Position, RunFolder
 from mt3_training.runs.config import Stage
 from mt3_training.runs.learning_rate import Schedule
+from tests import needs
 from tests.synthesis.sounds import tiny_bank
 from tests.training.synthetic import Blips, BlipSources, tiny
 
-torch = pytest.importorskip("torch", reason="training needs PyTorch (the extra `torch`)")
+torch = needs.torch()
 
 from mt3_training import train_command  # noqa: E402
 from mt3_training.networks import optimisers  # noqa: E402
@@ -307,15 +308,16 @@ def test_a_run_without_matplotlib_says_so_once(tmp_path, monkeypatch):
     assert said.count("no pictures") == 1
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused(tmp_path):
+def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="no GPU"):
         begin(tmp_path / "run", tiny(), Machine("cuda"))
     assert Machine().torch_device() == torch.device("cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_trains(tmp_path):
+    if not torch.cuda.is_available():
+        needs.missing("gpu", "PyTorch sees none")
     with begin(tmp_path / "run", tiny(precision="bf16"), Machine("cuda", workers=0)) as run:
         assert run.train(never)
     assert float(rows(tmp_path / "run" / "log.csv")[-1]["loss"]) > 0.0

@@ -44,6 +44,26 @@ def pytest_configure() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(absolute)
 
 
+#: What costs minutes and is kept in memory: all that needs it runs in one worker.
+WHOLE_RECORDINGS = {"features", "greedy_runs", "t5x_runs"}
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shares out the tests by file, for ``--dist loadgroup``; the longest share goes first."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    first = []
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        whole = item.path.parent.name == "parity" and bool(WHOLE_RECORDINGS & fixtures)
+        first.append(whole)
+        group = "recordings" if whole else item.path.relative_to(needs.ROOT).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+    ranks = dict(zip(items, first, strict=True))
+    items.sort(key=lambda item: not ranks[item])
+
+
 @pytest.fixture(scope="session")
 def made_once(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

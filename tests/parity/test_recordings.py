@@ -42,7 +42,11 @@ If the change is intended: python tests/parity/recipes/baselines.py SHARED, and 
 why the results change, with the F1 figures before and after."""
 
 
-@pytest.fixture(params=["greedy", "t5x"])
+#: Each takes minutes; the shorter half of it is in every check.
+long = pytest.mark.nightly(part="recordings")
+
+
+@pytest.fixture(params=["greedy", pytest.param("t5x", marks=long)])
 def runs(request: pytest.FixtureRequest) -> tuple[SearchName, dict[str, Run]]:
     return request.param, request.getfixturevalue(f"{request.param}_runs")
 
@@ -111,8 +115,9 @@ def test_drum_onset_f1(name: str, runs: tuple[SearchName, dict[str, Run]], share
     assert found.f1 >= DRUM_FLOORS[name], found
 
 
+@pytest.mark.parametrize("but", ["violin_solo.mp3", pytest.param("", marks=long)])
 def test_the_default_packaging_passes_its_gate(
-    shared: Path, real_weights: Weights, greedy_runs: dict[str, Run], tmp_path: Path
+    but: str, shared: Path, real_weights: Weights, greedy_runs: dict[str, Run], tmp_path: Path
 ) -> None:
     """Weights stored as fp16 move no labelled recording's F1 by more than 0.01."""
     source = {"layout": "t5x", "digest": "0" * 64}
@@ -122,12 +127,12 @@ def test_the_default_packaging_passes_its_gate(
     with load_model(tmp_path / "half", device="cpu") as model:
         for name, run in greedy_runs.items():
             files = find_labels(Path(name).stem, shared / "audio")
-            if files:
+            if files and name != but:
                 labels = read_labels(files)
                 notes = model.assemble(model.forward(run.features))
                 sides = (scored(labels, run.notes), scored(labels, notes))
                 found.append(Change(name, *sides))
-    assert len(found) == 7
+    assert len(found) == (6 if but else 7)
     assert packaging(found) == []
 
 
@@ -237,18 +242,17 @@ def unusable(model: Model, run: Run) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("profile", ["portable", "compat"])
+@pytest.mark.parametrize("name", ["band_hendrix.flac", pytest.param("violin_solo.mp3", marks=long)])
 def test_profiles_give_equal_tokens(
-    profile: str, real_bundle: Path, greedy_runs: dict[str, Run]
+    name: str, profile: str, real_bundle: Path, greedy_runs: dict[str, Run]
 ) -> None:
     """The third profile, cpu, is what the runs were made with."""
-    model = load_model(real_bundle, profile=profile)
-    for name in ("violin_solo.mp3", "band_hendrix.flac"):
-        run = greedy_runs[name]
-        assert token_digest(model.forward(run.features)) == token_digest(run.sequences), name
+    run = greedy_runs[name]
+    with load_model(real_bundle, profile=profile) as model:
+        assert token_digest(model.forward(run.features)) == token_digest(run.sequences)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("slots", [1, 3, 8, 16])
+@pytest.mark.parametrize(("slots", "threads"), [(1, 2), (3, 1), (8, 2), (16, 1)])
 def test_batching_does_not_matter(
     slots: int,
     threads: int,
@@ -258,8 +262,9 @@ def test_batching_does_not_matter(
 ) -> None:
     """A band and a drum kit together, back to front, against each alone in its own order."""
     monkeypatch.setattr(ort_cpu, "SLOTS", slots)
-    model = load_model(real_bundle, threads=threads)
     runs = [greedy_runs[name] for name in ("band_hendrix.flac", "drums_rock.flac")]
-    found = model.forward(np.concatenate([run.features for run in runs])[::-1])[::-1]
-    expected: Sequence = [sequence for run in runs for sequence in run.sequences]
+    features = np.concatenate([run.features[:5] for run in runs])
+    with load_model(real_bundle, threads=threads) as model:
+        found = model.forward(features[::-1])[::-1]
+    expected: Sequence = [sequence for run in runs for sequence in run.sequences[:5]]
     assert [s.tokens.tolist() for s in found] == [s.tokens.tolist() for s in expected]

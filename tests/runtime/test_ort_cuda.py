@@ -231,12 +231,12 @@ def test_a_damaged_graph_is_a_matter_of_the_bundle(tiny_bundle, tmp_path) -> Non
         OrtCudaBackend(Bundle(path), place=HERE)
 
 
-def test_twenty_seconds_of_music(shared, real_bundle) -> None:
+def test_eight_seconds_of_music(shared, real_bundle) -> None:
     """Published weights: buffers on the device give the tokens of the CPU backend."""
     path = next(p for p in sorted((shared / "audio").iterdir()) if p.suffix == ".flac")
     bundle = Bundle(real_bundle)
     cpu = Model(bundle, OrtCpuBackend(bundle, profile="portable"))
-    features = cpu.preprocess(path)[:10]
+    features = cpu.preprocess(path)[:4]
     expected = token_digest(cpu.forward(features))
     assert token_digest(model(real_bundle).forward(features)) == expected
 

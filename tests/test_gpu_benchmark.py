@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mt3_runtime.cli import ExitCode
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from mt3_runtime.bundles.bundle import DecodingSpec
-from mt3_runtime.decoding.batching import Decoded, Ended, Job, Jobs, Span, decode
+from mt3_runtime.decoding.batching import decode
 from mt3_runtime.decoding.scheduler import Remember, Schedule, Turn
-from mt3_runtime.decoding.search import Greedy, Sequence, T5XBeam, previous_ids
+from mt3_runtime.decoding.search import Greedy, T5XBeam, previous_ids
 from mt3_runtime.decoding.types import Decoded, Ended, Job, Jobs, Sequence, Span
 from tests.pace import HANGS, until
 from tests.scripted import ScriptedBackend, decode_table, segments, table_jobs

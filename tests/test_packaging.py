@@ -119,8 +119,9 @@ def test_the_readme_shows_the_command_that_ci_runs():
     command = "scripts/test"
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    for script in (command, ".ci/run"):
-        assert (ROOT / script).stat().st_mode & 0o111, f"{script} is not executable"
+    for script in (command, ".ci/run", "scripts/nightly", ".ci/environments.sh"):
+        sourced = script.endswith(".sh")
+        assert sourced or (ROOT / script).stat().st_mode & 0o111, f"{script} is not executable"
         subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
 
 

@@ -101,17 +101,23 @@ DRUM_FLOORS = {"drums_rock.flac": 0.81}
 
 
 @pytest.mark.parametrize("name", ONSET_FLOORS)
-def test_onset_f1(name: str, runs: tuple[SearchName, dict[str, Run]], shared: Path) -> None:
+def test_onset_f1(
+    name: str, runs: tuple[SearchName, dict[str, Run]], shared: Path, record_property
+) -> None:
     labels = read_notes(shared / "audio" / f"{Path(name).stem}.notes.csv")
     notes = runs[1][name].notes
     found = score_notes(before(labels, LABELLED_SECONDS), before(notes, LABELLED_SECONDS))
+    record_property(f"onset F1, {name}, {runs[0]}", round(found.f1, 4))
     assert found.f1 >= ONSET_FLOORS[name], found
 
 
 @pytest.mark.parametrize("name", DRUM_FLOORS)
-def test_drum_onset_f1(name: str, runs: tuple[SearchName, dict[str, Run]], shared: Path) -> None:
+def test_drum_onset_f1(
+    name: str, runs: tuple[SearchName, dict[str, Run]], shared: Path, record_property
+) -> None:
     labels = read_drums(shared / "audio" / f"{Path(name).stem}.drums.csv")
     found = score_drums(labels, runs[1][name].notes)
+    record_property(f"drum onset F1, {name}, {runs[0]}", round(found.f1, 4))
     assert found.f1 >= DRUM_FLOORS[name], found
 
 

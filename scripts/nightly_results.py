@@ -1,0 +1,228 @@
+"""Nightly test results: run what is too long for every check, keep what came out, compare digests.
+
+    python scripts/nightly_results.py run [PART ...]    (scripts/nightly, which makes environments)
+    python scripts/nightly_results.py check [PART ...]  (.ci/run: was it run on this very code?)
+
+A part is the tests marked ``nightly(part=...)`` and the files whose change asks for a new run.  One
+run writes one file into benchmarks/results; it holds a digest of the files of each part, so that a
+later commit is covered by it as long as none of those files says anything else.  Where they lie,
+and where lies what they import, makes no difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import datetime as dt
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path("benchmarks") / "results"
+SOURCES = ("runtime", "export", "engines", "calibration", "tests")
+
+#: Changes which kernels run, and with them figures.
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_int8",
+         "amx_bf16")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is run together.
+
+    Attributes:
+        files: Names of the files it covers; each occurs once below `SOURCES`.
+        needs: What must be there, see tests/needs.py.
+    """
+
+    files: tuple[str, ...]
+    needs: tuple[str, ...]
+
+
+PARTS = {
+    # The export route through JAX and TensorFlow.
+    "jax2tf": Part(
+        ("flax_network.py", "jax2tf_route.py", "jax2tf-requirements.txt", "route_recipe.py",
+         "routes.py", "test_routes.py"),
+        ("jax2tf",),
+    ),
+    # Whole recordings: T5X's search, the violin through all profiles and as stored in fp16.
+    "recordings": Part(
+        ("baselines.json", "search.py", "t5x_recordings.npz", "test_recordings.py",
+         "test_t5x_golden.py"),
+        ("shared",),
+    ),
+}  # fmt: skip
+
+
+def find(root: Path, name: str) -> Path:
+    """The file of that name; raises `SystemExit` unless there is exactly one."""
+    found = [path for source in SOURCES for path in (root / source).rglob(name)]
+    if len(found) != 1:
+        places = ", ".join(str(path.relative_to(root)) for path in found) or "none"
+        raise SystemExit(f"results: expected one file {name} in {', '.join(SOURCES)}, got {places}")
+    return found[0]
+
+
+def meaning(path: Path, modules: frozenset[str]) -> bytes:
+    """What a file says, wherever the modules it imports may lie.
+
+    Imports of ours stand at the end, in order, by the name of the module without its package.
+    """
+    data = path.read_bytes()
+    if path.suffix != ".py":
+        return data
+    lines, imports = data.decode().splitlines(), set[str]()
+    for node in ast.walk(ast.parse(data)):
+        if not isinstance(node, ast.ImportFrom | ast.Import):
+            continue
+        names = [(alias.name, alias.asname or "") for alias in node.names]
+        source = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        if not (source or names[0][0]).startswith(("mt3_", "tests")):
+            continue
+        last = source.rpartition(".")[2]
+        place = last if last in modules else ""  # a package says nothing: it is where modules lie
+        imports |= {f"{place} {name.rpartition('.')[2]} {other}" for name, other in names}
+        for number in range(node.lineno - 1, node.end_lineno or node.lineno):
+            lines[number] = ""
+    kept = [line.rstrip() for line in lines if line.strip()]
+    return "\n".join([*kept, *sorted(imports)]).encode()
+
+
+def digest(part: Part, root: Path = ROOT) -> str:
+    """SHA-256 of what the files of a part say."""
+    modules = frozenset(path.stem for source in SOURCES for path in (root / source).rglob("*.py"))
+    total = hashlib.sha256()
+    for name in sorted(part.files):
+        said = hashlib.sha256(meaning(find(root, name), modules)).hexdigest()
+        total.update(f"{name} {said}\n".encode())
+    return total.hexdigest()
+
+
+def machine() -> dict[str, Any]:
+    """The processor and what it can do."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    rows = [row.partition(":") for row in text.splitlines()]
+    known = {key.strip(): value.strip() for key, _, value in rows}
+    flags = known.get("flags", "").split()
+    return {
+        "cpu": known.get("model name") or platform.processor() or platform.machine(),
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def git(*words: str) -> str:
+    """What git says of this repository."""
+    return subprocess.check_output(["git", *words], cwd=ROOT, text=True)  # noqa: S603, S607
+
+
+def run_part(name: str) -> dict[str, Any]:
+    """Runs the tests of a part; returns what is kept of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-m", f"nightly(part='{name}')", "-rs"]
+        began = time.monotonic()
+        done = subprocess.run(  # noqa: S603  pytest on names of our own
+            [*command, f"--junitxml={report}"],
+            cwd=ROOT,
+            env=os.environ | {"MT3_REQUIRE": ",".join(PARTS[name].needs)},
+            check=False,
+        )
+        seconds = round(time.monotonic() - began, 1)
+        cases = list(ET.parse(report).iter("testcase")) if report.exists() else []  # noqa: S314  ours
+    return {"digest": digest(PARTS[name]), "exit": done.returncode, "seconds": seconds} | read(
+        cases
+    )
+
+
+def read(cases: Iterable[ET.Element]) -> dict[str, Any]:
+    """Outcomes and figures of the test cases of pytest's report."""
+    tests, figures = dict[str, str](), dict[str, str]()
+    for case in cases:
+        kinds = {child.tag for child in case}
+        failed, skipped = kinds & {"failure", "error"}, "skipped" in kinds
+        name = f"{case.get('classname')}::{case.get('name')}"
+        tests[name] = "failed" if failed else "skipped" if skipped else "passed"
+        for figure in case.iter("property"):
+            figures[figure.get("name", "")] = figure.get("value", "")
+    counts = {kind: list(tests.values()).count(kind) for kind in ("passed", "failed", "skipped")}
+    return {**counts, "tests": tests, "figures": figures}
+
+
+def run(names: list[str]) -> int:
+    """Runs parts and writes one result; returns 1 if a test failed."""
+    for name in names:
+        digest(PARTS[name])  # a table that is wrong is noticed before hours are spent
+    now = dt.datetime.now(dt.UTC)
+    whole = {
+        "commit": git("rev-parse", "HEAD").strip(),
+        "changed": bool(git("status", "--porcelain", "--untracked-files=no").strip()),
+        "date": now.isoformat(timespec="seconds"),
+        "machine": machine(),
+        "parts": {name: run_part(name) for name in names},
+    }
+    some = "" if set(names) == set(PARTS) else "-" + "-".join(sorted(names))
+    path = ROOT / FOLDER / f"nightly-{now.date()}{some}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    print(path.relative_to(ROOT))
+    return int(not all(map(good, whole["parts"].values())))
+
+
+def good(result: dict[str, Any]) -> bool:
+    """Whether a part was run, and nothing failed or was left out."""
+    return not result["exit"] and result["passed"] > 0 == result["failed"] + result["skipped"]
+
+
+def check(root: Path = ROOT, parts: dict[str, Part] | None = None) -> list[str]:
+    """What no result of this very code says to be well, a sentence each."""
+    paths = sorted((root / FOLDER).glob("nightly-*.json"))
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    faults = []
+    for name, part in (PARTS if parts is None else parts).items():
+        results = [(one["date"], one["parts"][name]) for one in kept if name in one["parts"]]
+        now = digest(part, root)
+        if any(good(result) and result["digest"] == now for _, result in results):
+            continue
+        last = max((date for date, result in results if good(result)), default="never")
+        faults.append(
+            f"{name} was not run on this code, whose files are {', '.join(part.files)} (last good "
+            f"result: {last}); run scripts/nightly {name} and commit {FOLDER}"
+        )
+    return faults
+
+
+def main() -> int:
+    """Runs or checks the parts that are named, all of them by default."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=("run", "check"))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
+    if given.what == "run":
+        return run(given.parts or list(PARTS))
+    faults = check(parts={name: PARTS[name] for name in given.parts or PARTS})
+    for fault in faults:
+        print(f"results: {fault}", file=sys.stderr)
+    return int(bool(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

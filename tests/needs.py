@@ -47,6 +47,8 @@ NEEDS = {
     "ffmpeg": "apt-get install ffmpeg",
     "fluidsynth": "apt-get install fluidsynth",
     "timidity": "apt-get install timidity",
+    "midi-readers": "pip install music21 partitura",
+    "control-groups": "run as root where the kernel lets a group be made",
     "gpu": "run where there is an NVIDIA GPU",
 }
 

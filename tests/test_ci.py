@@ -15,8 +15,9 @@ from tests.pace import HANGS
 FUNCTIONS = ROOT / ".ci" / "environments.sh"
 RUN = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
-#: What no machine of CI has: a GPU, and what is too long for every check (scripts/nightly).
-ABSENT = {"gpu", "jax2tf"}
+#: What CI need not have: devices, large libraries beside smaller ones, and what is too long for
+#: every check (scripts/nightly).
+ABSENT = {"gpu", "jax2tf", "midi-readers", "control-groups"}
 
 
 def shell(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:

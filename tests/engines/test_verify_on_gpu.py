@@ -138,4 +138,4 @@ def test_what_fails_is_reported_beside_the_rest(tiny_bundle, machine, tmp_path, 
 def test_what_is_missing_is_said(tiny_bundle, tmp_path, capsys):
     song = str(tmp_path / "song.wav")
     assert main([str(tiny_bundle), song, "-o", str(tmp_path / "x.md")]) == ExitCode.UNUSABLE
-    assert "mt3-runtime[trt]" in capsys.readouterr().err
+    assert "the extra [trt]: pip install" in capsys.readouterr().err

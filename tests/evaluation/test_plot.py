@@ -190,4 +190,4 @@ def test_without_matplotlib(plot, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = plot()
     assert code == 3
-    assert "pip install 'mt3-runtime[viz]'" in err
+    assert "the extra [viz]: pip install" in err

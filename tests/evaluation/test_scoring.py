@@ -160,7 +160,7 @@ def test_before():
 
 def test_without_mir_eval(monkeypatch):
     monkeypatch.setitem(sys.modules, "mir_eval.transcription", None)
-    with pytest.raises(MissingDependencyError, match=r"mt3-runtime\[calibration\]"):
+    with pytest.raises(MissingDependencyError, match=r"extra \[calibration\]: pip install"):
         match([], [], by_pitch)
 
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.optional_packages import require
+from mt3_runtime.extras import require
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 
@@ -24,7 +24,7 @@ def resampler(source: float, target: int) -> Callable[[Iterator[Samples]], Itera
     """Return the step from ``source`` to ``target`` Hz, from blocks [n] to blocks [m]."""
     if source == target:
         return lambda blocks: blocks
-    soxr = require("soxr", f"resample {source:g} Hz to {target} Hz")
+    soxr = require("soxr", f"Resampling {source:g} Hz to {target} Hz", "cpu")
 
     def resample(blocks: Iterator[Samples]) -> Iterator[Samples]:
         stream = soxr.ResampleStream(source, target, 1, "float32", quality="HQ")

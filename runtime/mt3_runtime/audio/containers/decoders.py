@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mt3_runtime.audio.containers.byte_source import Bytes, Part, VirtualFile
 from mt3_runtime.audio.containers.mpeg_frames import MPEG
 from mt3_runtime.errors import AudioError
-from mt3_runtime.optional_packages import require
+from mt3_runtime.extras import require
 
 BLOCK_SECONDS = 3.0
 """Length of one decoded block: long enough that per-call costs vanish, about 1 MB in stereo."""
@@ -70,7 +70,7 @@ class SndfileDecoder:
     """libsndfile on one part of a file; attributes as those of :class:`Decoder`."""
 
     def __init__(self, view: Bytes, *, forward: bool = False, claim: int = 1) -> None:
-        soundfile = require("soundfile", "read audio files")
+        soundfile = require("soundfile", "Reading audio files", "cpu")
         opened = _forward_only(soundfile) if forward else soundfile.SoundFile
         self._file = VirtualFile(view, claim)
         with self._file.reporting():

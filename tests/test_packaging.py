@@ -93,6 +93,20 @@ def test_the_metadata_of_the_wheel(wheel):
     assert set(metadata.get_all("Provides-Extra")) == set(extras.split())
 
 
+def test_the_classifiers_name_the_systems_there_are_wheels_for(wheel):
+    """docs/deployment.md has the same list in words."""
+    metadata = email.message_from_bytes(wheel.read("mt3_runtime-0.1.0.dist-info/METADATA"))
+    found = {line for line in metadata.get_all("Classifier") if line.startswith("Operating System")}
+    assert found == {
+        "Operating System :: MacOS",
+        "Operating System :: Microsoft :: Windows",
+        "Operating System :: POSIX :: Linux",
+    }
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    versions = re.findall(r"Python :: (3\.\d+)$", str(metadata), re.MULTILINE)
+    assert f"Python {versions[0]} to {versions[-1]}" in page
+
+
 def test_no_extra_mixes_the_two_onnx_runtimes():
     for extra, lines in PROJECT["project"]["optional-dependencies"].items():
         runtimes = {line for line in lines if line.startswith("onnxruntime")}

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 
@@ -426,6 +427,10 @@ def test_a_device_without_backend_is_refused(
 ) -> None:
     monkeypatch.setattr("mt3_runtime.backends.devices.entry_points", lambda **_: ())
     with pytest.raises(DeviceError, match="no installed package provides"):
+        load_model(tiny_bundle, device="tensorrt")
+    absent = EntryPoint("tensorrt", "no_such_package.backend:open", "mt3_runtime.backends")
+    monkeypatch.setattr("mt3_runtime.backends.devices.entry_points", lambda **_: (absent,))
+    with pytest.raises(DeviceError, match=r"cannot be loaded .*no_such_package.* use device cpu"):
         load_model(tiny_bundle, device="tensorrt")
 
 

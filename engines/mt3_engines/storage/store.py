@@ -27,7 +27,7 @@ from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import BundleError, DeviceError, OutputError
 from mt3_runtime.files.atomic import make_folder, write_atomic
 from mt3_runtime.files.ownership import delete, foreign_names, is_regular
-from mt3_runtime.models.cache import cache_dir
+from mt3_runtime.models.cache import cache_dir, expanded
 from mt3_runtime.schema import read_document, read_fields
 
 FORMAT, FORMAT_VERSION = "mt3-runtime.engine", 1
@@ -87,7 +87,7 @@ class _Document:
 def default_folder() -> Path:
     """Where engines are kept unless a command says otherwise."""
     chosen = os.environ.get(FOLDER_VARIABLE)
-    return Path(chosen).expanduser() if chosen else cache_dir() / "engines"
+    return expanded(chosen) if chosen else cache_dir() / "engines"
 
 
 class EngineStore:

@@ -106,7 +106,9 @@ class ModelRun:
                 progress=lambda now: meter.update(now.seconds_done, now.seconds_total),
             )
         for message in result.warnings:
-            if message not in (result.audio_warning, port_warning(result.notes)):
+            # Others are Python warnings, which the command shows.
+            said = (result.audio_warning, port_warning(result.notes), *result.remarks)
+            if message not in said:
                 talk(f"warning: {path}: {message}")
         return Findings(result.notes, result.duration, result.token_digest)
 

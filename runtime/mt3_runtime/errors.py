@@ -53,8 +53,12 @@ class MissingDependencyError(MT3Error, ImportError):
 
 
 class AudioWarning(UserWarning):
-    """Audio was read in part, as the file is cut or damaged; the message says how much was read."""
+    """Audio was read in part, or its level makes notes doubtful; the message says how."""
 
 
 class PortWarning(UserWarning):
     """More notes of a MIDI file sound at once than its 15 channels hold; others are on ports."""
+
+
+class ResultWarning(UserWarning):
+    """A result has no notes, or an option left none of a kind; the message says why."""

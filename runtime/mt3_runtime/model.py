@@ -8,7 +8,6 @@ three thirds under the names mt3-infer's users know; `Model.stream` yields notes
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, Self, Unpack, cast, overload
 
 import numpy as np
 
-from mt3_runtime.audio.sources import AudioSource, AudioStream, open_audio, open_blocks
+from mt3_runtime.audio.sources import AudioSource, is_recording, open_audio, open_blocks
 from mt3_runtime.bundles.bundle import Bundle, Manifest
 from mt3_runtime.decoding.search import search_for
 from mt3_runtime.decoding.types import Job
@@ -196,7 +195,7 @@ class Model:
             AudioError: As in `transcribe_notes`, unless ``return_exceptions``.
             OptionError: As in `transcribe_notes`, or ``sources`` is a single recording.
         """
-        if isinstance(sources, str | bytes | os.PathLike) or hasattr(sources, "read"):
+        if is_recording(sources):
             raise OptionError("sources must be several recordings; put a single one into a list.")
         request = self._request(**options)
         run = self._pipeline.transcribe(sources, sr, request, progress=progress)
@@ -250,16 +249,7 @@ class Model:
         else:
             source = cast("AudioSource", audio)
             opened = open_audio(source, sr=sr, target_rate=self.sample_rate)
-        return self._stream(opened, request, live=live)
-
-    def _stream(self, opened: AudioStream, request: Request, *, live: bool) -> Iterator[Note]:
-        assembler, leakage = request.assembler(), request.leakage()
-        jobs = self._pipeline.jobs(leakage.listen(opened))
-        with opened, closing(self._pipeline.segments(jobs, request, live=live)) as run:
-            for decoded in run:
-                notes, _ = assemble(assembler, decoded.span, decoded.sequences)
-                yield from request.sure(leakage.live(notes, decoded.span.next_start))
-        yield from request.sure(leakage.live(assembler.finish(), None))
+        return self._pipeline.stream(opened, request, live=live)
 
     def preprocess(self, audio: AudioSource, sr: float | None = None) -> FloatArray:
         """Turns audio into the network's input.
@@ -268,7 +258,7 @@ class Model:
             float32 [segments, frames, bins].
         """
         with open_audio(audio, sr=sr, target_rate=self.sample_rate) as stream:
-            return np.stack([job.features() for job in self._pipeline.jobs(stream)])
+            return np.stack([job.features() for job in self._pipeline.jobs(stream.with_warnings())])
 
     def forward(
         self,

@@ -150,6 +150,7 @@ def merge(results: Iterable[Transcription]) -> Transcription:
         audio_warning=" ".join(audio) or None,
         leakage=_joined([part.leakage for part in parts]),
         smoothing=_joined([part.smoothing for part in parts]),
+        remarks=tuple(dict.fromkeys(remark for part in parts for remark in part.remarks)),
     )
 
 

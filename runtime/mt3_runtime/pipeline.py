@@ -6,6 +6,7 @@ a call asks for is in its `Request`, so threads may share a pipeline.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import closing
 from functools import partial
@@ -13,17 +14,18 @@ from typing import TYPE_CHECKING
 
 from mt3_runtime.audio.log_mel import FeatureExtractor
 from mt3_runtime.audio.segments import cut
-from mt3_runtime.audio.sources import AudioSource, open_audio
+from mt3_runtime.audio.sources import AudioSource, AudioStream, open_audio
 from mt3_runtime.decoding.batching import decode
 from mt3_runtime.decoding.search import previous_ids
 from mt3_runtime.decoding.types import Decoded, Ended, Job, Jobs, Span
-from mt3_runtime.errors import OptionError
-from mt3_runtime.recording import Recording
+from mt3_runtime.errors import OptionError, ResultWarning
+from mt3_runtime.recording import Recording, assemble
 from mt3_runtime.transcription import Progress, Transcription
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import Backend, FloatArray
     from mt3_runtime.bundles.bundle import Manifest
+    from mt3_runtime.notes.note import Note
     from mt3_runtime.request import Request
 
 
@@ -80,6 +82,21 @@ class Pipeline:
                     yield item
                 elif item.error is not None:
                     raise item.error
+
+    def stream(self, opened: AudioStream, request: Request, *, live: bool) -> Iterator[Note]:
+        """What `Model.stream` yields of one recording, which is closed in the end."""
+        assembler, leakage = request.assembler(), request.leakage()
+        selection, found = request.selection(), 0
+        jobs = self.jobs(leakage.listen(opened.with_warnings()))
+        with opened, closing(self.segments(jobs, request, live=live)) as run:
+            for decoded in run:
+                notes, _ = assemble(assembler, decoded.span, decoded.sequences)
+                found += len(notes)
+                yield from selection.keep(leakage.live(notes, decoded.span.next_start))
+        notes = assembler.finish()
+        yield from selection.keep(leakage.live(notes, None))
+        for sentence in selection.sentences(found + len(notes)):
+            warnings.warn(sentence, ResultWarning, stacklevel=2)
 
     def transcribe(
         self,

@@ -8,11 +8,13 @@ the result, and `Recording.result` is that result once the last one was added.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mt3_runtime.errors import ResultWarning
 from mt3_runtime.notes.base import ChannelTokens
 from mt3_runtime.transcription import Progress, Transcription, by_onset
 
@@ -71,21 +73,27 @@ class Recording:
         kept, leakage = self._leakage.finish()
         starts = [report.start for report in self._reports]
         notes, smoothing = self._request.smoothed(kept, starts)
-        sure = self._request.sure(notes)
+        selection = self._request.selection()
+        sure = selection.keep(notes)
+        level = self._stream.level_warnings if self._stream else ()
+        remarks = selection.sentences(leakage.notes)
+        for remark in remarks:
+            warnings.warn(remark, ResultWarning, stacklevel=2)
         return Transcription(
             notes=by_onset(sure),
             segments=tuple(self._reports),
             duration=self._seconds,
             model=model,
             token_digest=self._digest.hexdigest(),
-            removed_notes=len(notes) - len(sure),
+            removed_notes=selection.removed,
             audio_warning=self._stream.warning if self._stream else None,
             leakage=leakage,
             smoothing=smoothing,
+            remarks=(*level, *remarks),
         )
 
     def _counted(self, stream: AudioStream) -> Iterator[FloatArray]:
-        for block in self._leakage.listen(stream):
+        for block in self._leakage.listen(stream.with_warnings()):
             self._samples += len(block)
             yield block
 

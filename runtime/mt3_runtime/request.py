@@ -7,7 +7,7 @@ leakage filter of a recording; it has no state, so one serves any number of them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict
@@ -26,6 +26,7 @@ from mt3_runtime.leakage.program_smoothing import smooth
 from mt3_runtime.notes.assemblers import assembler_for
 from mt3_runtime.notes.finisher import Finisher
 from mt3_runtime.notes.instruments import Instruments, Lineup, choose
+from mt3_runtime.notes.selection import Selection
 from mt3_runtime.notes.vocabulary import EventKind
 
 if TYPE_CHECKING:
@@ -151,6 +152,6 @@ class Request:
         """
         return smooth(notes, starts) if self.smooth else Filtered(list(notes), LeakageReport())
 
-    def sure(self, notes: Iterable[Note]) -> list[Note]:
-        """The notes that are not left out."""
-        return [note for note in notes if note.confidence >= self.min_confidence]
+    def selection(self) -> Selection:
+        """Makes the selection by confidence of a recording."""
+        return Selection(self.min_confidence, limited=self.lineup != Lineup())

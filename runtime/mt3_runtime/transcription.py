@@ -48,6 +48,8 @@ class Transcription:
         audio_warning: What of the audio could not be read; None if nothing is missing.
         leakage: What the leakage filter did to the notes.
         smoothing: What `mt3_runtime.leakage.program_smoothing` did to those that remained.
+        remarks: What makes the result doubtful, or why it lacks notes: a sentence each, of the
+            level of the audio (`mt3_runtime.audio.levels`) and of what options left.
     """
 
     notes: tuple[Note, ...]
@@ -59,6 +61,7 @@ class Transcription:
     audio_warning: str | None = None
     leakage: LeakageReport = field(default=LeakageReport())
     smoothing: LeakageReport = field(default=LeakageReport())
+    remarks: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -76,9 +79,9 @@ class Transcription:
             (discarded, f"tokens discarded to imitate the original: {discarded}"),
         )
         audio = [self.audio_warning] if self.audio_warning else []
+        counted = [sentence for count, sentence in sentences if count]
         ports = port_warning(self.notes)
-        midi = [ports] if ports else []
-        return audio + [sentence for count, sentence in sentences if count] + midi
+        return [*audio, *self.remarks, *counted, *([ports] if ports else [])]
 
     def summary(self) -> str:
         """One line for a log."""
@@ -101,22 +104,29 @@ class Transcription:
 
         return to_midi(self.notes, tempo=tempo)
 
-    def save(self, path: str | os.PathLike[str], format: str | None = None) -> Path:  # noqa: A002
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,  # noqa: A002  the word that users type
+        *,
+        tempo: float = 120.0,
+    ) -> Path:
         """Writes the result, whole or not at all.
 
         Args:
             path: Where to; an existing file is replaced.
             format: One of `mt3_runtime.files.formats.FORMATS`; told by the suffix if None.
+            tempo: Quarters per minute of a MIDI file, 20 to 400; no other format has one.
 
         Raises:
-            OptionError: The format is unknown.
+            OptionError: The format is unknown, or the tempo is out of range.
             OutputError: The file cannot be written; nothing is left behind.
         """
         from mt3_runtime.files.atomic import write_atomic  # noqa: PLC0415
         from mt3_runtime.files.formats import format_from_suffix, render  # noqa: PLC0415
 
         target = Path(path)
-        write_atomic(target, render(self, format or format_from_suffix(target)))
+        write_atomic(target, render(self, format or format_from_suffix(target), tempo=tempo))
         return target
 
 

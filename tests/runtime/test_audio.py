@@ -348,8 +348,8 @@ def test_channel_axis():
     assert np.array_equal(load_audio(stereo), expected)
     assert np.array_equal(load_audio(stereo.T), expected)
     assert np.array_equal(load_audio(stereo[:, :1]), stereo[:, 0])
-    assert len(load_audio(np.zeros((2, 64)))) == 2
-    assert len(load_audio(np.zeros((2, 65)))) == 65
+    assert len(load_audio(np.zeros((2, 8)))) == 2
+    assert len(load_audio(np.zeros((2, 9)))) == 9
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,7 @@ def test_json():
         ],
         "leakage": None,
         "smoothing": None,
+        "warnings": None,
     }
 
 
@@ -159,6 +160,7 @@ def test_json_of_bare_notes():
         "segments": [],
         "leakage": None,
         "smoothing": None,
+        "warnings": None,
     }
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import BinaryIO
@@ -87,15 +87,15 @@ class SoundReader:
         self.rate, self.channels = self._decoder.rate, self._decoder.channels
         self.duration = self._total_seconds()
 
-    def blocks(self) -> Iterator[Frames]:
-        """Yield mono float32 blocks until the file or its decodable part ends.
+    def blocks(self, mix: Callable[[Frames], Frames] = mix_down) -> Iterator[Frames]:
+        """Yield blocks until the file or its decodable part ends: mono float32, by ``mix``.
 
         Raises:
             AudioError: Nothing at all can be decoded, or the file cannot be read any more.
             MissingDependencyError: Joined sounds differ in rate, and soxr is not installed.
         """
         for rate, group in groupby(self._chunks(), itemgetter(0)):
-            mono = (mix_down(frames) for _, frames in group)
+            mono = (mix(frames) for _, frames in group)
             yield from resampler(rate, self.rate)(mono)
         self._report()
 

@@ -4,15 +4,18 @@ Contract: :func:`open_audio` (a file, a file object, an array) and :func:`open_b
 stream) return an :class:`AudioStream`, an iterator over blocks of at most about three seconds, so
 an hour of audio needs the memory of one block; :func:`load_audio` is their sum.  The three steps
 are those of the original models: decode, mean over channels, resample.  No step normalises or
-clips: the networks were trained on the recorded level.
+clips: the networks were trained on the recorded level.  What of that level makes notes doubtful is
+said by :attr:`AudioStream.level_warnings`.
 
 soundfile and soxr are imported when a file, or another rate, first needs them.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import AsyncIterable, Iterable, Iterator
 from numbers import Real
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeAlias, TypeGuard, cast
@@ -20,18 +23,17 @@ from typing import Any, BinaryIO, Self, TypeAlias, TypeGuard, cast
 import numpy as np
 import numpy.typing as npt
 
+from mt3_runtime.audio.levels import USUAL_CHANNELS, LevelMeter
 from mt3_runtime.audio.resampling import resampler
-from mt3_runtime.audio.sound_file import SoundReader, block_frames, mix_down, open_sound
-from mt3_runtime.errors import AudioError, OptionError
+from mt3_runtime.audio.samples import MAX_CHANNELS, FrameReader, as_float32
+from mt3_runtime.audio.sound_file import SoundReader, block_frames, open_sound
+from mt3_runtime.errors import AudioError, AudioWarning, OptionError
 
 DEFAULT_RATE = 16000
 """Sample rate of every published model of the family [Hz]; assumed for arrays without ``sr``."""
 
-MIN_RATE, MAX_RATE = 100.0, 1e7
-"""Accepted source rates [Hz]; the lower bound catches rates given in kHz (44.1)."""
-
-MAX_CHANNELS = 64
-"""Files have at most this many channels, as has the channel axis of a 2-D array."""
+MIN_RATE, MAX_RATE = 1000.0, 1e7
+"""Accepted source rates [Hz]; the lower bound catches rates given in kHz (44.1 to 384)."""
 
 LOUDEST = 1e30
 """Larger amplitudes are no sound; their spectrum would overflow float32 (2048 samples times 256
@@ -57,20 +59,20 @@ class AudioStream:
     def __init__(
         self,
         blocks: Iterator[Samples],
-        name: str,
+        levels: LevelMeter,
         *,
-        source_rate: float,
         target_rate: int,
         duration: float | None,
         reader: SoundReader | None = None,
     ) -> None:
-        self.name = name
-        self.source_rate = source_rate
+        self.name = levels.name
+        self.source_rate = levels.rate
         self.target_rate = target_rate
         self.duration = duration
+        self._levels = levels
         self._reader = reader
-        resample = resampler(source_rate, target_rate)
-        self._blocks: Iterator[Samples] = resample(_checked(blocks, name, source_rate))
+        resample = resampler(self.source_rate, target_rate)
+        self._blocks: Iterator[Samples] = resample(_checked(blocks, levels))
 
     def __iter__(self) -> Self:
         return self
@@ -104,6 +106,25 @@ class AudioStream:
         """What of the audio could not be read, known once the rest was; None if nothing."""
         return self._reader.warning if self._reader else None
 
+    @property
+    def level_warnings(self) -> tuple[str, ...]:
+        """What of the level of the audio so far makes notes doubtful, see `LevelMeter`."""
+        return tuple(self._levels.sentences())
+
+    def with_warnings(self) -> Iterator[Samples]:
+        """Yield the blocks, and give `level_warnings` as `AudioWarning`.
+
+        That of samples without scale comes with the first of them, as live input has no end.
+        """
+        loud = ""
+        for block in self:
+            if not loud and (loud := self._levels.too_loud()):
+                warnings.warn(loud, AudioWarning, stacklevel=2)
+            yield block
+        for sentence in self.level_warnings:
+            if not loud or sentence != self._levels.too_loud():
+                warnings.warn(sentence, AudioWarning, stacklevel=2)
+
 
 def open_audio(
     source: AudioSource, *, sr: float | None = None, target_rate: int = DEFAULT_RATE
@@ -113,9 +134,9 @@ def open_audio(
     Args:
         source: A path; a binary file object, seekable or not; or anything ``np.asarray`` takes:
             [samples], or [samples, channels] as soundfile returns it.  [channels, samples] is
-            recognised where its second axis is longer than 64, which no channel axis is.
-            Integers of 8 to 32 bits are scaled by their full scale (int16 by 2**15; unsigned ones
-            are centred on half of it first); floats are taken as they are.
+            recognised where there are 8 channels at most, and more samples than 8.  Integers of 8
+            to 32 bits are scaled by their full scale (int16 by 2**15; unsigned ones are centred on
+            half of it first); floats are taken as they are.
         sr: Sample rate of an array [Hz], 16000 if None.  A file states its own rate; giving a
             different one is an error.
         target_rate: Sample rate wanted [Hz].
@@ -123,23 +144,25 @@ def open_audio(
     Raises:
         AudioNotFoundError: The path does not exist or is a folder.
         AudioError: Not audio: undecodable or empty file, array of wrong shape or type or without
-            samples.  While iterating also: NaN or infinite values.
+            samples, blocks where one recording is expected.  While iterating also: NaN or infinite
+            values.
         OptionError: ``sr`` or ``target_rate`` is not a rate, or contradicts the file.
         MissingDependencyError: soundfile or soxr is needed and not installed.
     """
     target_rate = _valid_target(target_rate)
     if _is_file(source):
         return _open_file(source, sr, target_rate)
-    rate = DEFAULT_RATE if sr is None else _valid_rate(sr)
-    frames = _as_frames(source)
+    levels = LevelMeter("array", DEFAULT_RATE if sr is None else _valid_rate(sr))
+    reader = FrameReader()
+    frames = reader.read(source)
+    levels.remark = reader.remark
     if len(frames) == 0:
         raise AudioError("The array holds no samples; expected at least one.")
     return AudioStream(
-        _array_blocks(frames, rate),
-        "array",
-        source_rate=rate,
+        _array_blocks(frames, levels),
+        levels,
         target_rate=target_rate,
-        duration=len(frames) / rate,
+        duration=len(frames) / levels.rate,
     )
 
 
@@ -156,17 +179,15 @@ def open_blocks(
 
     Raises:
         OptionError: ``sr`` or ``target_rate`` is not a rate.
-        AudioError: While iterating: a block is not audio, the channel count changes, a value is
-            NaN or infinite, or there was no sample at all.
+        AudioError: A single recording was given.  While iterating: a block is not audio, the
+            channel count changes, a value is NaN or infinite, or there was no sample at all.
         MissingDependencyError: soxr is needed and not installed.
     """
-    rate = _valid_rate(sr)
+    levels = LevelMeter("stream", _valid_rate(sr))
+    target_rate = _valid_target(target_rate)
+    _check_blocks(blocks)
     return AudioStream(
-        _stream_blocks(blocks, rate),
-        "stream",
-        source_rate=rate,
-        target_rate=_valid_target(target_rate),
-        duration=None,
+        _stream_blocks(blocks, levels), levels, target_rate=target_rate, duration=None
     )
 
 
@@ -178,19 +199,78 @@ def load_audio(
         return np.concatenate(list(stream))
 
 
+def is_recording(source: object) -> bool:
+    """Whether this is one recording, and not several, or blocks of one.
+
+    Of an array of numbers the axes tell: iterating would give samples, or frames of few channels.
+    """
+    if _is_file(source) or isinstance(source, bytes):
+        return True
+    kind = getattr(getattr(source, "dtype", None), "kind", "f")  # PyTorch's have none
+    shape: tuple[int, ...] = getattr(source, "shape", (0, 0, 0))
+    few = len(shape) == 2 and shape[1] <= USUAL_CHANNELS
+    return kind in "iuf" and (len(shape) < 2 or few)
+
+
 def _is_file(source: object) -> TypeGuard[FileSource]:
     return isinstance(source, str | os.PathLike) or hasattr(source, "read")
 
 
+def _check_readable(source: FileSource) -> None:
+    """Refuse objects with another kind of ``read`` than files have."""
+    if isinstance(source, str | os.PathLike):
+        return
+    kind = type(source).__name__
+    try:
+        data: object = source.read(0)
+    except TypeError as error:
+        raise AudioError(
+            f"read() of a {kind} takes no number of bytes; expected a binary file object. Pass "
+            "io.BytesIO(...) of the bytes that it gives."
+        ) from error
+    except (OSError, ValueError):
+        return  # the reader says so, with the name
+    if inspect.isawaitable(data):
+        if inspect.iscoroutine(data):
+            data.close()
+        remedy = "its .file" if hasattr(source, "file") else "io.BytesIO(await ....read())"
+        raise AudioError(
+            f"read() of a {kind} is asynchronous; expected a binary file object. Pass {remedy}."
+        )
+    if not isinstance(data, bytes | str):  # text has its own message
+        decoded = hasattr(source, "samplerate")
+        remedy = "its .read(), with its .samplerate as sr, or its path" if decoded else "its path"
+        raise AudioError(
+            f"read() of a {kind} gives {type(data).__name__} and not bytes; expected a binary file "
+            f"object. Pass {remedy}."
+        )
+
+
+def _check_blocks(blocks: object) -> None:
+    """Refuse a single recording in place of blocks."""
+    kind = type(blocks).__name__
+    if isinstance(blocks, AsyncIterable):
+        raise AudioError(
+            f"A {kind} is asynchronous; expected an iterable of sample blocks. Hand them over "
+            "through a queue.Queue: iter(queue.get, None)."
+        )
+    if is_recording(blocks) or not isinstance(blocks, Iterable):
+        raise AudioError(
+            f"A {kind} is no sequence of sample blocks; for a single recording leave live=True "
+            "out, or cut it into blocks."
+        )
+
+
 def _open_file(source: FileSource, sr: float | None, target: int) -> AudioStream:
     wanted = None if sr is None else _valid_rate(sr)
+    _check_readable(source)
     reader = open_sound(source)
     try:
         _check_header(reader, wanted)
+        levels = LevelMeter(reader.name, reader.rate)
         return AudioStream(
-            reader.blocks(),
-            reader.name,
-            source_rate=reader.rate,
+            reader.blocks(levels.mix),
+            levels,
             target_rate=target,
             duration=reader.duration,
             reader=reader,
@@ -219,13 +299,16 @@ def _check_header(reader: SoundReader, wanted: float | None) -> None:
 
 
 def _valid_rate(rate: object, argument: str = "sr") -> float:
+    hint = ""
     if isinstance(rate, Real) and not isinstance(rate, bool):
         hertz = cast("float", rate)
         if MIN_RATE <= hertz <= MAX_RATE:  # false for NaN
             return int(hertz) if float(hertz).is_integer() else float(hertz)
+        if 1.0 <= hertz < MIN_RATE:
+            hint = f" If it is in kHz, pass {hertz * 1000:g}."
     raise OptionError(
         f"{argument}={rate!r} is not a sample rate; expected a number of Hz "
-        f"from {MIN_RATE:g} to {MAX_RATE:g}, such as 44100."
+        f"from {MIN_RATE:g} to {MAX_RATE:g}, such as 44100.{hint}"
     )
 
 
@@ -236,71 +319,27 @@ def _valid_target(rate: object) -> int:
     return valid
 
 
-def _as_frames(source: object) -> npt.NDArray[Any]:
-    """Check shape and type of an array; return it as [samples, channels], values untouched."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        raise AudioError("Raw bytes are neither a path nor samples; wrap a file in io.BytesIO.")
-    try:
-        array = np.asarray(source)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise AudioError(f"{type(source).__name__} cannot be read as an array: {error}") from error
-    if array.dtype.kind not in "iuf":
-        raise AudioError(
-            f"Samples have the type {array.dtype}; expected integers or real floating-point values."
-        )
-    if array.dtype.kind in "iu" and array.dtype.itemsize > 4:
-        raise AudioError(
-            f"Samples of type {array.dtype} have no known full scale; expected integers of 8 to 32 "
-            "bits, or floats. Convert them first, for example with array.astype(numpy.int16)."
-        )
-    if array.ndim == 1:
-        return array[:, np.newaxis]
-    if array.ndim == 2 and array.shape[1] > MAX_CHANNELS:
-        array = array.T
-    if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_CHANNELS:
-        raise AudioError(
-            f"An array of shape {array.shape} is not audio; expected [samples] or "
-            f"[samples, channels] with 1 to {MAX_CHANNELS} channels."
-        )
-    return array
-
-
-def _array_blocks(frames: npt.NDArray[Any], rate: float) -> Iterator[Samples]:
+def _array_blocks(frames: npt.NDArray[Any], levels: LevelMeter) -> Iterator[Samples]:
     """Convert [samples, channels] of any number type to mono float32, a block at a time."""
-    step = block_frames(rate)
+    step = block_frames(levels.rate)
+    levels.array_type = frames.dtype
     for start in range(0, len(frames), step):
         with np.errstate(over="ignore"):  # overflow becomes inf, which is reported with its time
-            mono = mix_down(_as_float32(frames[start : start + step]))
+            mono = levels.mix(as_float32(frames[start : start + step]))
         yield mono
 
 
-def _as_float32(block: npt.NDArray[Any]) -> Samples:
-    """Floats as they are; integers to [-1, 1) by their full scale."""
-    if block.dtype.kind == "f":
-        return block.astype(np.float32, copy=False)
-    half_scale = 2.0 ** (8 * block.dtype.itemsize - 1)
-    wide = block.astype(np.float64)  # holds 32-bit integers exactly, as float32 would not
-    if block.dtype.kind == "u":
-        wide -= half_scale
-    return (wide / half_scale).astype(np.float32)
-
-
-def _stream_blocks(blocks: Iterable[npt.ArrayLike], rate: float) -> Iterator[Samples]:
-    channels: int | None = None
+def _stream_blocks(blocks: Iterable[npt.ArrayLike], levels: LevelMeter) -> Iterator[Samples]:
+    reader = FrameReader()
     for block in blocks:
-        frames = _as_frames(block)
-        if channels is not None and frames.shape[1] != channels:
-            raise AudioError(
-                f"A block has {frames.shape[1]} channels, the blocks before it had {channels}; "
-                "expected the same number throughout."
-            )
-        channels = frames.shape[1]
-        yield from _array_blocks(frames, rate)
+        frames = reader.read(block)
+        levels.remark = reader.remark
+        yield from _array_blocks(frames, levels)
 
 
-def _checked(blocks: Iterable[Samples], name: str, rate: float) -> Iterator[Samples]:
+def _checked(blocks: Iterable[Samples], levels: LevelMeter) -> Iterator[Samples]:
     """Pass blocks on; raise at the first value that is no number, or if there was none."""
-    count = 0
+    name, rate, count = levels.name, levels.rate, 0
     for block in blocks:
         sound = np.abs(block) <= LOUDEST  # false for NaN
         if not sound.all():

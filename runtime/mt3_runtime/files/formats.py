@@ -161,12 +161,14 @@ def _document(source: object, notes: Sequence[Note]) -> dict[str, Any]:
     segments: Sequence[SegmentReport] = getattr(source, "segments", ())
     leakage: LeakageReport | None = getattr(source, "leakage", None)
     smoothing: LeakageReport | None = getattr(source, "smoothing", None)
+    warnings: Sequence[str] | None = getattr(source, "warnings", None)
     return {
         "format": DOCUMENT_FORMAT,
         "version": DOCUMENT_VERSION,
         "model": None if model is None else str(model),
         "duration": None if duration is None else _rounded(duration),
         "token_digest": digest,
+        "warnings": None if warnings is None else list(warnings),
         "notes": [_note_object(note) for note in notes],
         "segments": [{**asdict(s), "start": _rounded(s.start)} for s in segments],
         "leakage": None if leakage is None else leakage.to_dict(),

@@ -332,7 +332,7 @@ def test_names_that_are_too_long(here, long):
     [
         (["missing.wav"], 1, "missing.wav: there is no such file"),
         (["a.wav/x.wav"], 1, "there is no such file"),
-        (["-"], 1, "-: there is no such file"),
+        (["-"], 2, "standard input needs a name"),
         (["empty"], 1, "no audio file directly in empty"),
         ([""], 2, "input file is empty"),
         (["a.wav", "-o", ""], 2, "-o is empty"),
@@ -344,8 +344,6 @@ def test_names_that_are_too_long(here, long):
         (["a.wav", "-o", "a.wav/x.mid"], 1, "no folder"),
         (["a.wav", "-o", "a.wav/"], 1, "is a file"),
         (["a.wav", "-o", "nowhere/x.mid"], 1, "no folder"),
-        (["a.wav", "a.flac"], 2, "both be written to a.mid"),
-        (["a.wav", "a.flac", "-o", "empty"], 2, "both be written"),
         (["a.wav", "a.flac", "-o", "x.mid"], 2, "do not fit"),
         (["a.wav", "-f", "wav"], 2, "unknown format 'wav'"),
         (["a.wav", "-f", ""], 2, "unknown format ''"),
@@ -782,7 +780,8 @@ def test_silence_is_an_empty_file_and_no_error(here, brief_bundle):
 def test_silence_on_the_real_model(here, real_bundle):
     soundfile.write("silence.wav", np.zeros(5 * 16000, np.int16), 16000)
     ended = mt3("transcribe", "-q", "silence.wav", "-m", real_bundle)
-    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert (ended.returncode, ended.stderr.count(b"mt3: warning: ")) == (0, 2)
+    assert b"every sample is 0" in ended.stderr
     assert not [m for m in mido.MidiFile("silence.mid") if m.type == "note_on"]
 
 

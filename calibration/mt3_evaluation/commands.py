@@ -28,7 +28,7 @@ from mt3_evaluation.plots import check_picture, score_chart, to_bytes
 from mt3_evaluation.score_report import document, table
 from mt3_evaluation.scoring import by_pitch, match
 from mt3_runtime.cli import ExitCode, talk
-from mt3_runtime.commands.jobs import find_inputs
+from mt3_runtime.commands.folder_inputs import find_inputs
 from mt3_runtime.commands.machine import versions
 from mt3_runtime.decoding.search import SearchName
 from mt3_runtime.errors import AudioError, OptionError

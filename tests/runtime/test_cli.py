@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from mt3_runtime import cli
 from mt3_runtime.cli import ExitCode, Listing, main
+from mt3_runtime.commands import folder_inputs as folders
 from mt3_runtime.commands import jobs, results
 from mt3_runtime.commands.transcribe_command import TranscribeCommand
 from mt3_runtime.errors import (
@@ -293,7 +294,7 @@ def targets(planned: list[jobs.Job]) -> list[str]:
 
 
 def test_results_go_beside_their_inputs_by_default(songs):
-    sources = jobs.find_inputs([str(songs)])
+    sources = folders.find_inputs([str(songs)])
     assert [source.name for source in sources] == ["a.wav", "b.flac"]
     planned = jobs.plan(sources, formats=("midi", "csv"), folder=True)
     expected = [songs / name for name in ("a.mid", "a.csv", "b.mid", "b.csv")]
@@ -342,11 +343,11 @@ def test_what_comes_in_while_a_batch_runs_is_not_replaced(songs):
 
 
 def test_clashes_are_found_before_any_work(songs):
-    (songs / "a.mp3").write_bytes(b"x")
-    with pytest.raises(OptionError, match=r"a\.mp3 and .*a\.wav would both be written"):
-        jobs.plan(jobs.find_inputs([str(songs)]), folder=True)
-    with pytest.raises(OptionError, match="both"):
-        jobs.plan([songs / "a.wav", songs / ".." / "songs" / "a.wav"], output=str(songs / "out"))
+    other = songs / "more" / "a.wav"
+    other.parent.mkdir()
+    other.write_bytes(b"x")
+    with pytest.raises(OutputError, match=r"songs.a\.wav and .*more.a\.wav would both be written"):
+        jobs.plan([songs / "a.wav", other], output=str(songs / "out"))
 
 
 def test_an_output_must_not_be_an_input(songs):
@@ -354,7 +355,7 @@ def test_an_output_must_not_be_an_input(songs):
         jobs.plan([songs / "a.wav"], output=str(songs / "a.wav"), formats=("midi",))
     (songs / "a.csv").write_bytes(b"x")
     with pytest.raises(OutputError, match="input"):
-        jobs.plan([songs / "a.wav", songs / "a.csv"], formats=("csv",), overwrite=True)
+        jobs.plan([songs / "b.flac", songs / "a.csv"], formats=("csv",), overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +388,7 @@ def test_a_folder_must_be_possible(songs, monkeypatch):
 def test_a_folder_without_audio_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(AudioError, match=r"no audio file .*\.flac"):
-        jobs.find_inputs([str(tmp_path)])
+        folders.find_inputs([str(tmp_path)])
 
 
 def test_formats_are_a_list_of_known_names():
@@ -402,13 +403,14 @@ def test_formats_are_a_list_of_known_names():
 )
 def test_a_plan_is_complete_and_never_writes_two_things_to_one_place(stems, formats):
     sources = [Path("in") / f"{stem}.wav" for stem in stems]
-    try:
-        planned = jobs.plan(sources, output="no-such-folder/", formats=tuple(formats))
-    except OptionError:
-        assert len({source.stem for source in sources}) < len(sources)
-        return
-    assert [job.source for job in planned] == sources
-    assert len(set(targets(planned))) == len(sources) * max(1, len(formats))
+    sources += [Path("in") / f"{stem}.mp3" for stem in stems[1:]]
+    sources += [Path("other") / f"{stem}.wav" for stem in stems[2:]]
+    refused: list[OutputError] = []
+    planned = jobs.plan(
+        sources, output="no-such-folder/", formats=tuple(formats), refuse=refused.append
+    )
+    assert len(planned) + len(refused) == len(set(sources))
+    assert len(set(targets(planned))) == len(planned) * max(1, len(formats))
 
 
 # mt3 transcribe ----------------------------------------------------------------------------------

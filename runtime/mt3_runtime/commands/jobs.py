@@ -8,7 +8,8 @@ input or another job's output, and each can be written.
     -o FOLDER          FOLDER/NAME.mid; for several results, an existing folder, or "FOLDER/"
     -o -               standard output, for one input and one format
 
-A result that is split into stems is several files, NAME.STEM.mid.
+A result that is split into stems is several files, NAME.STEM.mid.  Inputs that share a NAME get
+NAME.wav.mid and NAME.mp3.mid; where that does not tell them apart, none of them is done.
 
 A file the user has named is replaced; a name made up here never replaces anything unless the user
 says ``--overwrite``.
@@ -17,21 +18,24 @@ says ``--overwrite``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
-from mt3_runtime.errors import AudioError, OptionError, OutputError
+from mt3_runtime.cli import talk
+from mt3_runtime.errors import OptionError, OutputError
 from mt3_runtime.files.atomic import STDOUT, check_output, exists, is_folder, real_path
 from mt3_runtime.files.formats import SUFFIXES, check_format, format_from_suffix
 
-#: What a folder is searched for: the suffixes under which libsndfile's formats hold music.
-# fmt: off
-AUDIO_SUFFIXES = (
-    ".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au",
-    ".snd", ".caf", ".w64", ".rf64",
-)
-# fmt: on
+STDIN = Path("<stdin>")
+"""Stands for standard input among the sources; its results are called ``stdin``."""
+
+_LOOKED_AT = 32
+"""Entries of a folder, to find one whose name has letters."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,6 @@ class Job:
     source: Path
     results: tuple[Result, ...]
     replaces: bool = True
-
-
-def find_inputs(names: Sequence[str]) -> list[Path]:
-    """Files as they are (existing or not), folders replaced by the audio files directly in them.
-
-    Raises:
-        AudioError: A folder holds no audio file, or cannot be read.
-        OptionError: A name is empty.
-    """
-    found: list[Path] = []
-    for name in names:
-        if not name:
-            raise OptionError("The name of an input file is empty.")  # to Path: all files here
-        path = Path(name)
-        found += _audio_files(path) if is_folder(path) else [path]
-    return found
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
@@ -99,7 +87,7 @@ def plan(
     """Gives every source its outputs.
 
     Args:
-        sources: Input files.
+        sources: Input files, or `STDIN`.
         output: The argument of ``-o``, or None.
         formats: Chosen formats; empty for the one the output's suffix names, else MIDI.
         folder: The results belong into a folder even if there is only one.
@@ -108,12 +96,16 @@ def plan(
         refuse: Is told why an output cannot be written; its source is left out of the result.
 
     Raises:
-        OptionError: The choices contradict each other, or an output exists already.
-        OutputError: An output cannot be written, and there is no ``refuse``.
+        OptionError: The choices contradict each other, or the output of the only source exists.
+        OutputError: An output cannot be written, or exists already, or another source has the same
+            one; and there is no ``refuse``.
     """
     if output == "":
         raise OptionError("The argument of -o is empty; name a file, a folder or -.")
+    sources = list(dict.fromkeys(sources))
     several = folder or bool(stems) or len(sources) > 1 or len(formats) > 1
+    if output is None and STDIN in sources:
+        raise OptionError("The result of standard input needs a name: -o FILE, or -o - for stdout.")
     if output == STDOUT:
         if several:
             raise OptionError("`-o -` takes one input file and one format, and no --split.")
@@ -122,27 +114,8 @@ def plan(
         jobs = [Job(sources[0], (Result(_one_format(output, formats), output),))]
     else:
         target = None if output is None else _folder(output)
-        jobs = [_derive(source, target, formats or ("midi",), stems) for source in sources]
+        jobs = _derive(sources, target, formats or ("midi",), stems)
     return _possible(jobs, named=named, overwrite=overwrite, refuse=refuse or _raise)
-
-
-def _audio_files(folder: Path) -> list[Path]:
-    try:
-        found = sorted(
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in AUDIO_SUFFIXES
-            and not path.name.startswith(".")  # macOS leaves ._NAME.wav beside NAME.wav
-            and path.is_file()
-        )
-    except OSError as error:
-        raise AudioError(f"The folder {folder} cannot be read: {error.strerror}.") from error
-    if not found:
-        raise AudioError(
-            f"There is no audio file directly in {folder} (looked for "
-            f"{' '.join(AUDIO_SUFFIXES)}); name the files or another folder."
-        )
-    return found
 
 
 def _is_folder(output: str) -> bool:
@@ -177,13 +150,35 @@ def _one_format(output: str, formats: tuple[str, ...]) -> str:
 
 
 def _derive(
-    source: Path, folder: Path | None, formats: tuple[str, ...], stems: tuple[str, ...]
+    sources: Sequence[Path], folder: Path | None, formats: tuple[str, ...], stems: tuple[str, ...]
+) -> list[Job]:
+    """Jobs with made-up names: NAME.mid, or NAME.wav.mid where several inputs share the NAME."""
+    make = partial(_job, folder=folder, formats=formats, stems=stems)
+    jobs = _without_aliases([make(source) for source in sources])
+    rivals = _rivals(jobs)
+    longer = [make(job.source, whole=job.source in rivals) for job in jobs]
+    told = rivals.keys() - _rivals(longer).keys()
+    jobs = [new if new.source in told else old for new, old in zip(longer, jobs, strict=True)]
+    if told:
+        names = ", ".join(job.results[0].path for job in jobs if job.source in told)
+        talk(f"warning: inputs share a name; their results have names with the suffix: {names}")
+    return jobs
+
+
+def _job(
+    source: Path,
+    *,
+    folder: Path | None,
+    formats: tuple[str, ...],
+    stems: tuple[str, ...],
+    whole: bool = False,
 ) -> Job:
     suffixes = {name: suffix for suffix, name in reversed(SUFFIXES.items())}  # the first one wins
     base = source.parent if folder is None else folder
+    own = "stdin" if source == STDIN else source.name if whole else source.stem
     results = []
     for stem in stems or ("",):
-        name = f"{source.stem}.{stem}" if stem else source.stem
+        name = f"{own}.{stem}" if stem else own
         results += [Result(form, str(base / (name + suffixes[form])), stem) for form in formats]
     return Job(source, tuple(results))
 
@@ -193,18 +188,19 @@ def _possible(
 ) -> list[Job]:
     """The jobs whose results can be written."""
     sources = [job.source for job in jobs]
-    taken: dict[str, Path] = {}
+    rivals = _rivals(jobs)
     possible = []
     for job in jobs:
         try:
+            _check_alone(job, rivals)
             for result in job.results:
-                _claim(taken, result.path, job.source)
                 # A folder that is to be made was looked at by `_folder`; one in which a missing
                 # input would lie is of no interest.
                 if named or is_folder(Path(result.path).parent):
                     check_output(result.path, sources)
                 if not (named or overwrite) and exists(result.path):
-                    raise OptionError(f"{result.path} exists; pass --overwrite to replace it.")
+                    kind = OptionError if len(jobs) == 1 else OutputError
+                    raise kind(f"{result.path} exists; pass --overwrite to replace it.")
         except OutputError as error:
             refuse(error)
         else:
@@ -212,14 +208,64 @@ def _possible(
     return possible
 
 
-def _claim(taken: dict[str, Path], path: str, source: Path) -> None:
-    """Notes that ``path`` will come from ``source``, unless it comes from another one."""
-    other = taken.setdefault(os.path.normcase(real_path(path)), source)
-    if other is not source:
-        raise OptionError(
-            f"{other} and {source} would both be written to {path}; transcribe them "
+def _check_alone(job: Job, rivals: Mapping[Path, Mapping[Path, str]]) -> None:
+    for other, path in rivals.get(job.source, {}).items():
+        raise OutputError(
+            f"{job.source} and {other} would both be written to {path}; transcribe them "
             "separately, each with its own -o."
         )
+
+
+def _without_aliases(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs without those that would make the result of one before them again."""
+    rivals = _rivals(jobs)
+    kept: list[Job] = []
+    for job in jobs:
+        others = rivals.get(job.source, {})
+        if not any(k.source in others and _same_file(k.source, job.source) for k in kept):
+            kept.append(job)
+    return kept
+
+
+def _rivals(jobs: Sequence[Job]) -> dict[Path, dict[Path, str]]:
+    """By source, the others that would write to one of its places, and that place."""
+    owners: dict[str, list[tuple[Path, str]]] = {}
+    folders: dict[Path, bool] = {}
+    for job in jobs:
+        for result in job.results:
+            folder = Path(result.path).parent
+            if folder not in folders:
+                folders[folder] = _ignores_case(folder)
+            key = os.path.normcase(real_path(result.path))
+            if folders[folder]:
+                key = unicodedata.normalize("NFC", key).casefold()
+            owners.setdefault(key, []).append((job.source, result.path))
+    found: dict[Path, dict[Path, str]] = {}
+    for several in owners.values():
+        for source, path in several:
+            others = {other: path for other, _ in several if other != source}
+            if others:
+                found.setdefault(source, {}).update(others)
+    return found
+
+
+def _ignores_case(folder: Path) -> bool:
+    """Whether a folder, or the one in which it will be made, takes A and a for one name."""
+    above = real_path(folder)
+    nearest = next(place for place in (above, *above.parents) if exists(place))
+    with suppress(OSError):
+        for entry in chain(islice(nearest.iterdir(), _LOOKED_AT), (nearest, *nearest.parents)):
+            other = entry.name.swapcase()
+            if entry.name.isascii() and other != entry.name:
+                return entry.samefile(entry.with_name(other))
+    return False
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return real_path(one) == real_path(other)
 
 
 def _raise(error: OutputError) -> None:

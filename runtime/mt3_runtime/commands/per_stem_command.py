@@ -9,20 +9,24 @@ from __future__ import annotations
 import argparse
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from mt3_runtime.cli import ExitCode, talk
-from mt3_runtime.commands.jobs import Job, find_inputs, parse_formats, plan
+from mt3_runtime.commands.folder_inputs import find_inputs
+from mt3_runtime.commands.jobs import Job, parse_formats, plan
 from mt3_runtime.commands.results import (
+    REPEATED,
     check_stdout,
+    check_tempo,
     keep_out,
     tell,
     tell_changes,
     tell_warnings,
     write,
 )
-from mt3_runtime.errors import BundleError, OptionError
+from mt3_runtime.errors import AudioError, BundleError, OptionError
 from mt3_runtime.files.atomic import STDOUT, check_output, is_folder
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
 from mt3_runtime.models.installed import MODEL_VARIABLE, installed_models, resolve_model
@@ -42,11 +46,8 @@ def run_per_stem(args: argparse.Namespace) -> int:
         OptionError: The options contradict each other, or a name says no stem.
         OutputError: The result cannot be written.
     """
-    if args.instruments or args.exclude:
-        raise OptionError(
-            "--per-stem chooses instruments by the stems; leave --instruments and --exclude out."
-        )
-    paths = find_inputs(args.files)
+    _check(args)
+    paths = find_inputs(args.files, tell=_refuse)
     files = stem_files(paths)
     job = _plan(args, paths)
     chosen = _choose(files, args)
@@ -57,7 +58,12 @@ def run_per_stem(args: argparse.Namespace) -> int:
             names = ", ".join(dict.fromkeys(file.stem.name for file in some))
             talk(f"{model.path.name}: {names}")
     begin = time.perf_counter()
-    results = [found for model, some in chosen.items() for found in _transcribe(model, some, args)]
+    with warnings.catch_warnings():
+        for kind in REPEATED:
+            warnings.simplefilter("ignore", kind)
+        results = [
+            found for model, some in chosen.items() for found in _transcribe(model, some, args)
+        ]
     order = {path: place for place, path in enumerate(paths)}
     results.sort(key=lambda found: order[found[0].path])
     for file, result in results:
@@ -65,10 +71,25 @@ def run_per_stem(args: argparse.Namespace) -> int:
         if args.report:
             tell_changes(result, file.path)
     whole = merge(result for _, result in results)
-    written = write(whole, job)
+    written = write(whole, job, args.tempo)
     if not args.quiet:
         tell(whole, job, written, speed=whole.duration / (time.perf_counter() - begin))
     return ExitCode.OK
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.instruments or args.exclude:
+        raise OptionError(
+            "--per-stem chooses instruments by the stems; leave --instruments and --exclude out."
+        )
+    if STDOUT in args.files:
+        raise OptionError("--per-stem tells stems by the names of files; standard input has none.")
+
+
+def _refuse(passed_over: str) -> None:
+    raise AudioError(
+        f"{passed_over}. A song needs all its stems: convert these files, or name those to take."
+    )
 
 
 def _plan(args: argparse.Namespace, paths: list[Path]) -> Job:
@@ -83,6 +104,7 @@ def _plan(args: argparse.Namespace, paths: list[Path]) -> Job:
         [source], output=args.output, formats=formats, stems=stems, overwrite=args.overwrite
     )
     check_stdout(job)
+    check_tempo([job], args.tempo)
     for result in job.results:
         # A folder that is to be made has been looked at.
         if result.path != STDOUT and is_folder(Path(result.path).parent):

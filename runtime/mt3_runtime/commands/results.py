@@ -6,18 +6,23 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mt3_runtime.cli import talk
 from mt3_runtime.commands.jobs import Job, Result
-from mt3_runtime.errors import OptionError, OutputError, PortWarning
+from mt3_runtime.errors import AudioWarning, OptionError, OutputError, PortWarning, ResultWarning
 from mt3_runtime.files.atomic import STDOUT, exists, is_folder, make_folder, real_path, write_output
 from mt3_runtime.files.formats import render
 from mt3_runtime.files.midi import port_warning
 
 if TYPE_CHECKING:
     from mt3_runtime.transcription import Transcription
+
+
+REPEATED = AudioWarning, ResultWarning
+"""Python warnings whose text results have as well; said once, by `tell_warnings`."""
 
 
 def check_stdout(job: Job) -> None:
@@ -34,6 +39,17 @@ def check_stdout(job: Job) -> None:
             raise OptionError("MIDI is binary; redirect stdout, or choose another --format.")
 
 
+def check_tempo(jobs: Sequence[Job], tempo: float | None) -> None:
+    """Refuses a tempo where no result has one.
+
+    Raises:
+        OptionError: None of them is MIDI.
+    """
+    formats = {result.format for job in jobs for result in job.results}
+    if tempo is not None and formats and "midi" not in formats:
+        raise OptionError("--tempo is that of MIDI files; leave it out, or add midi to --format.")
+
+
 def keep_out(model: Path, jobs: Sequence[Job]) -> None:
     """Refuses results inside the model's folder, where one could replace a part of it.
 
@@ -46,8 +62,13 @@ def keep_out(model: Path, jobs: Sequence[Job]) -> None:
             raise OutputError(f"{place} is inside the model {model}; choose another folder.")
 
 
-def write(result: Transcription, job: Job) -> list[str]:
+def write(result: Transcription, job: Job, tempo: float | None = None) -> list[str]:
     """Writes a job's files, and returns their names; a stem without notes gets none.
+
+    Args:
+        result: What is written.
+        job: Where to.
+        tempo: Quarters per minute of MIDI files; None for the usual one.
 
     Raises:
         OutputError: A file cannot be written, or has come in since the job was planned.
@@ -59,11 +80,12 @@ def write(result: Transcription, job: Job) -> list[str]:
             wanted.append((target, result))
         elif target.stem in stems:
             wanted.append((target, replace(result, notes=stems[target.stem])))
+    rendered = render if tempo is None else partial(render, tempo=tempo)
     contents = []
     for target, part in wanted:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PortWarning)  # said here, with the name
-            contents.append((target.path, render(part, target.format)))
+            contents.append((target.path, rendered(part, target.format)))
         if target.format == "midi" and (message := port_warning(part.notes)):
             talk(f"warning: {about(job.source, message)}")
     for path, _ in contents if not job.replaces else ():
@@ -76,12 +98,22 @@ def write(result: Transcription, job: Job) -> list[str]:
     return [path for path, _ in contents]
 
 
-def tell_warnings(result: Transcription, source: Path) -> None:
-    """Says what a user should act on, but for what `write` says of the files."""
+def tell_warnings(
+    result: Transcription, source: Path, written: Sequence[str] | None = None
+) -> None:
+    """Says what a user should know of a result, but for what `write` says of its files.
+
+    Args:
+        result: What was transcribed.
+        source: From which file.
+        written: What `write` returned; nothing, if no stem has notes.
+    """
     ports = port_warning(result.notes)
     for message in result.warnings:
         if message != ports:
             talk(f"warning: {about(source, message)}")
+    if written is not None and not written:
+        talk(f"warning: {source}: there are no notes, so no stem was written")
 
 
 def tell(result: Transcription, job: Job, written: Sequence[str], *, speed: float) -> None:

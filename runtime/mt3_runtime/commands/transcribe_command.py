@@ -9,6 +9,7 @@ can feed a pipe.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -17,11 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from mt3_runtime.cli import ExitCode, talk
-from mt3_runtime.commands.jobs import Job, find_inputs, parse_formats, plan
+from mt3_runtime.commands.folder_inputs import find_inputs
+from mt3_runtime.commands.jobs import STDIN, Job, parse_formats, plan
 from mt3_runtime.commands.per_stem_command import run_per_stem
 from mt3_runtime.commands.results import (
+    REPEATED,
     about,
     check_stdout,
+    check_tempo,
     keep_out,
     tell,
     tell_changes,
@@ -29,9 +33,10 @@ from mt3_runtime.commands.results import (
     write,
 )
 from mt3_runtime.decoding.search import SearchName
-from mt3_runtime.errors import AudioError, AudioWarning, OutputError
-from mt3_runtime.files.atomic import is_folder
+from mt3_runtime.errors import AudioError, OutputError
+from mt3_runtime.files.atomic import STDOUT, is_folder
 from mt3_runtime.files.formats import FORMATS
+from mt3_runtime.files.midi import MAX_TEMPO, MIN_TEMPO
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
 from mt3_runtime.models.installed import resolve_model
 from mt3_runtime.models.shipped import shipped_models
@@ -56,7 +61,7 @@ class TranscribeCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds the files, the model and the shape of the result."""
         add = parser.add_argument
-        add("files", nargs="+", metavar="FILE", help="audio file, or folder of audio files")
+        add("files", nargs="+", metavar="FILE", help="audio file, folder of audio files, or -")
         add("-m", "--model", help="bundle, or name of a model (default: $MT3_MODEL, else the only "
             "installed one, else default)")  # fmt: skip
         add("-o", "--output", metavar="OUT", help="file, folder or - (default: beside each input)")
@@ -66,6 +71,7 @@ class TranscribeCommand:
             metavar="LIST",
             help=f"one or more of {', '.join(FORMATS)} (default: by the suffix of OUT, else midi)",
         )
+        add("--tempo", type=_tempo, metavar="BPM", help="of MIDI files (default: 120)")
         add("--split", choices=("stems",), help="write a file per stem, NAME.STEM.mid")
         add(
             "--per-stem",
@@ -121,9 +127,9 @@ class TranscribeCommand:
             return run_per_stem(args)
         choose(args.instruments, args.exclude)  # complains now about unknown names
         sources, failed = _find(args)
-        jobs = _plan(sources, args) if sources else []
+        jobs, refused = _plan(sources, args) if sources else ([], 0)
         ready = [job for job in jobs if _exists(job.source)]
-        failed += len(sources) - len(ready)
+        failed += refused + len(jobs) - len(ready)
         if not ready:
             return ExitCode.FAILED
         model_path = resolve_model(args.model)
@@ -157,8 +163,12 @@ def _find(args: argparse.Namespace) -> tuple[list[Path], int]:
     found: dict[Path, None] = {}
     failed = 0
     for name in args.files:
+        if name == STDOUT:  # the same word for both
+            found[STDIN] = None
+            continue
         try:
-            found |= dict.fromkeys(find_inputs([name]))
+            paths = find_inputs([name])
+            found |= dict.fromkeys(path.absolute() if path == STDIN else path for path in paths)
         except AudioError as error:
             talk(f"error: {error}")
             failed += 1
@@ -167,7 +177,9 @@ def _find(args: argparse.Namespace) -> tuple[list[Path], int]:
     return list(found), failed
 
 
-def _plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:
+def _plan(sources: list[Path], args: argparse.Namespace) -> tuple[list[Job], int]:
+    """What is to be done, and how many of the inputs cannot be, with the reasons on stderr."""
+    refused: list[OutputError] = []
     formats = () if args.format is None else parse_formats(args.format)
     folder = _names_folder(args)
     jobs = plan(
@@ -177,11 +189,14 @@ def _plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:
         folder=folder,
         stems=tuple(stem.name for stem in STEMS) if args.split else (),
         overwrite=args.overwrite,
-        refuse=lambda error: talk(f"error: {error}"),
+        refuse=refused.append,
     )
+    for error in refused:
+        talk(f"error: {error}")
     for job in jobs:
         check_stdout(job)
-    return jobs
+    check_tempo(jobs, args.tempo)
+    return jobs, len(refused)
 
 
 def _names_folder(args: argparse.Namespace) -> bool:
@@ -190,6 +205,8 @@ def _names_folder(args: argparse.Namespace) -> bool:
 
 def _exists(source: Path) -> bool:
     """Whether an input is there; one that is not is reported before the model is loaded."""
+    if source == STDIN:
+        return _is_piped()
     try:
         source.stat()
     except OSError as error:
@@ -199,14 +216,26 @@ def _exists(source: Path) -> bool:
     return True
 
 
+def _is_piped() -> bool:
+    """Whether there may be audio on standard input."""
+    if sys.stdin is None or sys.stdin.closed:
+        talk("error: there is no standard input to read audio from.")
+    elif sys.stdin.isatty():
+        talk("error: standard input is a terminal; expected audio from a pipe or a file.")
+    else:
+        return True
+    return False
+
+
 def _transcribe(model: Model, jobs: list[Job], args: argparse.Namespace) -> int:
     """Does all files; returns how many failed, with the reasons on stderr."""
     bars, failed, seconds, begin = _Bars(quiet=args.quiet), 0, 0.0, time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warnings.simplefilter("ignore", AudioWarning)  # each result has its own
+        for kind in REPEATED:
+            warnings.simplefilter("ignore", kind)
         outcomes = model.transcribe_many(
-            [job.source for job in jobs],
+            [sys.stdin.buffer if job.source == STDIN else job.source for job in jobs],
             instruments=args.instruments,
             exclude=args.exclude,
             grammar=args.grammar,
@@ -222,7 +251,7 @@ def _transcribe(model: Model, jobs: list[Job], args: argparse.Namespace) -> int:
             try:
                 if isinstance(outcome, Exception):
                     raise outcome
-                written = write(outcome, job)
+                written = write(outcome, job, args.tempo)
             except (AudioError, OutputError) as error:
                 if isinstance(error.__cause__, BrokenPipeError):
                     raise
@@ -232,7 +261,7 @@ def _transcribe(model: Model, jobs: list[Job], args: argparse.Namespace) -> int:
             finally:
                 while caught:
                     talk(f"warning: {caught.pop(0).message}")
-            tell_warnings(outcome, job.source)
+            tell_warnings(outcome, job.source, written)
             seconds += outcome.duration
             if not args.quiet:  # files share the machine: the speed is that of all so far
                 tell(outcome, job, written, speed=seconds / (time.perf_counter() - begin))
@@ -267,6 +296,18 @@ def _count(text: str) -> int:
             f"{text!r} is not a number of threads, 1 or more (at most {_MAX_THREADS})"
         )
     return int(text)
+
+
+def _tempo(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not MIN_TEMPO <= value <= MAX_TEMPO:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of quarters per minute, {MIN_TEMPO:g} to {MAX_TEMPO:g}"
+        )
+    return value
 
 
 def _share(text: str) -> float:

@@ -285,8 +285,12 @@ class PlotCommand:
         check_output(output, [source, *(_label_files(source.stem, known) if known else ())])
         if args.output is None and exists(output) and not args.overwrite:
             raise OptionError(f"{output} exists; name it with -o, or add --overwrite.")
-        notes = load_notes(source)
-        labels = _labels(source.stem, known) if known else None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            notes = load_notes(source)
+            labels = _labels(source.stem, known) if known else None
+        for warning in caught:
+            talk(f"warning: {source}: {warning.message}")
         ends = [note.offset for note in (*notes, *(labels.notes if labels else ()))]
         end = args.start + args.seconds if args.seconds else max(ends, default=0.0)
         view = View(args.start, end)

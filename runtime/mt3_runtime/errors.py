@@ -56,8 +56,8 @@ class AudioWarning(UserWarning):
     """Audio was read in part, or its level makes notes doubtful; the message says how."""
 
 
-class PortWarning(UserWarning):
-    """More notes of a MIDI file sound at once than its 15 channels hold; others are on ports."""
+class MidiWarning(UserWarning):
+    """A MIDI file that is written may not play as meant, or one that is read may lack notes."""
 
 
 class ResultWarning(UserWarning):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mt3_runtime.commands.jobs import Job, Result
 from mt3_runtime.commands.results import tell_warnings, write
-from mt3_runtime.errors import OptionError, PortWarning
+from mt3_runtime.errors import MidiWarning, OptionError
 from mt3_runtime.files.channels import assign_channels
 from mt3_runtime.files.midi import from_midi, port_warning, to_midi
 from mt3_runtime.notes.note import Note
@@ -121,7 +121,7 @@ def test_readers_get_every_note_with_its_program(name, reader, tmp_path):
 @pytest.mark.parametrize("reader", READERS)
 def test_readers_get_every_note_of_more_programs_than_channels(reader, tmp_path):
     notes = [Note(0.1 * i, 0.1 * i + 1, 60 + i % 3, 9, p) for i in range(12) for p in range(40)]
-    with pytest.warns(PortWarning):
+    with pytest.warns(MidiWarning):
         to_midi(notes).save(tmp_path / "song.mid")
     assert_heard(READERS[reader](tmp_path / "song.mid"), notes)
 
@@ -170,7 +170,7 @@ def test_any_notes_are_heard_where_ports_are_ignored(notes, tmp_path_factory):
         melodic = [note for note in notes if not note.is_drum]
         assert_heard([n for n in ignoring_ports(path) if not n.is_drum], melodic)
     else:
-        with pytest.warns(PortWarning):
+        with pytest.warns(MidiWarning):
             to_midi(notes).save(path)
     # Which program a note begins with is right in any case; who ends it is the ports' business.
     heard = ignoring_ports(path)
@@ -236,7 +236,7 @@ def test_up_to_fifteen_tracks_files_are_what_they_were():
 def test_only_what_finds_no_channel_goes_to_a_further_port():
     notes = [Note(1.0, 2.0, 60, 100, program) for program in range(17)]
     notes += [Note(3.0, 4.0, 60, 100, program) for program in (15, 16)]
-    with pytest.warns(PortWarning, match=r"from 1\.00 s on: .*: 2\. "):
+    with pytest.warns(MidiWarning, match=r"from 1\.00 s on: .*: 2\. "):
         midi = to_midi(notes)
     assert ports(midi) == {0, 1}
     tracks = assign_channels(sorted(notes), 1 / TICK)
@@ -249,7 +249,7 @@ def test_a_crowded_moment_does_not_spoil_the_rest(tmp_path):
     """A player that ignores ports has every later note with its program again."""
     notes = [Note(1.0, 1.1, 60, 100, program) for program in range(128)]
     later = [Note(2.0 + i / 10, 2.05 + i / 10, 50, 100, i * 3 % 128) for i in range(200)]
-    with pytest.warns(PortWarning):
+    with pytest.warns(MidiWarning):
         to_midi(notes + later).save(tmp_path / "song.mid")
     heard = ignoring_ports(tmp_path / "song.mid")
     assert_heard([note for note in heard if note.pitch == 50], later)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_runtime.errors import OptionError, PortWarning
+from mt3_runtime.errors import MidiWarning, OptionError
 from mt3_runtime.files.midi import (
     MAX_ERROR,
     MAX_TEMPO,
@@ -90,7 +90,7 @@ NOTES = st.builds(
 )
 
 
-@pytest.mark.filterwarnings("ignore::mt3_runtime.errors.PortWarning")
+@pytest.mark.filterwarnings("ignore::mt3_runtime.errors.MidiWarning")
 @settings(max_examples=80, deadline=None)
 @given(
     notes=st.lists(NOTES, max_size=80),
@@ -108,7 +108,7 @@ def test_round_trip(notes, copies, tempo):
     assert all(message.time >= 0 for track in midi.tracks for message in track)
 
 
-@pytest.mark.filterwarnings("ignore::mt3_runtime.errors.PortWarning")
+@pytest.mark.filterwarnings("ignore::mt3_runtime.errors.MidiWarning")
 def test_forty_programs_and_drums_with_overlaps():
     notes = [
         Note(0.1 * i, 0.1 * i + 1.0, 60 + i % 3, 1 + i % 127, program, is_drum)
@@ -214,7 +214,7 @@ def test_equal_drum_keys_at_one_time_go_to_further_tracks_of_the_drum_channel():
     assert from_midi(midi) == notes
 
 
-@pytest.mark.filterwarnings("ignore::mt3_runtime.errors.PortWarning")
+@pytest.mark.filterwarnings("ignore::mt3_runtime.errors.MidiWarning")
 def test_sixteen_programs_at_once_need_a_second_port():
     notes = [Note(0, 1, 60, 100, program=p) for p in range(16)]
     assert {port for port, _, _ in channels_of(to_midi(notes[:15]))} == {0}
@@ -254,7 +254,7 @@ def steps(work):
     return count
 
 
-@pytest.mark.filterwarnings("ignore::mt3_runtime.errors.PortWarning")
+@pytest.mark.filterwarnings("ignore::mt3_runtime.errors.MidiWarning")
 @pytest.mark.parametrize("programs", [5, 40, 128])
 @pytest.mark.parametrize("pitches", [128, 1])
 @pytest.mark.parametrize("density", [2, 40, 1000])
@@ -278,7 +278,7 @@ def test_work_of_notes_that_all_sound_at_once(programs):
     def work(count):
         return steps(lambda: to_midi([Note(1, 2, 60, 100, i % programs) for i in range(count)]))
 
-    with pytest.warns(PortWarning):
+    with pytest.warns(MidiWarning):
         assert work(3200) < 4 * 1.3 * work(800)
 
 
@@ -325,7 +325,7 @@ def test_pretty_midi_reads_the_same_notes(notes, copies):
     assert_same_notes(read, notes, tolerance=0.00032)  # a note of no length gets one tick
 
 
-@pytest.mark.filterwarnings("ignore::mt3_runtime.errors.PortWarning")
+@pytest.mark.filterwarnings("ignore::mt3_runtime.errors.MidiWarning")
 def test_pretty_midi_reads_many_ports_and_names():
     notes = [Note(0.0, 1.0, 60, 100, program=p) for p in range(40)] + [
         Note(0.5, 0.51, 36, 100, is_drum=True)

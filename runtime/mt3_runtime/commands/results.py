@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mt3_runtime.cli import talk
 from mt3_runtime.commands.jobs import Job, Result
-from mt3_runtime.errors import AudioWarning, OptionError, OutputError, PortWarning, ResultWarning
+from mt3_runtime.errors import AudioWarning, MidiWarning, OptionError, OutputError, ResultWarning
 from mt3_runtime.files.atomic import STDOUT, exists, is_folder, make_folder, real_path, write_output
 from mt3_runtime.files.formats import render
 from mt3_runtime.files.midi import port_warning
@@ -84,7 +84,7 @@ def write(result: Transcription, job: Job, tempo: float | None = None) -> list[s
     contents = []
     for target, part in wanted:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PortWarning)  # said here, with the name
+            warnings.simplefilter("ignore", MidiWarning)  # said here, with the name
             contents.append((target.path, rendered(part, target.format)))
         if target.format == "midi" and (message := port_warning(part.notes)):
             talk(f"warning: {about(job.source, message)}")

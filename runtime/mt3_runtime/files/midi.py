@@ -28,7 +28,7 @@ from operator import attrgetter
 
 import mido
 
-from mt3_runtime.errors import OptionError, PortWarning
+from mt3_runtime.errors import MidiWarning, OptionError
 from mt3_runtime.files.channels import DRUM_CHANNEL, Track, assign_channels
 from mt3_runtime.notes.instruments import instrument_name
 from mt3_runtime.notes.note import Note, check_notes
@@ -58,7 +58,7 @@ _ORDER = attrgetter("onset", "offset", "pitch", "velocity", "program", "is_drum"
 def to_midi(notes: Iterable[Note], *, tempo: float = 120.0) -> mido.MidiFile:
     """Write notes as a type 1 MIDI file: a tempo track, then one track per program and layer.
 
-    Warns (`PortWarning`) where more notes sound at once than 15 channels can hold.
+    Warns (`MidiWarning`) where more notes sound at once than 15 channels can hold.
 
     Args:
         notes: In any order; the file does not depend on it.
@@ -75,7 +75,7 @@ def to_midi(notes: Iterable[Note], *, tempo: float = 120.0) -> mido.MidiFile:
     """
     quarter_us, resolution, tracks = _plan(notes, tempo)
     if message := _port_message(tracks, resolution * 1e6 / quarter_us):
-        warnings.warn(message, PortWarning, stacklevel=2)
+        warnings.warn(message, MidiWarning, stacklevel=2)
     midi = mido.MidiFile(type=1, ticks_per_beat=resolution)
     head = midi.add_track(name="mt3-runtime")
     head.append(mido.MetaMessage("set_tempo", tempo=quarter_us))

@@ -19,10 +19,12 @@ from mt3_evaluation.evaluation import Findings, Recording
 from mt3_runtime.audio.sources import open_audio
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import OptionError
+from mt3_runtime.files.csv_table import decode_text
 from mt3_runtime.files.formats import SUFFIXES, load_notes
 from mt3_runtime.files.midi import port_warning
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
 from mt3_runtime.models.installed import resolve_model
+from mt3_runtime.notes.magenta_assembler import MAX_TIME
 from mt3_runtime.progress import Meter
 
 TAIL = 10.0
@@ -130,8 +132,14 @@ def read_findings(name: str, folder: Path) -> Findings:
     notes = tuple(load_notes(path))
     if path.suffix != ".json":
         return Findings(notes, source=path)
-    document = json.loads(path.read_bytes())
-    return Findings(notes, document.get("duration"), document.get("token_digest"), path)
+    document = json.loads(decode_text(path.read_bytes()))
+    duration, digest = document.get("duration"), document.get("token_digest")
+    known = isinstance(duration, int | float) and 0 <= duration <= MAX_TIME
+    if duration is not None and not known:
+        raise OptionError(f"{path}: the duration is {duration!r}, expected seconds.")
+    if digest is not None and not isinstance(digest, str):
+        raise OptionError(f"{path}: the token digest is {digest!r}, expected a text.")
+    return Findings(notes, duration, digest, path)
 
 
 def excerpt(path: Path, seconds: float, *, rate: int) -> npt.NDArray[np.float32]:

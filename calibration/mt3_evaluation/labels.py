@@ -19,8 +19,6 @@ counts as snares: in its recordings these are side sticks.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +28,9 @@ from typing import Any
 
 from mt3_evaluation.scoring import DRUM_KEYS
 from mt3_runtime.errors import OptionError
+from mt3_runtime.files.csv_table import Row, decode_text, read_table
 from mt3_runtime.files.formats import DEFAULT_VELOCITY, load_notes
+from mt3_runtime.notes.magenta_assembler import MAX_TIME
 from mt3_runtime.notes.note import Note
 
 NOTES_SUFFIX = ".notes.csv"
@@ -172,40 +172,43 @@ def _note_lines(path: Path) -> list[Note]:
 
 
 def _columns(path: Path) -> list[str]:
-    return [name.strip() for name in _text(path).partition("\n")[0].split(",")]
+    return _table(path, ())[0]
 
 
-def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
     """Every row of a table behind the words that name its file and line."""
-    reader = csv.DictReader(io.StringIO(_text(path)), strict=True, skipinitialspace=True)
+    _, rows = _table(path, needed)
     try:
-        missing = [name for name in needed if name not in (reader.fieldnames or ())]
-        if missing:
-            raise OptionError(
-                f"{path}, line 1: the column {missing[0]!r} is missing; expected a header such as "
-                f"{','.join(needed)}."
-            )
-        for row in reader:
-            yield f"{path}, line {reader.line_num}", row
-    except csv.Error as error:
-        raise OptionError(f"{path}, line {reader.reader.line_num}: {error}.") from error
+        for line, row in rows:
+            yield f"{path}, line {line}", row
+    except OptionError as error:
+        raise OptionError(f"{path}, {error}.") from error
+
+
+def _table(path: Path, needed: Sequence[str]) -> tuple[list[str], Iterator[tuple[int, Row]]]:
+    text = _text(path)
+    try:
+        return read_table(text, needed)
+    except OptionError as error:
+        raise OptionError(f"{path}, {error}.") from error
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
+        return decode_text(path.read_bytes())
     except OSError as error:
         raise OptionError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
+    except OptionError as error:
         raise OptionError(f"{path} is not UTF-8 text: {error}.") from error
 
 
 def _note(item: Mapping[str, Any], where: str) -> Note:
     """A note from the numbers of a line, or from texts of numbers."""
     onset, offset = (_number(item, name, where) for name in ("onset", "offset"))
-    if not 0 <= onset <= offset:
+    if not 0 <= onset <= offset <= MAX_TIME:
         raise OptionError(
-            f"{where}: the note spans {onset:g}..{offset:g} s, expected 0 <= onset <= offset."
+            f"{where}: the note spans {onset:g}..{offset:g} s, expected 0 <= onset <= offset, "
+            "and at most 1e9."
         )
     return Note(
         onset,
@@ -227,6 +230,8 @@ def _whole(item: Mapping[str, Any], name: str, where: str, default: float | None
 
 def _number(item: Mapping[str, Any], name: str, where: str, default: float | None = None) -> float:
     value = item.get(name, default)
+    if value == "" and default is not None:  # an empty cell
+        value = default
     try:
         number = float(value)  # None and the like: TypeError
     except (TypeError, ValueError, OverflowError):

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from mt3_evaluation import labels as labels_module
-from mt3_evaluation.candidates import excerpt
+from mt3_evaluation.candidates import excerpt, read_findings
 from mt3_evaluation.evaluation import unique_names
 from mt3_evaluation.labels import Labels, find_labels, labelled_names, read_labels
 from mt3_evaluation.metrics import METRICS
@@ -161,6 +161,37 @@ def test_bad_labels_name_file_and_line(tmp_path, name, text, message):
         read_labels([path])
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_labels_of_spreadsheets(tmp_path, separator, encoding):
+    tables = {
+        "a.notes.csv": "Onset;Offset;Pitch;Program;Velocity\r\n0,25;1,5;60;40;\r\n;;;;\r\n",
+        "a.drums.csv": "onset;class\r\n0,75;SD\r\n",
+    }
+    for name, text in tables.items():
+        (tmp_path / name).write_bytes(text.replace(";", separator).encode(encoding))
+    labels = read_labels([tmp_path / name for name in tables])
+    assert labels.notes == (Note(0.25, 1.5, 60, 100, 40), Note(0.75, 0.75, 37, 100, 0, True))
+    assert labels.programs
+
+
+def test_labels_of_absurd_times(tmp_path):
+    path = tmp_path / "a.notes.csv"
+    for offset in ("1e308", "1e10"):
+        path.write_text(f"onset,offset,pitch\n0,{offset},60\n")
+        with pytest.raises(OptionError, match=r"line 2: the note spans 0\.\.1e\+\d+ s, expected"):
+            read_labels([path])
+
+
+@pytest.mark.parametrize("duration", ["1e308", '"ten"', "-1", "[]", "NaN"])
+def test_notes_of_absurd_duration(tmp_path, duration):
+    (tmp_path / "a.json").write_text(
+        f'{{"format": "mt3-runtime.notes", "version": 1, "notes": [], "duration": {duration}}}'
+    )
+    with pytest.raises(OptionError, match=r"a\.json: the duration is .*, expected seconds"):
+        read_findings("a", tmp_path)
 
 
 def test_labels_that_are_no_text(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import xml.etree.ElementTree as ET
 
+import mido
 import pytest
 
 from mt3_evaluation import pianoroll
@@ -184,6 +185,76 @@ def test_nothing_to_draw(plot, tmp_path):
     assert code == 2
     assert "There is no note" in err
     assert not (tmp_path / "song.png").exists()
+
+
+ABSURD = {
+    "json": [
+        '"onset": 0, "offset": 1e308, "pitch": 60',
+        '"onset": NaN, "offset": 1, "pitch": 60',
+        '"onset": 0, "offset": Infinity, "pitch": 60',
+        '"onset": -1e308, "offset": 1, "pitch": 60',
+        f'"onset": 0, "offset": 1{"0" * 400}, "pitch": 60',
+        '"onset": 0, "offset": 1e10, "pitch": 60, "is_drum": true',
+        '"onset": 0, "offset": 1, "pitch": 200',
+        '"onset": 0, "offset": 1, "pitch": -1e300',
+        f'"onset": 0, "offset": 1, "pitch": 6{"0" * 5000}',
+        '"onset": 0, "offset": 1, "pitch": 60, "program": 128',
+        '"onset": 0, "offset": 1, "pitch": 60, "velocity": 1e308',
+        '"onset": 0, "offset": 1, "pitch": 60, "confidence": 1e308',
+        '"onset": 0, "offset": 1, "pitch": 60, "probabilities": {"pitch": -3}',
+    ],
+    "csv": [
+        "0,1e308,60",
+        "nan,1,60",
+        "0,inf,60",
+        "-1,1,60",
+        "0,1,1e308",
+        "0,1,200",
+        "1e11,2e11,60",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "note"), [(suffix, note) for suffix, notes in ABSURD.items() for note in notes]
+)
+def test_absurd_numbers_are_one_error(tmp_path, capsys, suffix, note):
+    path = tmp_path / f"song.{suffix}"
+    document = f'{{"format": "mt3-runtime.notes", "version": 1, "notes": [{{{note}}}]}}'
+    path.write_text({"json": document, "csv": f"onset,offset,pitch\n{note}\n"}[suffix])
+    assert main(["plot", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"mt3: error: '{path}': ")
+    assert not (tmp_path / "song.png").exists()
+
+
+@pytest.mark.parametrize("end", [1e-300, 1e9])
+def test_the_shortest_and_the_longest_piece(plot, end):
+    notes = [Note(0.0, end, 60, 100), Note(end / 2, end, 36, 100, is_drum=True)]
+    assert plot(notes=notes, suffix="jsonl" if end > 1 else "mid")[0] == 0
+
+
+def test_midi_files_of_absurd_length_are_one_error(tmp_path, capsys):
+    """Sixteen seconds to a tick, and 2 ** 28 ticks to a note."""
+    song = mido.MidiFile(ticks_per_beat=1)
+    for _ in range(2):
+        track = song.add_track()
+        track.append(mido.MetaMessage("set_tempo", tempo=2**24 - 1))
+        track.append(mido.Message("note_on", note=60))
+        track.append(mido.Message("note_off", note=60, time=2**28 - 1))
+    song.save(tmp_path / "song.mid")
+    assert main(["plot", str(tmp_path / "song.mid")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "song.mid': note 0 spans 0.0..4503" in line
+
+
+def test_notes_that_may_be_missing_are_said(plot, tmp_path, capsys):
+    plot(suffix="mid")
+    data = (tmp_path / "song.mid").read_bytes()
+    (tmp_path / "cut.mid").write_bytes(data[: data.rindex(b"MTrk")])
+    assert main(["plot", str(tmp_path / "cut.mid")]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"mt3: warning: {tmp_path / 'cut.mid'}: the MIDI file holds 3 tracks")
 
 
 def test_without_matplotlib(plot, monkeypatch):

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from mt3_runtime.errors import OptionError
+from mt3_runtime.files.csv_table import Row, decode_text, read_table
 from mt3_runtime.files.midi import from_midi, to_midi
 from mt3_runtime.files.midi_reader import read_midi
 from mt3_runtime.leakage.leakage_report import LeakageReport
@@ -229,7 +230,7 @@ def parse_midi(data: bytes) -> list[Note]:
     Raises:
         OptionError: It is not a MIDI file, or it is damaged.
     """
-    return from_midi(read_midi(data))
+    return _checked(from_midi(read_midi(data)))
 
 
 def parse_json(data: bytes | str) -> list[Note]:
@@ -258,25 +259,22 @@ def parse_jsonl(data: bytes | str) -> list[Note]:
     Raises:
         OptionError: A line is not a note object.
     """
-    lines = enumerate(_text(data).split("\n"), 1)
+    lines = enumerate(decode_text(data).split("\n"), 1)
     return _checked([_note(_from_json(s, f"line {n}"), f"line {n}") for n, s in lines if s.strip()])
 
 
 def parse_csv(data: bytes | str) -> list[Note]:
-    """Notes of a csv file with at least the columns onset, offset and pitch.
+    """Notes of a csv file with at least the columns onset, offset and pitch, see `csvtable`.
 
-    Missing columns mean velocity 100, program 0, no drum, confidence 1, unknown probabilities;
-    others are ignored.
+    Missing columns and empty cells mean velocity 100, program 0, no drum, confidence 1, unknown
+    probabilities; other columns are ignored.
 
     Raises:
-        OptionError: A needed column is missing, or a value is not a number.
+        OptionError: A needed column is missing, or a value is not a number; line and column are
+            named.
     """
-    reader = csv.DictReader(io.StringIO(_text(data)), strict=True)
-    try:
-        notes = [_note(_row(row), f"line {reader.line_num}") for row in reader]
-    except csv.Error as error:
-        raise OptionError(f"behind line {reader.line_num}: {error}") from error
-    return _checked(notes)
+    _, rows = read_table(data, ("onset", "offset", "pitch"))
+    return _checked([_note(_item(row), f"line {line}") for line, row in rows])
 
 
 PARSERS: Mapping[str, Callable[[bytes], list[Note]]] = {
@@ -288,35 +286,25 @@ PARSERS: Mapping[str, Callable[[bytes], list[Note]]] = {
 """The inverse of `render`, by format."""
 
 
-def _text(data: bytes | str) -> str:
-    if isinstance(data, str):
-        return data
-    try:
-        return data.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
-    except UnicodeDecodeError as error:
-        raise OptionError(f"expected UTF-8 text: {error}") from error
-
-
 def _from_json(data: bytes | str, where: str) -> Any:
     try:
-        return json.loads(_text(data))
+        return json.loads(decode_text(data))
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{where} is not valid JSON: {error}") from error
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _item(row: Row) -> dict[str, Any]:
     """The note object of a csv line."""
-    item = {name: _cell(text) for name, text in row.items()}
-    found = {name: item.get(column) for name, column in _PROBABILITY.items()}
-    return item | {"probabilities": {name: v for name, v in found.items() if v != ""}}
+    item = {name: _cell(text) for name, text in row.items() if text}
+    return item | {"probabilities": {name: item.get(c) for name, c in _PROBABILITY.items()}}
 
 
-def _cell(text: Any) -> Any:
+def _cell(text: str) -> float | str:
     """The number in a csv cell; other content is returned as it is, for `_note` to refuse."""
     words = {"true": 1.0, "false": 0.0}  # how spreadsheets and pandas write is_drum
     try:
         return words[text.lower()] if text.lower() in words else float(text)
-    except (AttributeError, ValueError):  # AttributeError: None for a missing cell
+    except ValueError:
         return text
 
 
@@ -328,10 +316,10 @@ def _note(item: Any, where: str) -> Note:
     def real(name: str, default: float | None = None) -> float:
         return _real(item.get(name, default), name, where)
 
-    def whole(name: str, default: float | None = None) -> int:
+    def whole(name: str, default: float | None = None, most: int = 127) -> int:
         value = real(name, default)
-        if not value.is_integer():
-            raise OptionError(f"{where}: {name} is {value!r}, expected a whole number")
+        if not (value.is_integer() and 0 <= value <= most):
+            raise OptionError(f"{where}: {name} is {value}, expected a whole number of 0..{most}")
         return int(value)
 
     return Note(
@@ -340,7 +328,7 @@ def _note(item: Any, where: str) -> Note:
         pitch=whole("pitch"),
         velocity=whole("velocity", DEFAULT_VELOCITY),
         program=whole("program", 0),
-        is_drum=bool(whole("is_drum", 0)),
+        is_drum=bool(whole("is_drum", 0, 1)),
         confidence=real("confidence", 1.0),
         probabilities=_probabilities(item.get("probabilities"), where),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -56,16 +55,16 @@ def check_notes(notes: Sequence[Note]) -> None:
     """Check that notes can be written to a file.
 
     Raises:
-        OptionError: A time or a confidence is not finite, an onset is negative or behind its
-            offset, a pitch or a program is outside 0..127, or a probability outside 0..1.
+        OptionError: An onset is negative or behind its offset, an offset behind `MAX_TIME`, a pitch
+            or a program outside 0..127, or a confidence or a probability outside 0..1.
     """
     for index, note in enumerate(notes):
-        if not 0.0 <= note.onset <= note.offset < math.inf:
-            problem = f"spans {note.onset}..{note.offset} s; expected 0 <= onset <= offset"
+        if not 0.0 <= note.onset <= note.offset <= MAX_TIME:
+            problem = f"spans {note.onset}..{note.offset} s; expected 0 <= onset <= offset <= 1e9"
         elif not (0 <= note.pitch <= 127 and 0 <= note.program <= 127):
             problem = f"has pitch {note.pitch}, program {note.program}; expected 0..127"
-        elif not math.isfinite(note.confidence):
-            problem = f"has confidence {note.confidence}; expected a finite number"
+        elif not 0.0 <= note.confidence <= 1.0:
+            problem = f"has confidence {note.confidence}; expected 0..1"
         elif not all(p is None or 0.0 <= p <= 1.0 for p in note.probabilities):
             problem = f"has {note.probabilities}; expected 0..1 or None"
         else:

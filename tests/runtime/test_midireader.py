@@ -97,6 +97,13 @@ WHOLE = {
     "an unterminated exclusive message": song(b"\x00\xf0\x03\x01\x02\x03" + C4 + END),
     "an exclusive message in parts": song(b"\x00\xf0\x02\x01\x02\x00\xf7\x02\x03\xf7" + C4 + END),
     "an exclusive message of eight bits": song(b"\x00\xf0\x03\xff\x80\xf7" + C4 + END),
+    "one without a length, to the end of which it would not last": song(
+        b"\x00\xf0\x7e\x7f\x09\x01\xf7" + C4 + END
+    ),
+    "one without a length, which would take a note along": song(
+        b"\x00\xf0\x07\x10\x4c\x00\xf7" + C4 + END
+    ),
+    "two in one": song(b"\x00\xf0\x05\x01\xf7\xf0\x02\xf7" + C4 + END),
     "an empty exclusive message": song(b"\x00\xf0\x00" + C4 + END),
     "a clock message": song(b"\x00\xf8" + C4 + END),
     "a song position": song(b"\x00\xf2\x01\x01" + C4 + END),
@@ -179,7 +186,7 @@ def test_what_may_be_missing_is_said(data, message):
         (song()[:-9], r"in track 2, at byte \d+, it ends too early"),
         (song(b"\x00\x3c\x40" + C4 + END), "in track 1, .*without a status byte"),
         (song(second=b"\x00\xf4" + E4 + END), "in track 2, .*undefined status byte 0xF4"),
-        (song(b"\x00\xf0\x7e\x7f\x09\x01\xf7" + C4 + END), "in track 1, .*ends too early"),
+        (song(b"\x00\xf0\x7e\x7f\x09\x01" + C4 + END), "in track 1, .*ends too early"),
         (song(b"\x00\xff\x01\x20short" + C4 + END), "in track 1, .*ends too early"),
         (song(b"\xff\xff\xff\xff\xff\x7f" + C4[1:] + END), "number of more than 5 bytes"),
         (song(C4 + b"\x00\xfd" + C4 + END, sizes=(0, None)), "undefined status byte 0xFD"),

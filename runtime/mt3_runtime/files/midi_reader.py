@@ -208,7 +208,7 @@ class _TrackReader:
             kind = self._byte()
             return self._meta(kind, self._bytes(self._number()))
         if status in _SYSEX:
-            self._bytes(self._number())
+            self._exclusive(self.place)
         elif status not in _DATA_BYTES:
             raise _BreakOffError(f"there is the undefined status byte 0x{status:02X}")
         else:
@@ -218,6 +218,21 @@ class _TrackReader:
                 self._status = status  # which system messages leave as it is
                 self._channel_message(status >> 4, status & 15, data)
         return False
+
+    def _exclusive(self, start: int) -> None:
+        """Pass over a system exclusive message; some writers leave its length out."""
+        reason = None
+        try:
+            content = self._bytes(self._number())
+            if content.isascii() or content.endswith(b"\xf7"):
+                return
+        except _BreakOffError as error:
+            reason = error
+        end = self._data.find(b"\xf7", start, self._limit)
+        if end >= 0 and self._data[start:end].isascii():
+            self.place = end + 1
+        elif reason:
+            raise reason
 
     def _channel_message(self, kind: int, channel: int, data: list[int]) -> None:
         if kind in (8, 9):

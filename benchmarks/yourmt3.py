@@ -123,7 +123,8 @@ def _profile(model: Path, runs: int = 4) -> dict[str, float]:
     options.enable_profiling = True
     options.profile_file_prefix = str(STATE / "profile")
     path = bundle.path / bundle.graph("encoder", "cpu").file
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
     config = bundle.manifest.features
     inputs = np.random.default_rng(0).random((1, config.frames, config.bins), np.float32)
     peak = []

@@ -24,7 +24,7 @@ from mt3_runtime.files.formats import SUFFIXES, load_notes
 from mt3_runtime.files.midi import port_warning
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
 from mt3_runtime.models.installed import resolve_model
-from mt3_runtime.notes.magenta_assembler import MAX_TIME
+from mt3_runtime.notes.note import MAX_TIME
 from mt3_runtime.progress import Meter
 
 TAIL = 10.0

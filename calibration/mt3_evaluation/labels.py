@@ -30,8 +30,7 @@ from mt3_evaluation.scoring import DRUM_KEYS
 from mt3_runtime.errors import OptionError
 from mt3_runtime.files.csv_table import Row, decode_text, read_table
 from mt3_runtime.files.formats import DEFAULT_VELOCITY, load_notes
-from mt3_runtime.notes.magenta_assembler import MAX_TIME
-from mt3_runtime.notes.note import Note
+from mt3_runtime.notes.note import MAX_TIME, Note
 
 NOTES_SUFFIX = ".notes.csv"
 DRUMS_SUFFIX = ".drums.csv"

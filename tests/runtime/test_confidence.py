@@ -60,7 +60,7 @@ def test_as_json_and_back():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"drums": None}, "confidence.drums: expected an object"),
+        ({"drums": None}, "drums: expected an object"),
         ({"strings": {}}, "unknown keys"),
         ({"pitched": PITCHED.__class__(0, 0, 0, 0, 0).__dict__ | {"bias": "x"}}, "bias is 'x'"),
         ({"pitched": PITCHED.__dict__ | {"onset": math.nan}}, "onset is nan"),

@@ -92,7 +92,8 @@ def test_a_cpu_that_cuts_off_sums_refuses_int8(tiny_bundle: Path, tmp_path: Path
         ort_cpu,
         "import_onnxruntime",
         lambda: SimpleNamespace(
-            SessionOptions=SimpleNamespace, InferenceSession=lambda *args, **kwargs: Saturating()
+            SessionOptions=onnxruntime.SessionOptions,
+            InferenceSession=lambda *args, **kwargs: Saturating(),
         ),
     )
     with pytest.raises(DeviceError, match="multiplies 8-bit integers inexactly"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,9 +22,7 @@ def parsed(bundle: Bundle, graph: GraphFile) -> onnx.ModelProto:
     Raises:
         BundleError: The file is missing or damaged.
     """
-    source = bundle.verified(graph)
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    return onnx.load_model_from_string(data)
+    return onnx.load_model_from_string(bundle.data(graph))
 
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from mt3_quantisation.forms.step_graphs import exposing, log_probs_of
 from mt3_quantisation.gates.exact_bundle import FloatArray, Heard
 from mt3_runtime.backends.ort_common import import_onnxruntime
+from mt3_runtime.backends.ort_session import open_session as open_ort_session
 from mt3_runtime.bundles.manifest import Manifest, Role
 from mt3_runtime.decoding.search import previous_ids
 from mt3_runtime.diagnostics.cores import usable_cores
@@ -120,13 +121,12 @@ def open_session(model: ModelProto, threads: int | None = None) -> Any:
 
     Its own int8 kernels saturate on some CPUs, and its fusions do not know fp8.
     """
-    runtime = import_onnxruntime()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    data = model.SerializeToString()
-    return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return open_ort_session(
+        import_onnxruntime(),
+        model.SerializeToString(),
+        threads=threads or usable_cores(),
+        entries={"session.disable_quant_qdq": "1"},
+    )
 
 
 def encoded(encoder: Any, segments: Iterable[Segment]) -> dict[str, npt.NDArray[Any]]:

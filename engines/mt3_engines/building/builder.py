@@ -56,8 +56,11 @@ def prepared_graph(bundle: Bundle, key: EngineKey) -> ModelProto:
         MissingDependencyError: onnx is not installed.
     """
     onnx = import_onnx()
-    source = bundle.verified(bundle.graph(key.role, PROFILE))
-    model = onnx.load(source) if isinstance(source, str) else onnx.load_from_string(source)
+    data = bundle.data(bundle.graph(key.role, PROFILE))
+    try:
+        model = onnx.load_from_string(data)
+    except Exception as error:  # protobuf's, which is not imported here
+        raise BundleError(f"{key.role} graph of {bundle.path} is no ONNX: {error}.") from error
     version = parse_version(key.tensorrt)
     try:
         made = prepare(model, version, precision=key.precision, capacity=key.capacity)

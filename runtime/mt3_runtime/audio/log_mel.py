@@ -26,14 +26,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.audio import filter_bank as filterbank
 from mt3_runtime.errors import OptionError
-from mt3_runtime.schema import read_fields
+from mt3_runtime.schema import Between, read_fields
 
 FRAMINGS = ("leading", "centred")
 FLOOR_RULES = ("replace", "add")
@@ -94,12 +94,12 @@ class FeatureConfig:
     filters: str = "triangles_in_mel"
     low_hz: float | None = 20.0
     high_hz: float | None = 7600.0
-    floor: float = 1e-5
+    floor: Annotated[float, Between(1e-30, 1.0)] = 1e-5
     floor_rule: str = "replace"
     scaling: str = "none"
     scale_low: float | None = None
     scale_high: float | None = None
-    scale_offset: float | None = None
+    scale_offset: Annotated[float | None, Between(1e-6, 1e6)] = None
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "frames", "hop", "fft_size", "bins", "power"):
@@ -149,7 +149,7 @@ class FeatureConfig:
         if self.floor <= 0.0:
             raise OptionError(f"floor of features is {self.floor}; expected a positive number.")
         low, high = self.scale_low, self.scale_high
-        if low is not None and high is not None and not low < high:
+        if low is not None and high is not None and not np.float32(low) < np.float32(high):
             raise OptionError(f"features are scaled from {low}..{high}; expected low < high.")
         if self.scale_offset is not None and self.scale_offset <= 0.0:
             raise OptionError(f"scale_offset is {self.scale_offset}; expected a positive number.")

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.errors import OptionError
-from mt3_runtime.schema import read_fields
+from mt3_runtime.schema import Between, read_fields
 
 _MAX_SIZE = 1 << 24
 """Bound of the configured sizes: they become allocations, and come from a file."""
@@ -48,7 +48,7 @@ class SegmentConfig:
     sample_rate: int = 16000
     samples: int = 32768
     hop: int = 128
-    time_grid: float | None = 0.01
+    time_grid: Annotated[float | None, Between(1e-4, 1.0)] = 0.01
     padding: str = "extra_hop"
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ import mmap
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,10 +32,11 @@ from mt3_runtime.backends.ort_common import (
     import_onnxruntime,
     return_freed_memory,
 )
+from mt3_runtime.backends.ort_session import open_session, reporting
 from mt3_runtime.bundles.tiny_graphs import product_model
 from mt3_runtime.bundles.weights_in_place import FOLDER
 from mt3_runtime.diagnostics.cores import usable_cores
-from mt3_runtime.errors import BundleError, DeviceError
+from mt3_runtime.errors import DeviceError
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, IdArray, Lane
@@ -113,6 +115,13 @@ class OrtCpuBackend:
             return ConcatLane(self, sessions, slots)
         return InPlaceLane(self, sessions, slots)
 
+    def reporting(self) -> AbstractContextManager[None]:
+        """Raises what ONNX Runtime raises while graphs run as a `BundleError`."""
+        return reporting(
+            f"A graph of {self._bundle.path} failed while it ran on the CPU",
+            "If memory ran out, use fewer threads; otherwise export the model again.",
+        )
+
     def warmup(self) -> None:
         """Does nothing: a run of silence reaches all there is to prepare."""
 
@@ -132,7 +141,7 @@ class _OrtLane(HostSlots):
 
     def __init__(self, backend: OrtCpuBackend, sessions: Sessions, slots: int) -> None:
         super().__init__(backend.spec, slots, backend.start_id)
-        self._sessions = sessions
+        self._sessions, self._reporting = sessions, backend.reporting
         self._cross = _cross_buffers(
             self.spec,
             slots,
@@ -151,7 +160,8 @@ class _OrtLane(HostSlots):
         filled = slice(slot, slot + self.channels)
         for name, buffer in self._cross.items():
             _bind(self._encoding.bind_output, name, buffer[filled])
-        self._sessions.encoder.run_with_iobinding(self._encoding)
+        with self._reporting():
+            self._sessions.encoder.run_with_iobinding(self._encoding)
         self.restart(filled)
 
     def move(self, source: int, target: int) -> None:
@@ -177,7 +187,8 @@ class InPlaceLane(_OrtLane):
             self._grow(rows, longest)
         if rows != self._bound_rows:
             self._bind_rows(rows)
-        self._sessions.decoder.run_with_iobinding(self._binding)
+        with self._reporting():
+            self._sessions.decoder.run_with_iobinding(self._binding)
         self.positions[:rows] += 1
 
     def move(self, source: int, target: int) -> None:
@@ -248,9 +259,9 @@ class ConcatLane(_OrtLane):
         }
         feeds |= {name: buffer[:rows] for name, buffer in self._cross.items()}
         feeds |= self._columns(rows)
-        found = dict(
-            zip(self._outputs, self._sessions.decoder.run(self._outputs, feeds), strict=True)
-        )
+        with self._reporting():
+            outputs = self._sessions.decoder.run(self._outputs, feeds)
+        found = dict(zip(self._outputs, outputs, strict=True))
         self.token_ids[:rows] = found["next_ids"]
         self.top_ids[:rows] = found["top_ids"]
         self.top_log_probs[:rows] = found["top_log_probs"]
@@ -286,9 +297,7 @@ def check_integers(runtime: Any) -> None:
     Raises:
         DeviceError: The products are wrong.
     """
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = runtime.InferenceSession(product_model(), options, providers=["CPUExecutionProvider"])
+    session = open_session(runtime, product_model())
     columns = np.full((64, 32), 127, np.int8)
     for rows in (1, 16):
         (found,) = session.run(
@@ -303,26 +312,24 @@ def check_integers(runtime: Any) -> None:
 
 def _load(runtime: Any, bundle: Bundle, graph: GraphFile, threads: int) -> Any:
     """Verifies one graph and makes a session of it that uses so many threads."""
-    options = runtime.SessionOptions()
+    entries = {
+        # Encoder and decoder have a thread pool each; the idle one must not spin against the other.
+        "session.force_spinning_stop": "1",
+        # Pairs of Q and DQ are computed as they are written: the int8 kernels that ONNX Runtime
+        # would put in their place saturate on CPUs without VNNI.
+        "session.disable_quant_qdq": "1",
+    }
     placed = bundle.in_place(graph)
     if placed is not None:
-        options.add_session_config_entry(FOLDER, placed.folder)
+        entries[FOLDER] = placed.folder
     source = bundle.verified(graph) if placed is None else placed.model
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Encoder and decoder have a thread pool each; the idle one must not spin against the other.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 3  # errors only: the rest is meant for developers of the graphs
-    # Pairs of Q and DQ are computed as they are written: the int8 kernels that ONNX Runtime would
-    # put in their place saturate on CPUs without VNNI.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    try:
-        session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the binding raises a dozen types that share no base class
-        raise BundleError(
-            f"ONNX Runtime {runtime.__version__} cannot load {graph.file} of {bundle.path}: {error}"
-        ) from error
-    check_ports(bundle, graph, session)
+    with reporting(
+        f"ONNX Runtime {runtime.__version__} cannot load {graph.file} of {bundle.path}",
+        "Export the model again, or update ONNX Runtime.",
+    ):
+        session = open_session(runtime, source, threads=threads, entries=entries)
+        check_ports(bundle, graph, session)
+    bundle.check_unchanged(graph)
     return session
 
 

@@ -39,6 +39,7 @@ from mt3_runtime.backends.ort_common import (
     import_onnxruntime,
 )
 from mt3_runtime.backends.ort_memory import Copier, DeviceSpec
+from mt3_runtime.backends.ort_session import open_session
 from mt3_runtime.backends.ort_slots import Slots
 from mt3_runtime.backends.ort_threads import threads_of
 from mt3_runtime.diagnostics import nvidia, wheels
@@ -218,6 +219,7 @@ class OrtCudaBackend:
         if failure is not None:
             raise self._unusable(str(failure)) from failure
         check_ports(bundle, file, session)
+        bundle.check_unchanged(file)
         return session
 
     def _permissive(self, source: str | bytes, error: Exception) -> Any:
@@ -227,13 +229,11 @@ class OrtCudaBackend:
             raise self._unusable(str(error)) from error
 
     def _session(self, source: str | bytes, extra: dict[str, str]) -> Any:
-        options = self._runtime.SessionOptions()
-        options.intra_op_num_threads = 1  # the host has nothing to compute
-        options.log_severity_level = 4  # fatal only: reasons reach us as exceptions
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        providers = [(self.place.provider, {**self.place.options, **extra})]
-        session = self._runtime.InferenceSession(
-            source, options, providers=providers, enable_fallback=0
+        session = open_session(  # of one thread: the host has nothing to compute
+            self._runtime,
+            source,
+            providers=[(self.place.provider, {**self.place.options, **extra})],
+            entries={"session.record_ep_graph_assignment_info": "1"},
         )
         used = session.get_providers()
         if used[0] != self.place.provider:

@@ -10,12 +10,10 @@ and every graph carries the export id of the manifest, so that files of two expo
 from __future__ import annotations
 
 import hashlib
-import mmap
-import struct
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from mt3_runtime.bundles.container import Extent, open_container
 from mt3_runtime.bundles.integrity import scan
 from mt3_runtime.bundles.manifest import DecodingSpec, GraphFile, Manifest, ModelSpec, Role
 from mt3_runtime.bundles.weights_in_place import referring
@@ -53,12 +51,13 @@ class Bundle:
             BundleError: It is not a bundle, or its manifest is damaged.
         """
         self.path = Path(path)
-        if not self.path.exists():
+        if not _exists(self.path):
             raise BundleNotFoundError(
                 f"There is no bundle at {self.path}. Make one with: "
                 f"mt3 export CHECKPOINT --variant magenta_mt3 -o {self.path}"
             )
-        self._zip = None if self.path.is_dir() else _open_zip(self.path)
+        self._files = open_container(self.path)
+        self._found: dict[str, Extent] = {}
         self.manifest = Manifest.from_json(self._read_manifest(), str(self.path / MANIFEST))
 
     @property
@@ -89,25 +88,29 @@ class Bundle:
         """Checks a graph file and returns what a session can be made of.
 
         Returns:
-            The file's path for a folder (so that it need not be copied), its bytes for a zip.
+            The file's path for a folder (so that it need not be copied), its bytes for a zip.  Who
+            has read a path asks `check_unchanged` whether it was the file that was checked.
 
         Raises:
-            BundleError: The file is missing, is a link, has another size or digest than the
-                manifest says, refers to other files, or belongs to another export.
+            BundleError: The file is missing, is no regular file, has another size or digest than
+                the manifest says, refers to other files, or belongs to another export.
         """
-        if self._zip is not None:
-            data = _read_member(self._zip, graph.file, graph.size, str(self.path))
-            self._check(graph, memoryview(data))
-            return data
-        path = self.path / graph.file
-        if path.is_symlink() or not path.is_file():
-            raise BundleError(f"{path} is missing or not a regular file. Export the bundle again.")
-        if path.stat().st_size != graph.size or graph.size == 0:
-            raise self._damaged(graph, f"{path.stat().st_size} bytes instead of {graph.size}")
-        with path.open("rb") as file:
-            # Not closed by hand: an error's traceback may still hold views into the map.
-            self._check(graph, memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-        return str(path)
+        extent, data = self._checked(graph)
+        path = str(extent.path)
+        return path if not self._files.packed and _is_text(path) else bytes(data)
+
+    def data(self, graph: GraphFile) -> bytes:
+        """The bytes of a graph file, checked as in `verified`."""
+        return bytes(self._checked(graph)[1])
+
+    def check_unchanged(self, graph: GraphFile) -> None:
+        """Checks that a graph file is still the one that was verified.
+
+        Raises:
+            BundleError: It was changed or replaced since.
+        """
+        if graph.file in self._found:
+            self._found[graph.file].check_unchanged()
 
     def in_place(self, graph: GraphFile) -> InPlace | None:
         """A verified graph whose fp16 weights are read where they lie in the bundle.
@@ -121,19 +124,29 @@ class Bundle:
         precision = self.manifest.precision
         if precision.weights != "fp16" or not precision.exact:
             return None
-        self.verified(graph)
-        path, offset = self.path / graph.file, 0
-        if self._zip is not None:
-            path, offset = self.path, _member_offset(self._zip, graph.file)
-        with path.open("rb") as file:
-            whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        model = referring(whole[offset : offset + graph.size], path.name, offset)
-        return InPlace(model, str(path.parent.resolve()))
+        extent, data = self._checked(graph)
+        folder, name = str(extent.path.parent.resolve()), extent.path.name
+        if not _is_text(folder + name):
+            return None
+        return InPlace(referring(data, name, extent.offset), folder)
+
+    def _checked(self, graph: GraphFile) -> tuple[Extent, memoryview]:
+        """Where a graph file lies, and its content, checked."""
+        extent = self._files.find(graph.file)
+        if extent.size != graph.size or graph.size == 0:
+            raise self._damaged(graph, f"{extent.size} bytes instead of {graph.size}")
+        data = extent.map()
+        self._check(graph, data)
+        self._found[graph.file] = extent
+        return extent, data
 
     def _check(self, graph: GraphFile, data: memoryview) -> None:
         if hashlib.sha256(data).hexdigest() != graph.sha256:
             raise self._damaged(graph, "its SHA-256 differs")
-        summary = scan(data)
+        try:
+            summary = scan(data)
+        except BundleError as error:
+            raise BundleError(f"{graph.file} in {self.path} is refused: {error}") from error
         if summary.external_data:
             raise BundleError(
                 f"{graph.file} in {self.path} refers to other files; that is refused."
@@ -159,50 +172,35 @@ class Bundle:
         )
 
     def _read_manifest(self) -> bytes:
-        if self._zip is not None:
-            return _read_member(self._zip, MANIFEST, MAX_MANIFEST_BYTES, str(self.path))
-        path = self.path / MANIFEST
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_MANIFEST_BYTES + 1)
-        except OSError as error:
+            extent = self._files.find(MANIFEST)
+        except BundleError as error:
             raise BundleError(
-                f"{self.path} is not a bundle: {MANIFEST} cannot be read ({error.strerror}). "
-                "Give --model the folder that mt3 export wrote."
+                f"{self.path} is not a bundle: {error} Give the folder or the .mt3 file that "
+                "mt3 export wrote."
             ) from error
-        if len(data) > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; not a manifest.")
-        return data
+        if extent.size > MAX_MANIFEST_BYTES:
+            raise BundleError(
+                f"{MANIFEST} of {self.path} is larger than {MAX_MANIFEST_BYTES} bytes; it is no "
+                "manifest."
+            )
+        return extent.read()
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def _exists(path: Path) -> bool:
     try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise BundleError(
-            f"{path} is neither a bundle folder nor a zip of one: {error}."
-        ) from error
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True  # opening it says why not
+    return True
 
 
-def _member_offset(archive: zipfile.ZipFile, name: str) -> int:
-    """Where in the archive the content of a stored member begins, behind its local header."""
-    start = archive.getinfo(name).header_offset
-    with Path(str(archive.filename)).open("rb") as file:
-        file.seek(start)
-        header = file.read(30)
-    name_length, extra_length = struct.unpack("<HH", header[26:30])
-    return start + 30 + int(name_length) + int(extra_length)
-
-
-def _read_member(archive: zipfile.ZipFile, name: str, limit: int, where: str) -> bytes:
-    """Reads one stored member of at most ``limit`` bytes."""
+def _is_text(path: str) -> bool:
+    """Whether a path can be handed to ONNX Runtime, which takes UTF-8 only."""
     try:
-        info = archive.getinfo(name)
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit:
-            raise BundleError(f"{name} in {where} is compressed or too large; bundles are stored.")
-        with archive.open(info) as file:
-            return file.read(limit + 1)
-    except KeyError as error:
-        raise BundleError(f"{where} holds no {name}; it is not a whole bundle.") from error
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise BundleError(f"{name} in {where} cannot be read: {error}.") from error
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

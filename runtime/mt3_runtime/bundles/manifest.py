@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal
 
 from mt3_runtime.audio.log_mel import FeatureConfig
 from mt3_runtime.audio.segments import SegmentConfig
@@ -18,9 +17,9 @@ from mt3_runtime.bundles.precision import Precision
 from mt3_runtime.errors import BundleError
 from mt3_runtime.notes.confidence import Calibration
 from mt3_runtime.notes.note_rules import NoteRules
-from mt3_runtime.notes.stems import stem_named
+from mt3_runtime.notes.stems import STEMS
 from mt3_runtime.notes.vocabulary import Vocabulary
-from mt3_runtime.schema import parse_document, read_fields
+from mt3_runtime.schema import Between, parse_document, read_fields
 
 FORMAT = "mt3-runtime.bundle"
 FORMAT_VERSION = 1
@@ -30,7 +29,13 @@ _MAX_CHANNELS = 256
 
 Role = Literal["encoder", "decoder"]
 CacheForm = Literal["in_place", "concat"]
-T = TypeVar("T")
+#: The largest protobuf message.
+_MAX_FILE = (1 << 31) - 1
+#: Numbers in the keys and values of one row: 1 GiB of fp32, a hundred times the largest model.
+_MAX_CACHE = 1 << 28
+
+Size = Annotated[int, Between(1, _MAX_SIZE)]
+Id = Annotated[int, Between(0, _MAX_SIZE)]
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -54,13 +59,13 @@ class DecodingSpec:
             is always decoded under that grammar (`mt3_runtime.decoding.canonical_order`).
     """
 
-    start_id: int
-    eos_id: int
-    max_tokens: int
-    beam_alpha: float
-    min_tokens: int = 1
-    memory_tokens: int = 0
-    memory_start: tuple[int, ...] = ()
+    start_id: Id
+    eos_id: Id
+    max_tokens: Size
+    beam_alpha: Annotated[float, Between(0.0, 10.0)]
+    min_tokens: Size = 1
+    memory_tokens: Id = 0
+    memory_start: tuple[Id, ...] = ()
     orderly: bool = False
 
 
@@ -80,13 +85,13 @@ class ModelSpec:
             keys and values have T + M rows.
     """
 
-    frames: int
-    layers: int
-    heads: int
-    head_dim: int
-    vocab_size: int
-    channels: int = 1
-    memory: int = 0
+    frames: Size
+    layers: Size
+    heads: Size
+    head_dim: Size
+    vocab_size: Size
+    channels: Annotated[int, Between(1, _MAX_CHANNELS)] = 1
+    memory: Id = 0
 
     @property
     def cross_rows(self) -> int:
@@ -115,8 +120,8 @@ class GraphFile:
     profile: str
     file: str
     sha256: str
-    size: int
-    opset: int
+    size: Annotated[int, Between(0, _MAX_FILE)]
+    opset: Annotated[int, Between(1, 1000)]
     cache: CacheForm
     cross_key_transposed: bool
     inputs: tuple[str, ...]
@@ -126,6 +131,20 @@ class GraphFile:
     def returns_cross(self) -> bool:
         """Whether this decoder gives its cross keys and values out again, unchanged."""
         return "present_cross_key_0" in self.outputs
+
+    @classmethod
+    def from_dict(cls, data: object) -> GraphFile:
+        """Reads what ``asdict`` wrote.
+
+        Raises:
+            BundleError: A key or a value is wrong; the name is no plain one.
+        """
+        graph = read_fields(cls, data, "graph")
+        if not _PLAIN_NAME.fullmatch(graph.file) or ".." in graph.file:
+            raise BundleError(f"{graph.file!r} is not a plain file name.")
+        if not re.fullmatch(r"[0-9a-f]{64}", graph.sha256):
+            raise BundleError(f"{graph.file}: the SHA-256 is not 64 hexadecimal digits.")
+        return graph
 
 
 @dataclass(frozen=True)
@@ -180,9 +199,6 @@ class Manifest:
             otherwise="does not describe a bundle",
             remedy="Update mt3-runtime, or export the model again.",
         )
-        for key, parse in _PARSERS.items():
-            if key in body:
-                body[key] = _parse_part(parse, body[key], f"{where}, {key}")
         manifest = read_fields(cls, body, where)
         faults = manifest.contradictions()
         if faults:
@@ -219,7 +235,21 @@ class Manifest:
             )
         if self.segments.padding == "extra_hop" and lengths.start > self.segments.hop:
             faults.append(f"padding extra_hop leaves less than {lengths.start} samples at the end")
-        return faults + _memory_faults(model, decoding)
+        graphs = [(graph.role, graph.profile) for graph in self.graphs]
+        if len(set(graphs)) != len(graphs):
+            faults.append("one profile has two graphs of one role")
+        if "digest" not in self.source:
+            faults.append("source has no digest")
+        if self.stem not in [stem.name for stem in STEMS]:
+            faults.append(f"stem {self.stem!r} is none of {', '.join(s.name for s in STEMS)}")
+        return faults + _size_faults(model, decoding) + _memory_faults(model, decoding)
+
+
+def _size_faults(model: ModelSpec, decoding: DecodingSpec) -> list[str]:
+    """Sizes that are sane one by one, and together more than there is memory for."""
+    columns = max(model.cross_rows, decoding.max_tokens)
+    numbers = 2 * model.layers * model.heads * model.head_dim * columns
+    return [f"keys and values of a row are {numbers} numbers"] if numbers > _MAX_CACHE else []
 
 
 def _memory_faults(model: ModelSpec, decoding: DecodingSpec) -> list[str]:
@@ -234,56 +264,3 @@ def _memory_faults(model: ModelSpec, decoding: DecodingSpec) -> list[str]:
         (any(i >= model.vocab_size for i in ids), "memory_start leaves the vocabulary"),
     )
     return [fault for broken, fault in checks if broken]
-
-
-def _parse_part(parse: Callable[[Any], T], value: Any, where: str) -> T:
-    try:
-        return parse(value)
-    except BundleError as error:
-        raise BundleError(f"{where}: {error}") from error
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise BundleError(f"{where}: cannot be understood ({error}).") from error
-
-
-def _graph_file(value: Any) -> GraphFile:
-    graph = read_fields(GraphFile, value, "graph")
-    if graph.role not in ("encoder", "decoder") or graph.cache not in ("in_place", "concat"):
-        raise BundleError(f"unknown role {graph.role!r} or cache {graph.cache!r}.")
-    if not _PLAIN_NAME.fullmatch(graph.file) or ".." in graph.file:
-        raise BundleError(f"{graph.file!r} is not a plain file name.")
-    if not re.fullmatch(r"[0-9a-f]{64}", graph.sha256):
-        raise BundleError(f"{graph.file}: the SHA-256 is not 64 hexadecimal digits.")
-    names = [tuple(str(name) for name in part) for part in (graph.inputs, graph.outputs)]
-    return GraphFile(**{**asdict(graph), "inputs": names[0], "outputs": names[1]})
-
-
-def _decoding_spec(value: Any) -> DecodingSpec:
-    spec = _bounded(read_fields(DecodingSpec, value, "decoding"))
-    ids = spec.memory_start
-    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i <= _MAX_SIZE for i in ids):
-        raise BundleError(f"decoding: memory_start is {ids!r}, expected a list of token ids.")
-    return replace(spec, memory_start=tuple(ids))
-
-
-def _bounded(spec: T) -> T:
-    for field in fields(spec):  # type: ignore[arg-type]
-        value = getattr(spec, field.name)
-        lowest = 0 if field.name in ("start_id", "eos_id", "memory", "memory_tokens") else 1
-        highest = _MAX_CHANNELS if field.name == "channels" else _MAX_SIZE
-        if type(value) is int and not lowest <= value <= highest:
-            raise BundleError(f"{field.name} is {value}, outside {lowest}..{highest}.")
-    return spec
-
-
-_PARSERS: dict[str, Callable[[Any], object]] = {
-    "features": FeatureConfig.from_dict,
-    "segments": SegmentConfig.from_dict,
-    "vocabulary": Vocabulary.from_dict,
-    "notes": NoteRules.from_dict,
-    "confidence": lambda value: None if value is None else Calibration.from_dict(value),
-    "stem": lambda value: stem_named(value).name,
-    "precision": Precision.from_dict,
-    "decoding": _decoding_spec,
-    "model": lambda value: _bounded(read_fields(ModelSpec, value, "model")),
-    "graphs": lambda value: tuple(_graph_file(item) for item in value),
-}

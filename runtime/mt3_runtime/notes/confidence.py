@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mt3_runtime.errors import BundleError
-from mt3_runtime.schema import check_keys, read_fields
+from mt3_runtime.schema import read_fields
 
 if TYPE_CHECKING:
     from mt3_runtime.notes.note import Note, Probabilities
@@ -86,13 +86,7 @@ class Calibration:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
         """Inverse of `to_dict`; missing or unknown keys, and other values, raise `BundleError`."""
-        values = check_keys(data, {field.name for field in fields(cls)}, "confidence")
-        return cls(
-            **{
-                kind: read_fields(Weights, value, f"confidence.{kind}")
-                for kind, value in values.items()
-            }
-        )
+        return read_fields(cls, data, "confidence")
 
 
 def logit(probability: float) -> float:

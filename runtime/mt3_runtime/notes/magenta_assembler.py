@@ -26,9 +26,6 @@ from mt3_runtime.notes.note import Note, Probabilities
 from mt3_runtime.notes.note_rules import EMPTY_WITHOUT_EOS, UNK_IS_EOS, NoteRules
 from mt3_runtime.notes.vocabulary import EventKind, TokenIds, Vocabulary
 
-MAX_TIME = 1e9
-"""Seconds (32 years); a later note is an error of units, or worse, and nothing could show it."""
-
 
 class _Open(NamedTuple):
     """A note that sounds."""

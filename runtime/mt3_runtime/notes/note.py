@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from mt3_runtime.errors import OptionError
 
+MAX_TIME = 1e9
+"""Seconds (32 years); a later note is an error of units, or worse, and nothing could show it."""
+
 
 class Probabilities(NamedTuple):
     """What the network gave the tokens of a note, each 0..1; None where there is no such token.

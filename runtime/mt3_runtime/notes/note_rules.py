@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mt3_runtime.errors import BundleError
-from mt3_runtime.schema import check_keys, read_fields
+from mt3_runtime.schema import read_fields
 
 EMPTY_WITHOUT_EOS = "empty_without_eos"
 """Quirk: a segment that never says end-of-sequence counts as empty."""
@@ -160,17 +160,7 @@ class NoteRules:
         Raises:
             BundleError: A key is missing or unknown, or a value is of a wrong type or range.
         """
-        values = check_keys(data, {f.name for f in fields(cls)}, "notes")
-        values["quirks"] = _items(values["quirks"], str, "quirks")
-        pairs = _items(values["general_midi"], list, "general_midi")
-        values["general_midi"] = tuple(_items(pair, int, "general_midi") for pair in pairs)
-        if any(len(pair) != 2 for pair in pairs):
-            raise BundleError(f"notes: general_midi is {pairs!r}, expected pairs of programs")
-        groups = _items(values["program_groups"], list, "program_groups")
-        values["program_groups"] = tuple(_items(g, int, "program_groups") for g in groups)
-        channels = _items(values["channels"], dict, "channels")
-        values["channels"] = tuple(_channel(channel) for channel in channels)
-        return read_fields(cls, values, "notes")
+        return read_fields(cls, data, "notes")
 
     @classmethod
     def mt3(cls, *, quirks: Sequence[str] = ()) -> NoteRules:
@@ -201,19 +191,6 @@ class NoteRules:
             channels=tuple(channels),
             quirks=YOURMT3_QUIRKS,
         )
-
-
-def _items(value: object, kind: type, key: str) -> tuple[Any, ...]:
-    # Not isinstance: a bool must not pass for an int.
-    if not isinstance(value, list | tuple) or any(type(item) is not kind for item in value):
-        raise BundleError(f"notes: {key} is {value!r}, expected a list of {kind.__name__}")
-    return tuple(value)
-
-
-def _channel(data: dict[str, Any]) -> Channel:
-    values = check_keys(data, {f.name for f in fields(Channel)}, "notes.channels")
-    programs = _items(values["programs"], int, "programs of a channel")
-    return read_fields(Channel, {**values, "programs": programs}, "notes.channels")
 
 
 YOURMT3_GROUPS = (

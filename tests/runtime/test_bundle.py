@@ -23,6 +23,7 @@ from mt3_runtime.bundles.bundle import MANIFEST, Bundle, Manifest
 from mt3_runtime.bundles.precision import Verdict
 from mt3_runtime.errors import BundleError, BundleNotFoundError
 from mt3_runtime.loading import load_model
+from tests.protobuf_spellings import delimited
 
 
 @pytest.fixture
@@ -142,6 +143,25 @@ def test_external_data_is_refused(copy: Path) -> None:
     path.write_bytes(model.SerializeToString())
     _sign(copy, path.name)
     with pytest.raises(BundleError, match="refers to other files"):
+        load_model(copy)
+
+
+@pytest.mark.parametrize("high", [0, 1 << 32, 1 << 33])
+def test_hidden_external_data_is_refused(copy: Path, high: int) -> None:
+    """A weight in a file of its own, and the graph under a key that parsers cut to its own."""
+    path = copy / "decoder.cpu.onnx"
+    model = onnx.load(path)
+    tensor = next(t for t in model.graph.initializer if len(t.raw_data) > 4096)
+    (copy / "extra.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="extra.bin")
+    graph = model.graph.SerializeToString()
+    model.ClearField("graph")
+    data = model.SerializeToString() + delimited(7 << 3 | 2 | high, graph)
+    path.write_bytes(data)
+    _sign(copy, path.name)
+    with pytest.raises(BundleError, match=r"decoder\.cpu\.onnx in .* (refers to other|is refused)"):
         load_model(copy)
 
 
@@ -325,6 +345,7 @@ def test_no_value_of_another_type_or_magnitude_passes(tiny_bundle: Path, kind: t
         ("features", "floor", 1e-320),
         ("features", "floor", 5.0),
         ("features", "low_hz", -0.5),
+        ("features", "high_hz", 20.0000001),
         ("vocabulary", "steps_per_second", 2**40),
         ("vocabulary", "steps_per_second", 0),
         ("decoding", "beam_alpha", 400.0),

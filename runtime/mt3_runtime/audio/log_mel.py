@@ -142,9 +142,10 @@ class FeatureConfig:
             elif not math.isfinite(value):
                 raise OptionError(f"{name} of features is {value!r}; expected a finite number.")
         low, high, top = self.low_hz, self.high_hz, self.sample_rate / 2
-        if low is not None and high is not None and not 0.0 <= low < high <= top:
+        if low is not None and high is not None and not 0.0 <= low <= high - 1.0 <= top - 1.0:
             raise OptionError(
-                f"filter edges are {low} and {high} Hz; expected 0 <= low_hz < high_hz <= {top:g}."
+                f"filter edges are {low} and {high} Hz; expected 0 <= low_hz < high_hz <= {top:g}, "
+                "1 Hz or more apart."
             )
         if self.floor <= 0.0:
             raise OptionError(f"floor of features is {self.floor}; expected a positive number.")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mt3_runtime.bundles.bundle import MANIFEST, Bundle, Manifest
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import CheckpointError, OptionError
-from mt3_runtime.files.atomic import exists
+from mt3_runtime.files.atomic import exists, is_folder
 from mt3_runtime.models.cache import cache_dir
 from mt3_runtime.models.catalogue import get_model_info, pulled_checkpoint
+from mt3_runtime.models.installed import BUNDLE_SUFFIX, find_model, installed_models, is_plain
 from mt3_runtime.notes.stems import OTHER, STEMS
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class ExportCommand:
             "checkpoint",
             metavar="CHECKPOINT",
             help="a T5X folder, a .pth, .pt or .ckpt file or its folder, or a name that "
-            "`mt3 models pull` fetched",
+            "`mt3 models pull` fetched; or a bundle or its name, to add profiles",
         )
         parser.add_argument(
             "--variant", metavar="NAME", help="refuse anything else; found out if not given"
@@ -50,18 +52,17 @@ class ExportCommand:
             choices=("fp16", "fp32"),
             dest="weights",
             help="precision of the stored weights; arithmetic is always fp32. fp16 (default) is "
-            "half the size, fp32 exact",
+            "half the size, fp32 exact; of a bundle, what it has",
         )
         parser.add_argument(
             "--profiles",
             metavar="LIST",
             help="comma-separated graph profiles: cpu, portable (CUDA, TensorRT), compat (old "
-            "parsers) (default: cpu)",
+            "parsers) (default: cpu, or those of the bundle)",
         )
         parser.add_argument(
             "--stem",
             choices=[stem.name for stem in STEMS],
-            default=OTHER,
             help="what the model is for: it is preferred for this stem (default: anything)",
         )
         parser.add_argument(
@@ -85,6 +86,9 @@ class ExportCommand:
         from mt3_export.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
         from mt3_export.variants import variant_named, with_front_end  # noqa: PLC0415
 
+        found = find_bundle(args.checkpoint)
+        if found is not None:
+            return _export_again(*found, args)
         usual = "cpu" if args.via == "direct" else "compat"
         profiles = _profiles(usual if args.profiles is None else args.profiles)
         model = _pulled(args.checkpoint)
@@ -111,13 +115,93 @@ class ExportCommand:
             profiles=profiles,
             storage=args.weights or ("fp16" if args.via == "direct" else "fp32"),
             name=name,
-            stem=args.stem,
+            stem=args.stem or OTHER,
             route=args.via,
         )
-        for graph in manifest.graphs:
-            talk(f"{graph.file}: {graph.size / 2**20:.1f} MiB")
-        print(out)
-        return 0
+        return _written(manifest, out)
+
+
+def find_bundle(text: str) -> tuple[Bundle, str] | None:
+    """The bundle that stands for a checkpoint, and the name that its successor gets.
+
+    It is a path, or the name of a model without a pulled checkpoint.
+
+    Raises:
+        BundleError: It is damaged.
+    """
+    path = Path(text)
+    if text and exists(path):
+        packed = path.suffix == BUNDLE_SUFFIX and not is_folder(path)
+        if not packed and not exists(path / MANIFEST):
+            return None
+        bundle = Bundle(path)
+        return bundle, bundle.manifest.name
+    try:
+        known = get_model_info(text).name
+    except OptionError:
+        known = text
+    pulled = known and exists(cache_dir() / "checkpoints" / known)
+    found = None if pulled or not text else find_model(text)
+    return None if found is None else (Bundle(found), found.name.removesuffix(BUNDLE_SUFFIX))
+
+
+def _export_again(bundle: Bundle, name: str, args: argparse.Namespace) -> int:
+    """Writes a bundle's model with other profiles or in another place."""
+    from mt3_export.bundle_writer import check_target, export_bundle  # noqa: PLC0415
+    from mt3_export.checkpoints.bundle_weights import read_bundle  # noqa: PLC0415  onnx takes 0.3 s to import
+    from mt3_export.variants import with_front_end  # noqa: PLC0415
+
+    old = bundle.manifest
+    if args.variant not in (None, old.variant):
+        raise CheckpointError(f"{bundle.path} is {old.variant}, not {args.variant}.")
+    if args.via != "direct":
+        raise OptionError(f"--via {args.via} needs a checkpoint, and {bundle.path} is a bundle.")
+    if args.weights == "fp32" and old.precision.weights != "fp32":
+        raise OptionError(
+            f"The weights of {bundle.path} were rounded to {old.precision.weights}; for exact ones "
+            "export the checkpoint."
+        )
+    profiles = list(bundle.profiles) if args.profiles is None else _profiles(args.profiles)
+    changed = args.features != "trained"
+    out = _target(args.output, f"{old.variant}_as_mt3_infer" if changed else name, old)
+    check_target(out)  # before the work, not after
+    contents = read_bundle(bundle)
+    manifest = export_bundle(
+        contents.weights,
+        with_front_end(contents.variant, args.features),
+        out,
+        source=old.source,
+        profiles=profiles,
+        storage=args.weights or contents.storage,
+        name=None if changed else old.name,
+        stem=args.stem or old.stem,
+    )
+    return _written(manifest, out)
+
+
+def _target(output: str | None, name: str, old: Manifest) -> Path:
+    """Where a bundle goes that is exported again: under its name, if no other has that."""
+    if output == "":
+        raise OptionError("-o needs the name of a folder or of a .mt3 file.")
+    if output is not None:
+        return Path(output)
+    out = installed_models().get(name)
+    if out is None and not is_plain(name):  # a bundle's own: it must not lead out of the folder
+        raise OptionError(f"{name!r} is no name for a folder; say with -o where it shall go.")
+    if out is None:
+        return cache_dir() / "bundles" / name
+    if Bundle(out).manifest.export_id != old.export_id:
+        raise OptionError(
+            f"{out} is another bundle of the same name; say with -o where this one shall go."
+        )
+    return out
+
+
+def _written(manifest: Manifest, out: Path) -> int:
+    for graph in manifest.graphs:
+        talk(f"{graph.file}: {graph.size / 2**20:.1f} MiB")
+    print(out)
+    return 0
 
 
 def _profiles(text: str) -> list[str]:

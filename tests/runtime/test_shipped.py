@@ -73,14 +73,28 @@ def test_it_is_listed_and_described(package, capsys):
     assert found.detail == "default (comes with the package)"
 
 
-@pytest.mark.parametrize("words", [("models", "pull", "default"), ("export", "default")])
-def test_there_is_nothing_to_fetch_or_to_export(package, capsys, words):
-    assert main(list(words)) == ExitCode.USAGE
+def test_there_is_nothing_to_fetch(package, capsys):
+    assert main(["models", "pull", "default"]) == ExitCode.USAGE
     assert "comes with this package" in capsys.readouterr().err
     with pytest.raises(OptionError, match="comes with this package"):
         catalogue.pulled_checkpoint("default")
     assert main(["models", "remove", "default"]) == ExitCode.USAGE
     assert (package / "bundle.json").is_file()
+
+
+def test_it_is_exported_again_into_the_cache_and_stands_in_for_itself(package, capsys):
+    assert main(["export", "default", "--profiles", "portable,compat"]) == ExitCode.OK
+    made = cache_dir() / "bundles" / "default"
+    assert capsys.readouterr().out == f"{made}\n"
+    assert Bundle(made).profiles == ["portable", "compat"]
+    assert Bundle(package).profiles == ["cpu", "portable", "compat"], "the package is as it was"
+    for name in ("default", None):
+        assert installed.resolve_model(name) == made
+    mine = install("mine")
+    assert installed.resolve_model() == mine, "it has the rank of the one it stands in for"
+    install("other")
+    with pytest.raises(BundleNotFoundError, match="mine, other"):
+        installed.resolve_model()
 
 
 def test_a_transcription_says_that_the_model_is_small(package, tmp_path, audio, capsys):

@@ -10,19 +10,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
-    from mt3_runtime.bundles.bundle import Bundle, GraphFile
+    pass
 
 LOG_PROBS = "LogSoftmax"
 """The operator whose result are the log-probabilities of all tokens, in every decoder graph."""
-
-
-def parsed(bundle: Bundle, graph: GraphFile) -> onnx.ModelProto:
-    """A verified graph of a bundle.
-
-    Raises:
-        BundleError: The file is missing or damaged.
-    """
-    return onnx.load_model_from_string(bundle.data(graph))
 
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mt3_quantisation.forms.step_graphs import parsed, plain
+from mt3_export.checkpoints.bundle_weights import parsed_graph
+from mt3_quantisation.forms.step_graphs import plain
 from mt3_quantisation.gates.material import Excerpt
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.bundles.manifest import Manifest, Role
@@ -73,7 +74,7 @@ class Source:
         Raises:
             BundleError: The bundle lacks it, or it is damaged.
         """
-        return plain(parsed(self.bundle, self.bundle.graph(role, profile)))
+        return plain(parsed_graph(self.bundle, self.bundle.graph(role, profile)))
 
     def listen(self, excerpts: Sequence[Excerpt]) -> list[Heard]:
         """What the exact model hears, in the order of the excerpts; each is done once."""

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mt3_export.checkpoints.bundle_weights import parsed_graph
 from mt3_quantisation.forms.recipes import Talk
-from mt3_quantisation.forms.step_graphs import parsed
 from mt3_quantisation.gates.exact_bundle import Heard, Source, transcribed
 from mt3_quantisation.gates.gate import GATES, Change, GateName
 from mt3_quantisation.gates.material import Excerpt
@@ -145,7 +145,7 @@ def _drift(source: Source, played: Bundle, excerpts: Sequence[Excerpt]) -> Drift
     """Compares thoughts, on the CPU, in the first profile that the judged bundle has."""
     profile = played.profiles[0]
     exact = {role: source.graph(role, profile) for role in ROLES}
-    other = {role: parsed(played, played.graph(role, profile)) for role in ROLES}
+    other = {role: parsed_graph(played, played.graph(role, profile)) for role in ROLES}
     heard = source.listen(excerpts)
     segments = segments_of(heard, source.manifest, most=FORCED_SEGMENTS)
     return drift(exact, other, source.manifest, segments, threads=source.threads)

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mt3_engines.storage.keys import EngineKey, EngineTarget
+from mt3_runtime.backends.devices import check_profile
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import BundleError, DeviceError, OutputError
 from mt3_runtime.files.atomic import make_folder, write_atomic
@@ -271,7 +272,12 @@ def read_info(path: Path) -> EngineInfo:
 
 
 def graph_digests(bundle: Bundle, profile: str) -> dict[str, str]:
-    """SHA-256 of the graphs by role, as the manifest states them."""
+    """SHA-256 of the graphs by role, as the manifest states them.
+
+    Raises:
+        BundleError: There are none of this profile; the message says how to make them.
+    """
+    check_profile(bundle, "tensorrt")
     graphs = (bundle.graph("encoder", profile), bundle.graph("decoder", profile))
     return {graph.role: graph.sha256 for graph in graphs}
 

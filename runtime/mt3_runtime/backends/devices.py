@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, cast
 from mt3_runtime.backends.ort_common import import_onnxruntime
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.backends.ort_cuda import CUDA, OrtCudaBackend, options_of_environment
-from mt3_runtime.diagnostics import wheels
-from mt3_runtime.errors import DeviceError, OptionError
+from mt3_runtime.diagnostics import nvidia, wheels
+from mt3_runtime.errors import BundleError, DeviceError, OptionError
 from mt3_runtime.extras import absent
+from mt3_runtime.models.installed import export_advice
+from mt3_runtime.models.shipped import shipped_models
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import Backend
@@ -77,30 +79,75 @@ def open_backend(
         return backend
     if wanted.kind == "cpu":
         return OrtCpuBackend(bundle, threads=threads, profile=profile)
-    if wanted.kind == "cuda":
+    if profile is not None and profile not in PROFILES[wanted.kind]:
+        raise OptionError(
+            f"profile {profile} does not run on device {wanted.kind}; it runs "
+            f"{' and '.join(PROFILES[wanted.kind])}."
+        )
+    return _open_gpu(bundle, wanted, threads, profile)
+
+
+def _open_gpu(bundle: Bundle, device: Device, threads: int | None, profile: str | None) -> Backend:
+    """Opens a device that may not be here: it is asked first, and the bundle second."""
+    if device.kind == "cuda":
         _check_provider()
-        _check_profile(bundle, wanted, profile)
-        return _open_cuda(bundle, wanted.index, threads, profile)
-    _check_profile(bundle, wanted, profile)
-    return _registered(wanted)(bundle, wanted, threads, profile)
+    opener = _open_cuda if device.kind == "cuda" else _registered(device)
+    try:
+        return opener(bundle, device, threads, profile)
+    except BundleError:
+        check_profile(bundle, device.kind)
+        raise
+
+
+def check_profile(bundle: Bundle, kind: str) -> None:
+    """Refuses a bundle without graphs for a kind of device.
+
+    Raises:
+        BundleError: It has none; the message says how to make them.
+    """
+    usable, have = PROFILES[kind], bundle.profiles
+    if set(usable) & set(have):
+        return
+    shipped = bundle.path in shipped_models().values()
+    what = f"The model {bundle.manifest.name}, part of the package," if shipped else bundle.path
+    raise BundleError(
+        f"{what} has graphs of profile {', '.join(have) or 'none'}, and device {kind} runs "
+        f"{' or '.join(usable)}. {export_advice(bundle, usable[0])}"
+    )
 
 
 def _best(bundle: Bundle, threads: int | None, profile: str | None) -> Backend:
     """The GPU where ONNX Runtime has one, the bundle graphs for it, and both work; else the CPU."""
-    graphs = set(PROFILES["cuda"] if profile is None else (profile,)) & set(PROFILES["cuda"])
-    if CUDA in import_onnxruntime().get_available_providers():
+    possible = nvidia.is_there() or CUDA in import_onnxruntime().get_available_providers()
+    if possible and profile in (None, *PROFILES["cuda"]):
         try:
-            if graphs & set(bundle.profiles):
-                return _open_cuda(bundle, 0, threads, profile)
-            log.info("device auto: not using cuda:0, because: no graphs of profile portable")
+            return _open_gpu(bundle, Device("cuda"), threads, profile)
         except DeviceError as error:
-            log.info("device auto: not using cuda:0, because: %s", error)
+            reason: Exception = error
+        except BundleError as error:
+            if set(PROFILES["cuda"]) & set(bundle.profiles):
+                raise
+            reason = error
+        _tell(f"device auto: not using cuda:0, because: {reason}")
     return OrtCpuBackend(bundle, threads=threads, profile=profile)
 
 
-def _open_cuda(bundle: Bundle, index: int, threads: int | None, profile: str | None) -> Backend:
+def _tell(text: str) -> None:
+    """Says why the CPU does the work: once, aloud where somebody paid for a GPU."""
+    aloud = nvidia.is_there() and text not in _told
+    _told.add(text)
+    log.log(logging.WARNING if aloud else logging.INFO, "%s", text)
+
+
+#: What was said aloud in this process.
+_told: set[str] = set()
+
+
+def _open_cuda(bundle: Bundle, device: Device, threads: int | None, profile: str | None) -> Backend:
     options = options_of_environment()
-    return OrtCudaBackend(bundle, index=index, threads=threads, profile=profile, options=options)
+    return OrtCudaBackend(
+        bundle, index=device.index, threads=threads, profile=profile, options=options
+    )
 
 
 def _check_provider() -> None:
@@ -113,17 +160,6 @@ def _check_provider() -> None:
             f"has {', '.join(available)}){f': {clash}' if clash else ''}. On a machine with an "
             f"NVIDIA GPU: {wheels.gpu_remedy()}. Otherwise use device cpu."
         )
-
-
-def _check_profile(bundle: Bundle, device: Device, profile: str | None) -> None:
-    usable = PROFILES[device.kind] if profile is None else (profile,)
-    if profile is not None and profile not in PROFILES[device.kind]:
-        raise OptionError(
-            f"profile {profile} does not run on device {device.kind}; it runs "
-            f"{' and '.join(PROFILES[device.kind])}."
-        )
-    if not set(usable) & set(bundle.profiles):
-        bundle.graph("decoder", usable[0])  # raises, and names the export command
 
 
 def _registered(device: Device) -> Callable[..., Backend]:

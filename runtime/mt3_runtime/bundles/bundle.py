@@ -10,6 +10,9 @@ and every graph carries the export id of the manifest, so that files of two expo
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,9 +82,8 @@ class Bundle:
                 return graph
         have = ", ".join(self.profiles) or "none"
         raise BundleError(
-            f"{self.path} holds no {role} of profile {profile!r} (it has: {have}). Add it with: "
-            f"mt3 export CHECKPOINT --variant {self.manifest.variant} --profiles "
-            f"{','.join([*self.profiles, profile])} -o {self.path}"
+            f"{self.path} holds no {role} of profile {profile!r} (it has: {have}). Make it with: "
+            f"mt3 export {quoted(self.path)} --profiles {','.join([*self.profiles, profile])}"
         )
 
     def verified(self, graph: GraphFile) -> str | bytes:
@@ -204,3 +206,9 @@ def _is_text(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def quoted(path: Path) -> str:
+    """A path as one types it into a shell."""
+    text = str(path)
+    return shlex.quote(text) if os.name == "posix" else subprocess.list2cmdline([text])

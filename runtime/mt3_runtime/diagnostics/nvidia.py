@@ -85,6 +85,18 @@ def _wheel_folders(major: int) -> list[Path]:
     return sorted(folders, key=lambda folder: folder.parent.name != f"cu{major}")
 
 
+def is_there() -> bool:
+    """Whether there is an NVIDIA GPU, as far as can be told without waking it up.
+
+    The driver's files say so on Linux, in containers and on Jetson; elsewhere its library does.
+    """
+    if sys.platform != "linux":
+        return _open(_DRIVER) is not None
+    files = ("/proc/driver/nvidia/gpus", "/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu")
+    windows = Path("/dev/dxg").exists() and _open(_DRIVER) is not None  # under Windows' Linux
+    return windows or any(Path(file).exists() for file in files)
+
+
 def driver() -> Driver | None:
     """Asks the driver; None where there is none."""
     library = _open(_DRIVER)

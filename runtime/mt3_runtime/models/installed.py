@@ -7,12 +7,16 @@ into is an error only to those who need something from it: what is in the packag
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
+from mt3_runtime.bundles.bundle import Bundle, quoted
 from mt3_runtime.errors import BundleNotFoundError, OptionError, OutputError
+from mt3_runtime.extras import install
 from mt3_runtime.files.ownership import delete, is_regular, listed
 from mt3_runtime.models import catalogue
 from mt3_runtime.models.cache import cache_dir, contents, expanded
@@ -95,6 +99,38 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
     if found is None:
         raise BundleNotFoundError(_not_installed(name))
     return found
+
+
+def export_advice(bundle: Bundle, profile: str) -> str:
+    """How to get a bundle's model with one more graph profile, as a sentence with the command.
+
+    The result goes into the cache folder, where one may write, and is found there by name.
+    """
+    manifest = bundle.manifest
+    if not manifest.precision.exact:
+        return (
+            f"It is of precision {manifest.precision}; make it again from an exact bundle that has "
+            f"the profile {profile}."
+        )
+    installed = installed_models()
+    known = shipped_models() | installed
+    names = [name for name, path in known.items() if path == bundle.path]
+    name = names[0] if names else manifest.name
+    command = f"mt3 export {quoted(Path(name) if names else bundle.path)} "
+    command += f"--profiles {','.join([*bundle.profiles, profile])}"
+    taken = installed.get(name, bundle.path) != bundle.path  # another one of this name stays there
+    if taken or not is_plain(name):
+        name = f"{name if is_plain(name) else 'exported'}-{profile}"
+        command += f" -o {quoted(cache_dir() / 'bundles' / name)}"
+    if importlib.util.find_spec("onnx") is None:
+        command = f"{install('export')} && {command}"
+    again = "" if names and " -o " not in command else f", and use the model {name}"
+    return f"Make them once with: {command}{again}"
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name that a bundle gives itself may become that of a file."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) is not None and ".." not in name
 
 
 def remove_model(name: str) -> int:
@@ -211,6 +247,8 @@ def _only_installed() -> Path:
             raise
         _say_unread(error)
         return shipped
+    if shipped is not None and len(installed) > 1:
+        installed.pop(DEFAULT, None)  # stands in for the shipped one, and has its rank
     if len(installed) == 1:
         return next(iter(installed.values()))
     if installed:

@@ -39,18 +39,20 @@ FOLDERS = {folder for folder, _ in PACKAGES.values()}
 
 #: The packages inside the runtime from the bottom up: each may import those ahead of it.
 RUNTIME_ORDER = (
-    ("lazy", "errors", "schema", "progress"),
+    ("errors", "progress"),
+    ("imports", "filesystem"),
+    ("schema",),
     ("audio",),
     ("notes",),
-    ("models",),
     ("leakage",),
-    ("bundles",),
     ("files",),
+    ("bundles",),
+    ("models",),
     ("diagnostics",),
     ("backends",),
     ("decoding",),
     ("request", "recording", "pipeline", "transcription", "model", "loading", "per_stem"),
-    ("cli", "commands"),
+    ("cli", "commands", "__main__"),
 )
 
 #: What the runtime may import at all, and what of it only inside a function.

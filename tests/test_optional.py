@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from mt3_runtime import cli, extras
+from mt3_runtime import cli
 from mt3_runtime.cli import ExitCode
+from mt3_runtime.imports import extras
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][

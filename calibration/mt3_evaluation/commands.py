@@ -32,9 +32,9 @@ from mt3_runtime.commands.folder_inputs import find_inputs
 from mt3_runtime.commands.machine import versions
 from mt3_runtime.decoding.search import SearchName
 from mt3_runtime.errors import AudioError, OptionError
-from mt3_runtime.files.atomic import STDOUT, check_output, exists, is_folder, write_output
 from mt3_runtime.files.formats import SUFFIXES as NOTES
 from mt3_runtime.files.formats import load_notes
+from mt3_runtime.filesystem.atomic import STDOUT, check_output, exists, is_folder, write_output
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
 from mt3_runtime.models.installed import resolve_model
 

@@ -20,7 +20,7 @@ from mt3_evaluation.labels import Labels, find_labels, is_transcription, read_la
 from mt3_evaluation.metrics import Measure, measure
 from mt3_evaluation.scoring import before
 from mt3_runtime.errors import AudioNotFoundError
-from mt3_runtime.files.atomic import exists
+from mt3_runtime.filesystem.atomic import exists
 from mt3_runtime.notes.note import Note
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mt3_evaluation.evaluation import Estimate, Evaluation
 from mt3_evaluation.metrics import METRICS
 from mt3_runtime.errors import OptionError
-from mt3_runtime.extras import require
+from mt3_runtime.imports.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.extras import require
+from mt3_runtime.imports.extras import require
 from mt3_runtime.notes.instruments import PROGRAMS_PER_FAMILY
 from mt3_runtime.notes.note import Note
 

@@ -28,7 +28,7 @@ from mt3_runtime.bundles.manifest import Manifest
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.folder_inputs import find_inputs
 from mt3_runtime.errors import OptionError
-from mt3_runtime.files.atomic import STDOUT, check_output, is_folder, real_path, write_output
+from mt3_runtime.filesystem.atomic import STDOUT, check_output, is_folder, real_path, write_output
 from mt3_runtime.models.installed import resolve_model
 
 FORMAT, VERSION = "mt3-runtime.precision", 1

@@ -27,7 +27,7 @@ from mt3_quantisation.qdq.sensitivity_report import chart, document, table
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import OptionError
-from mt3_runtime.files.atomic import STDOUT, check_output, write_output
+from mt3_runtime.filesystem.atomic import STDOUT, check_output, write_output
 from mt3_runtime.models.installed import BUNDLE_SUFFIX, resolve_model
 from mt3_runtime.progress import Meter
 

@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.files.atomic import make_folder, write_atomic
+from mt3_runtime.filesystem.atomic import make_folder, write_atomic
 from mt3_synthesis import rendering
 from mt3_synthesis.parts import PROGRAMS, range_of
 from mt3_synthesis.rendering import DRUM_KIT, SAMPLE_RATE, Request, Sound

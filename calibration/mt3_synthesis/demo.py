@@ -18,9 +18,9 @@ import numpy as np
 
 from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error
-from mt3_runtime.extras import require
-from mt3_runtime.files.atomic import make_folder, write_new
 from mt3_runtime.files.formats import render
+from mt3_runtime.filesystem.atomic import make_folder, write_new
+from mt3_runtime.imports.extras import require
 from mt3_runtime.notes.note import Note
 from mt3_synthesis.rendering import DRUM_KIT, Samples, play_notes
 from mt3_synthesis.soundfonts import find, source_named

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.errors import AudioError, MissingDependencyError
-from mt3_runtime.extras import require
+from mt3_runtime.imports.extras import require
 from mt3_runtime.notes.note import Note
 from mt3_synthesis.soundfonts import SamplePackage
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import OptionError
-from mt3_runtime.extras import named
-from mt3_runtime.files.atomic import write_atomic
+from mt3_runtime.filesystem.atomic import write_atomic
+from mt3_runtime.imports.extras import named
 from mt3_training.runs.checkpointing import SOUNDS, RunFolder
 from mt3_training.runs.config import PRESETS, TrainConfig
 

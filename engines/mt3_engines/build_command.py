@@ -26,8 +26,8 @@ from mt3_runtime.bundles.bundle import EXPORT_ID_KEY, Bundle
 from mt3_runtime.bundles.integrity import scan
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import BundleError, OutputError
-from mt3_runtime.files.atomic import check_output, make_folder, write_atomic
-from mt3_runtime.files.ownership import is_regular, listed
+from mt3_runtime.filesystem.atomic import check_output, make_folder, write_atomic
+from mt3_runtime.filesystem.ownership import is_regular, listed
 from mt3_runtime.models.installed import resolve_model
 from mt3_runtime.progress import Meter
 

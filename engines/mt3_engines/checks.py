@@ -21,7 +21,7 @@ from mt3_runtime.bundles.tiny_graphs import sum_model
 from mt3_runtime.diagnostics import nvidia
 from mt3_runtime.diagnostics.doctor import Finding, Level
 from mt3_runtime.errors import DeviceError, MT3Error
-from mt3_runtime.extras import install
+from mt3_runtime.imports.extras import install
 
 _SUBJECT = "device tensorrt"
 

@@ -18,7 +18,7 @@ from mt3_engines.storage.store import (
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import BundleError, OptionError
-from mt3_runtime.files.ownership import delete, listed
+from mt3_runtime.filesystem.ownership import delete, listed
 from mt3_runtime.models.installed import resolve_model
 
 _MIB = 1 << 20

@@ -8,7 +8,7 @@ from typing import Any
 from mt3_engines.running.cuda import Cuda
 from mt3_engines.storage.keys import EngineTarget
 from mt3_engines.versions import parse_version
-from mt3_runtime.extras import require
+from mt3_runtime.imports.extras import require
 
 #: What TensorRT and polygraphy say.
 log = logging.getLogger("mt3_engines")

@@ -37,7 +37,7 @@ from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, guarded, talk
 from mt3_runtime.errors import MT3Error
-from mt3_runtime.files.atomic import check_output, write_output
+from mt3_runtime.filesystem.atomic import check_output, write_output
 from mt3_runtime.model import Model
 from mt3_runtime.models.installed import resolve_model
 

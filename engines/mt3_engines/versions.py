@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 
 from mt3_runtime.errors import DeviceError
-from mt3_runtime.extras import pip, requirement
+from mt3_runtime.imports.extras import pip, requirement
 
 
 class Version(NamedTuple):

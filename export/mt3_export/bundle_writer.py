@@ -35,9 +35,9 @@ from mt3_runtime.bundles.bundle_files import bundle_files
 from mt3_runtime.bundles.manifest import CacheForm
 from mt3_runtime.bundles.precision import Precision
 from mt3_runtime.errors import CheckpointError, OptionError, OutputError
-from mt3_runtime.files.atomic import exists, is_folder, real_path
-from mt3_runtime.files.folders import folder_beside, move_folder
-from mt3_runtime.files.ownership import is_regular
+from mt3_runtime.filesystem.atomic import exists, is_folder, real_path
+from mt3_runtime.filesystem.folders import folder_beside, move_folder
+from mt3_runtime.filesystem.ownership import is_regular
 from mt3_runtime.notes.stems import OTHER, stem_named
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mt3_runtime.bundles.bundle import MANIFEST, Bundle, Manifest
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import CheckpointError, OptionError
-from mt3_runtime.files.atomic import exists, is_folder
+from mt3_runtime.filesystem.atomic import exists, is_folder
 from mt3_runtime.models.cache import cache_dir
 from mt3_runtime.models.catalogue import get_model_info, pulled_checkpoint
 from mt3_runtime.models.installed import BUNDLE_SUFFIX, find_model, installed_models, is_plain
@@ -147,8 +147,8 @@ def find_bundle(text: str) -> tuple[Bundle, str] | None:
 
 def _export_again(bundle: Bundle, name: str, args: argparse.Namespace) -> int:
     """Writes a bundle's model with other profiles or in another place."""
+    from mt3_export.bundle_weights import read_bundle  # noqa: PLC0415  onnx takes 0.3 s to import
     from mt3_export.bundle_writer import check_target, export_bundle  # noqa: PLC0415
-    from mt3_export.checkpoints.bundle_weights import read_bundle  # noqa: PLC0415  onnx takes 0.3 s to import
     from mt3_export.variants import with_front_end  # noqa: PLC0415
 
     old = bundle.manifest

@@ -1,6 +1,6 @@
 """Transcribes music with the MT3 family of models: audio in, multi-instrument MIDI out."""
 
-from mt3_runtime.lazy import forward, keep_former_paths, version
+from mt3_runtime.imports.lazy import forward, keep_former_paths, version
 
 _HOMES = {
     "errors": ("MT3Error",),

@@ -28,7 +28,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol, TextIO
 
-from mt3_runtime import extras
 from mt3_runtime.errors import (
     AudioError,
     MissingDependencyError,
@@ -36,6 +35,7 @@ from mt3_runtime.errors import (
     OptionError,
     OutputError,
 )
+from mt3_runtime.imports import extras
 
 #: Entry-point group through which other rooms add sub-commands.
 COMMAND_GROUP = "mt3_runtime.commands"
@@ -335,6 +335,4 @@ def _version() -> str:
 
 
 if __name__ == "__main__":  # python -m mt3_runtime.cli
-    from mt3_runtime.__main__ import main as entry
-
-    sys.exit(entry())
+    sys.exit(main())

@@ -19,8 +19,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mt3_runtime.bundles.regular_file import open_regular
 from mt3_runtime.errors import BundleError, OptionError
+from mt3_runtime.filesystem.regular_file import open_regular
 
 T = TypeVar("T")
 Arguments = tuple[Any, ...]

@@ -122,8 +122,8 @@ class Transcription:
             OptionError: The format is unknown, or the tempo is out of range.
             OutputError: The file cannot be written; nothing is left behind.
         """
-        from mt3_runtime.files.atomic import write_atomic  # noqa: PLC0415
         from mt3_runtime.files.formats import format_from_suffix, render  # noqa: PLC0415
+        from mt3_runtime.filesystem.atomic import write_atomic  # noqa: PLC0415
 
         target = Path(path)
         write_atomic(target, render(self, format or format_from_suffix(target), tempo=tempo))

@@ -14,8 +14,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from mt3_export.bundle_weights import read_bundle
 from mt3_export.bundle_writer import export_bundle
-from mt3_export.checkpoints.bundle_weights import read_bundle
 from mt3_export.variants import variant_named
 from mt3_export.weights import T5Shape, Weights
 from mt3_runtime.bundles.bundle import MANIFEST, Bundle

@@ -16,7 +16,6 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt3_runtime import extras
 from mt3_runtime.audio.sources import load_audio, open_audio, open_blocks
 from mt3_runtime.errors import (
     AudioError,
@@ -25,6 +24,7 @@ from mt3_runtime.errors import (
     MissingDependencyError,
     OptionError,
 )
+from mt3_runtime.imports import extras
 
 
 @pytest.fixture(autouse=True)

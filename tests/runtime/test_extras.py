@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mt3_runtime import extras
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.diagnostics import wheels
 from mt3_runtime.errors import MissingDependencyError
+from mt3_runtime.imports import extras
 
 ROOT = Path(__file__).parents[2]
 

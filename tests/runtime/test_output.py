@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 
 from mt3_runtime.errors import OutputError
-from mt3_runtime.files import atomic as output
-from mt3_runtime.files.atomic import (
+from mt3_runtime.filesystem import atomic as output
+from mt3_runtime.filesystem.atomic import (
     check_output,
     write_atomic,
     write_new,
@@ -175,7 +175,7 @@ def test_two_processes_with_one_target(tmp_path):
     path = tmp_path / "song.mid"
     program = (
         "import sys\n"
-        "from mt3_runtime.files.atomic import write_atomic\n"
+        "from mt3_runtime.filesystem.atomic import write_atomic\n"
         "for _ in range(20):\n"
         "    write_atomic(sys.argv[1], sys.argv[2].encode() * 200_000)\n"
     )

@@ -32,8 +32,8 @@ from mt3_evaluation.scoring import Score, by_pitch, match, pitched, score_drums,
 from mt3_runtime.audio.sources import load_audio
 from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error
-from mt3_runtime.files.atomic import make_folder, write_atomic
 from mt3_runtime.files.formats import load_notes, render
+from mt3_runtime.filesystem.atomic import make_folder, write_atomic
 from mt3_runtime.leakage import drum_evidence as percussion
 from mt3_runtime.leakage.drum_evidence import CONTEXT_SECONDS, DrumContext, Heard, together
 from mt3_runtime.leakage.leakage_filter import filter_notes

@@ -28,7 +28,7 @@ from mt3_runtime.audio.sources import load_audio
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.folder_inputs import find_inputs
 from mt3_runtime.errors import AudioError, OptionError
-from mt3_runtime.files.atomic import STDOUT, check_output, write_output
+from mt3_runtime.filesystem.atomic import STDOUT, check_output, write_output
 from mt3_runtime.leakage.leakage_filter import filter_notes
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
 from mt3_runtime.models.installed import resolve_model

@@ -25,9 +25,9 @@ import numpy as np
 from mt3_evaluation.scoreboards.testsets import begin_set, wav
 from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error, OptionError
-from mt3_runtime.extras import require
-from mt3_runtime.files.atomic import write_new
 from mt3_runtime.files.formats import render as render_notes
+from mt3_runtime.filesystem.atomic import write_new
+from mt3_runtime.imports.extras import require
 from mt3_runtime.notes.note import Note
 from mt3_synthesis import parts
 from mt3_synthesis.augment import PREROLL, AugmentConfig, Augmenter, draw

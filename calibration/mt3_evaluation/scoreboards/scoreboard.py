@@ -41,7 +41,7 @@ from mt3_evaluation.scoreboards.testsets import COUNT, SECONDS, cached_test_set,
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error, OptionError
-from mt3_runtime.files.atomic import check_output, write_output
+from mt3_runtime.filesystem.atomic import check_output, write_output
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
 from mt3_runtime.models.installed import resolve_model

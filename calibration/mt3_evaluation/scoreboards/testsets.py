@@ -34,9 +34,9 @@ from pathlib import Path
 import numpy as np
 
 from mt3_runtime.errors import BundleError, OptionError, OutputError
-from mt3_runtime.files.atomic import make_folder, write_atomic, write_new
 from mt3_runtime.files.formats import render as render_notes
-from mt3_runtime.files.ownership import is_regular, listed
+from mt3_runtime.filesystem.atomic import make_folder, write_atomic, write_new
+from mt3_runtime.filesystem.ownership import is_regular, listed
 from mt3_synthesis import augment, bank, mixer, music, parts, rendering, timbres
 from mt3_synthesis.augment import PREROLL, AugmentConfig, Augmenter, draw
 from mt3_synthesis.bank import Bank, build_bank

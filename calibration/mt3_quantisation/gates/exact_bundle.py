@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mt3_export.checkpoints.bundle_weights import parsed_graph
+from mt3_export.bundle_weights import parsed_graph
 from mt3_quantisation.forms.step_graphs import plain
 from mt3_quantisation.gates.material import Excerpt
 from mt3_runtime.bundles.bundle import Bundle

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mt3_export.checkpoints.bundle_weights import parsed_graph
+from mt3_export.bundle_weights import parsed_graph
 from mt3_quantisation.forms.recipes import Talk
 from mt3_quantisation.gates.exact_bundle import Heard, Source, transcribed
 from mt3_quantisation.gates.gate import GATES, Change, GateName

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from mt3_runtime.bundles.manifest import Role
 from mt3_runtime.errors import BundleError
-from mt3_runtime.files.atomic import write_atomic
+from mt3_runtime.filesystem.atomic import write_atomic
 from mt3_runtime.schema import LARGEST_INT, Between, read_document, read_fields
 
 if TYPE_CHECKING:

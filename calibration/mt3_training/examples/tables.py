@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mt3_runtime.errors import CheckpointError, OutputError
-from mt3_runtime.files.atomic import write_atomic
+from mt3_runtime.filesystem.atomic import write_atomic
 from mt3_runtime.notes.vocabulary import EventKind
 
 LOG, SCORES = "log.csv", "scores.csv"

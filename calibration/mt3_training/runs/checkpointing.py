@@ -41,8 +41,8 @@ import numpy as np
 
 from mt3_export.weights import FloatArray
 from mt3_runtime.errors import CheckpointError, OptionError
-from mt3_runtime.files.atomic import make_folder, write_atomic
-from mt3_runtime.files.ownership import is_regular
+from mt3_runtime.filesystem.atomic import make_folder, write_atomic
+from mt3_runtime.filesystem.ownership import is_regular
 from mt3_training.runs.config import TrainConfig
 
 #: Names that `RunFolder.save` gives; users keep other files beside them.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mt3_evaluation.plots import FAINT, GRID, INK, PALETTE, look, new_figure, to_bytes
-from mt3_runtime.files.atomic import write_atomic
+from mt3_runtime.filesystem.atomic import write_atomic
 from mt3_training.examples.tables import LOG, LOG_COLUMNS, SCORE_COLUMNS, SCORES, Table
 from mt3_training.runs.checkpointing import RunFolder
 

@@ -25,8 +25,8 @@ from mt3_evaluation.scoreboards import scoreboard_report
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error, OptionError, OutputError
-from mt3_runtime.files.atomic import write_atomic
-from mt3_runtime.files.ownership import is_regular
+from mt3_runtime.filesystem.atomic import write_atomic
+from mt3_runtime.filesystem.ownership import is_regular
 from mt3_runtime.models.installed import resolve_model
 from mt3_training.examples.tables import LOG, LOG_COLUMNS, SCORE_COLUMNS, SCORES, Table
 from mt3_training.runs import progress_plot

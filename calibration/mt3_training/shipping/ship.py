@@ -23,9 +23,9 @@ from mt3_export.bundle_writer import check_target, replaceable_files
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error, OutputError
-from mt3_runtime.files.atomic import write_atomic
-from mt3_runtime.files.folders import folder_beside, move_folder
-from mt3_runtime.files.ownership import is_regular
+from mt3_runtime.filesystem.atomic import write_atomic
+from mt3_runtime.filesystem.folders import folder_beside, move_folder
+from mt3_runtime.filesystem.ownership import is_regular
 from mt3_runtime.models import shipped
 from mt3_training.runs.checkpointing import RunFolder
 

@@ -22,7 +22,7 @@ from mt3_engines.storage.shapes import Shape, decoder_shapes, encoder_shapes
 from mt3_engines.storage.store import EngineInfo, EngineStore
 from mt3_engines.versions import parse_version
 from mt3_runtime.errors import BundleError, DeviceError
-from mt3_runtime.files.atomic import make_folder
+from mt3_runtime.filesystem.atomic import make_folder
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -26,8 +26,8 @@ from mt3_engines.storage.keys import EngineKey, EngineTarget
 from mt3_runtime.backends.devices import check_profile
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import BundleError, DeviceError, OutputError
-from mt3_runtime.files.atomic import make_folder, write_atomic
-from mt3_runtime.files.ownership import delete, foreign_names, is_regular
+from mt3_runtime.filesystem.atomic import make_folder, write_atomic
+from mt3_runtime.filesystem.ownership import delete, foreign_names, is_regular
 from mt3_runtime.models.cache import cache_dir, expanded
 from mt3_runtime.schema import read_document, read_fields
 

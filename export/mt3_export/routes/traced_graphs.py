@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 
 from mt3_export.graphs.graph_builder import IR_VERSIONS, Dim
 from mt3_runtime.errors import MissingDependencyError
-from mt3_runtime.extras import install
+from mt3_runtime.imports.extras import install
 
 if TYPE_CHECKING:
     from mt3_export.weights import T5Shape, Weights

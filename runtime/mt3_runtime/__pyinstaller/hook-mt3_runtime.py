@@ -11,7 +11,7 @@ from PyInstaller.utils.hooks import collect_data_files, collect_submodules, copy
 
 from mt3_runtime.diagnostics.wheels import ORT_WHEELS
 
-#: Imported where they are used, see `mt3_runtime.extras.require`.
+#: Imported where they are used, see `mt3_runtime.imports.extras.require`.
 OPTIONAL = ("onnxruntime", "soundfile", "soxr", "rich.console", "rich.progress")
 
 hiddenimports = [

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.extras import require
+from mt3_runtime.imports.extras import require
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 

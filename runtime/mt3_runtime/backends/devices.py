@@ -19,7 +19,7 @@ from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.backends.ort_cuda import CUDA, OrtCudaBackend, options_of_environment
 from mt3_runtime.diagnostics import nvidia, wheels
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
-from mt3_runtime.extras import absent
+from mt3_runtime.imports.extras import absent
 from mt3_runtime.models.installed import export_advice
 from mt3_runtime.models.shipped import shipped_models
 

@@ -16,7 +16,7 @@ import numpy as np
 from mt3_runtime.bundles.precision import ELEMENTS
 from mt3_runtime.diagnostics import wheels
 from mt3_runtime.errors import BundleError, DeviceError, MissingDependencyError, OptionError
-from mt3_runtime.extras import require
+from mt3_runtime.imports.extras import require
 
 if TYPE_CHECKING:
     from mt3_runtime.bundles.bundle import Bundle, GraphFile, Manifest, ModelSpec

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mt3_runtime.bundles.bundle import MANIFEST, Bundle
 from mt3_runtime.errors import BundleError, OutputError
-from mt3_runtime.files.ownership import foreign_names, is_regular, listed
+from mt3_runtime.filesystem.ownership import foreign_names, is_regular, listed
 
 #: Files that no manifest names and `mt3 calibrate` writes, with the format each carries.
 EXTRAS: Mapping[str, str] = {"ranges.json": "mt3-runtime.ranges"}

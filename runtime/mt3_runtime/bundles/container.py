@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
-from mt3_runtime.bundles.regular_file import kind_of, open_regular
 from mt3_runtime.errors import BundleError
+from mt3_runtime.filesystem.regular_file import kind_of, open_regular
 
 #: Of a member's header in front of its content: signature, then at 26 the lengths of two fields.
 _HEADER, _SIGNATURE, _LENGTHS = 30, b"PK\x03\x04", 26

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import AudioError, OptionError
-from mt3_runtime.files.atomic import is_folder
+from mt3_runtime.filesystem.atomic import is_folder
 
 SNDFILE, PYAV = "soundfile", "av"
 """Packages that read audio, by their import names; the second comes with the extra *formats*."""

@@ -28,8 +28,8 @@ from pathlib import Path
 
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import OptionError, OutputError
-from mt3_runtime.files.atomic import STDOUT, check_output, exists, is_folder, real_path
 from mt3_runtime.files.formats import SUFFIXES, check_format, format_from_suffix
+from mt3_runtime.filesystem.atomic import STDOUT, check_output, exists, is_folder, real_path
 
 STDIN = Path("<stdin>")
 """Stands for standard input among the sources; its results are called ``stdin``."""

@@ -27,7 +27,7 @@ from mt3_runtime.commands.results import (
     write,
 )
 from mt3_runtime.errors import AudioError, BundleError, OptionError
-from mt3_runtime.files.atomic import STDOUT, check_output, is_folder
+from mt3_runtime.filesystem.atomic import STDOUT, check_output, is_folder
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
 from mt3_runtime.models.installed import MODEL_VARIABLE, installed_models, resolve_model
 from mt3_runtime.models.shipped import shipped_models

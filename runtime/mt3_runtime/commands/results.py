@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING
 from mt3_runtime.cli import talk
 from mt3_runtime.commands.jobs import Job, Result
 from mt3_runtime.errors import AudioWarning, MidiWarning, OptionError, OutputError, ResultWarning
-from mt3_runtime.files.atomic import STDOUT, exists, is_folder, make_folder, real_path, write_output
 from mt3_runtime.files.formats import render
 from mt3_runtime.files.midi import port_warning
+from mt3_runtime.filesystem.atomic import (
+    STDOUT,
+    exists,
+    is_folder,
+    make_folder,
+    real_path,
+    write_output,
+)
 
 if TYPE_CHECKING:
     from mt3_runtime.transcription import Transcription

@@ -34,9 +34,9 @@ from mt3_runtime.commands.results import (
 )
 from mt3_runtime.decoding.search import SearchName
 from mt3_runtime.errors import AudioError, OutputError
-from mt3_runtime.files.atomic import STDOUT, is_folder
 from mt3_runtime.files.formats import FORMATS
 from mt3_runtime.files.midi import MAX_TEMPO, MIN_TEMPO
+from mt3_runtime.filesystem.atomic import STDOUT, is_folder
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
 from mt3_runtime.models.installed import resolve_model
 from mt3_runtime.models.shipped import shipped_models

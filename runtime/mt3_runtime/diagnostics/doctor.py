@@ -23,7 +23,7 @@ from mt3_runtime.bundles.tiny_graphs import sum_model
 from mt3_runtime.diagnostics import nvidia, wheels
 from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import DeviceError, OptionError
-from mt3_runtime.extras import absent, install, lacking, pip, requirement
+from mt3_runtime.imports.extras import absent, install, lacking, pip, requirement
 from mt3_runtime.models.cache import CACHE_VARIABLE, cache_dir
 from mt3_runtime.models.installed import installed_models
 from mt3_runtime.models.shipped import shipped_models

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
-from mt3_runtime import extras
+from mt3_runtime.imports import extras
 
 #: Distributions that all install the module `onnxruntime`.
 ORT_WHEELS = (

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from mt3_runtime.errors import DownloadError
-from mt3_runtime.files.ownership import is_regular
+from mt3_runtime.filesystem.ownership import is_regular
 from mt3_runtime.models.connection import open_address
 
 MOST = 1 << 30

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from mt3_runtime.bundles.bundle import Bundle, quoted
 from mt3_runtime.errors import BundleNotFoundError, OptionError, OutputError
-from mt3_runtime.extras import install
-from mt3_runtime.files.ownership import delete, is_regular, listed
+from mt3_runtime.filesystem.ownership import delete, is_regular, listed
+from mt3_runtime.imports.extras import install
 from mt3_runtime.models import catalogue
 from mt3_runtime.models.cache import cache_dir, contents, expanded
 from mt3_runtime.models.download import part_of

@@ -1,6 +1,6 @@
 """Tokens to notes: the vocabulary, assemblers, confidence, instruments and stems."""
 
-from mt3_runtime.lazy import forward
+from mt3_runtime.imports.lazy import forward
 
 __getattr__ = forward(
     __name__,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mt3_runtime.audio.containers.byte_source import Bytes, Part, VirtualFile
 from mt3_runtime.audio.containers.mpeg_frames import MPEG
 from mt3_runtime.errors import AudioError
-from mt3_runtime.extras import require
+from mt3_runtime.imports.extras import require
 
 BLOCK_SECONDS = 3.0
 """Length of one decoded block: long enough that per-call costs vanish, about 1 MB in stereo."""

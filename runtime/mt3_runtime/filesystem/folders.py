@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mt3_runtime.errors import OutputError
-from mt3_runtime.files.atomic import real_path
-from mt3_runtime.files.ownership import delete, foreign_names, listed
+from mt3_runtime.filesystem.atomic import real_path
+from mt3_runtime.filesystem.ownership import delete, foreign_names, listed
 
 #: Returns the files of a folder that may be deleted, all of them; raises for any other folder.
 Check = Callable[[Path], list[Path]]

@@ -1,0 +1,1 @@
+"""Imports: public names when they are asked for, former paths, optional packages."""

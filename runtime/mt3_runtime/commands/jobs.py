@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -74,6 +73,21 @@ def parse_formats(text: str) -> tuple[str, ...]:
     return formats
 
 
+@dataclass(frozen=True)
+class Draft:
+    """All jobs of a call, with their names, before anything was looked at.
+
+    Attributes:
+        jobs: One for each source; those that are the same file are left out.
+        named: The user has named the only output, so it replaces what is there.
+        folder: The one folder of all results, if that was named.
+    """
+
+    jobs: tuple[Job, ...]
+    named: bool = False
+    folder: Path | None = None
+
+
 def plan(
     sources: Sequence[Path],
     *,
@@ -84,6 +98,34 @@ def plan(
     overwrite: bool = False,
     refuse: Callable[[OutputError], None] | None = None,
 ) -> list[Job]:
+    """Gives every source its outputs (`draft`) and checks them (`possible`).
+
+    Args:
+        sources: As in `draft`.
+        output: As in `draft`.
+        formats: As in `draft`.
+        folder: As in `draft`.
+        stems: As in `draft`.
+        overwrite: As in `possible`.
+        refuse: As in `possible`.
+
+    Raises:
+        OptionError: As in both.
+        OutputError: As in both.
+    """
+    drafted = draft(sources, output=output, formats=formats, folder=folder, stems=stems)
+    return possible(drafted, overwrite=overwrite, refuse=refuse)
+
+
+def draft(
+    sources: Sequence[Path],
+    *,
+    output: str | None = None,
+    formats: tuple[str, ...] = (),
+    folder: bool = False,
+    stems: tuple[str, ...] = (),
+    places: Mapping[Path, str] | None = None,
+) -> Draft:
     """Gives every source its outputs.
 
     Args:
@@ -92,13 +134,11 @@ def plan(
         formats: Chosen formats; empty for the one the output's suffix names, else MIDI.
         folder: The results belong into a folder even if there is only one.
         stems: Names of the stems that each result is split into; empty for one file of all notes.
-        overwrite: Made-up names may replace existing files.
-        refuse: Is told why an output cannot be written; its source is left out of the result.
+        places: Folders below ``output`` into which the results of some sources belong.
 
     Raises:
-        OptionError: The choices contradict each other, or the output of the only source exists.
-        OutputError: An output cannot be written, or exists already, or another source has the same
-            one; and there is no ``refuse``.
+        OptionError: The choices contradict each other.
+        OutputError: There can be no such folder.
     """
     if output == "":
         raise OptionError("The argument of -o is empty; name a file, a folder or -.")
@@ -107,15 +147,19 @@ def plan(
     if output is None and STDIN in sources:
         raise OptionError("The result of standard input needs a name: -o FILE, or -o - for stdout.")
     if output == STDOUT:
-        if several:
-            raise OptionError("`-o -` takes one input file and one format, and no --split.")
-        return [Job(sources[0], (Result(formats[0] if formats else "midi", STDOUT),))]
-    if named := output is not None and not several and not _is_folder(output):
-        jobs = [Job(sources[0], (Result(_one_format(output, formats), output),))]
-    else:
-        target = None if output is None else _folder(output)
-        jobs = _derive(sources, target, formats or ("midi",), stems)
-    return _possible(jobs, named=named, overwrite=overwrite, refuse=refuse or _raise)
+        if several and (formats != ("jsonl",) or stems):
+            raise OptionError(
+                "`-o -` takes one input file and one format, and no --split; or several files and "
+                "-f jsonl."
+            )
+        result = Result(formats[0] if formats else "midi", STDOUT)
+        return Draft(tuple(Job(source, (result,)) for source in sources))
+    if output is not None and not several and not _is_folder(output):
+        result = Result(_one_format(output, formats), output)
+        return Draft((Job(sources[0], (result,)),), named=True)
+    target = None if output is None else _folder(output)
+    jobs = _derive(sources, target, formats or ("midi",), stems, places or {})
+    return Draft(tuple(jobs), folder=target)
 
 
 def _is_folder(output: str) -> bool:
@@ -150,12 +194,22 @@ def _one_format(output: str, formats: tuple[str, ...]) -> str:
 
 
 def _derive(
-    sources: Sequence[Path], folder: Path | None, formats: tuple[str, ...], stems: tuple[str, ...]
+    sources: Sequence[Path],
+    folder: Path | None,
+    formats: tuple[str, ...],
+    stems: tuple[str, ...],
+    places: Mapping[Path, str],
 ) -> list[Job]:
     """Jobs with made-up names: NAME.mid, or NAME.wav.mid where several inputs share the NAME."""
-    make = partial(_job, folder=folder, formats=formats, stems=stems)
+
+    def make(source: Path, *, whole: bool = False) -> Job:
+        base = source.parent if folder is None else folder / places.get(source, "")
+        return _job(source, base, formats, stems, whole=whole)
+
     jobs = _without_aliases([make(source) for source in sources])
     rivals = _rivals(jobs)
+    if not rivals:
+        return jobs
     longer = [make(job.source, whole=job.source in rivals) for job in jobs]
     told = rivals.keys() - _rivals(longer).keys()
     jobs = [new if new.source in told else old for new, old in zip(longer, jobs, strict=True)]
@@ -166,15 +220,9 @@ def _derive(
 
 
 def _job(
-    source: Path,
-    *,
-    folder: Path | None,
-    formats: tuple[str, ...],
-    stems: tuple[str, ...],
-    whole: bool = False,
+    source: Path, base: Path, formats: tuple[str, ...], stems: tuple[str, ...], *, whole: bool
 ) -> Job:
     suffixes = {name: suffix for suffix, name in reversed(SUFFIXES.items())}  # the first one wins
-    base = source.parent if folder is None else folder
     own = "stdin" if source == STDIN else source.name if whole else source.stem
     results = []
     for stem in stems or ("",):
@@ -183,29 +231,82 @@ def _job(
     return Job(source, tuple(results))
 
 
-def _possible(
-    jobs: Sequence[Job], *, named: bool, overwrite: bool, refuse: Callable[[OutputError], None]
+def possible(
+    drafted: Draft,
+    *,
+    overwrite: bool = False,
+    refuse: Callable[[OutputError], None] | None = None,
+    skip: Callable[[Job], bool] | None = None,
+    may_replace: Callable[[Job, str], bool] | None = None,
 ) -> list[Job]:
-    """The jobs whose results can be written."""
-    sources = [job.source for job in jobs]
-    rivals = _rivals(jobs)
-    possible = []
+    """The jobs that are to be done and whose results can be written.
+
+    Args:
+        drafted: All jobs.
+        overwrite: Made-up names may replace existing files.
+        refuse: Is told why an output cannot be written; its source is left out of the result.
+        skip: Whether a job need not be done.
+        may_replace: Whether an existing file may be replaced all the same.
+
+    Raises:
+        OptionError: The output of the only source exists.
+        OutputError: An output cannot be written, or exists already, or another source has the same
+            one; and there is no ``refuse``.
+    """
+    jobs, replaces = drafted.jobs, drafted.named or overwrite
+    if jobs and jobs[0].results[0].path == STDOUT:
+        return list(jobs)
+    rivals, inputs, kept = _rivals(jobs), _Inputs(job.source for job in jobs), []
     for job in jobs:
+        if skip is not None and skip(job):
+            continue
         try:
             _check_alone(job, rivals)
             for result in job.results:
                 # A folder that is to be made was looked at by `_folder`; one in which a missing
                 # input would lie is of no interest.
-                if named or is_folder(Path(result.path).parent):
-                    check_output(result.path, sources)
-                if not (named or overwrite) and exists(result.path):
+                if drafted.named or is_folder(Path(result.path).parent):
+                    check_output(result.path)
+                    inputs.check(result.path)
+                if replaces or not exists(result.path):
+                    continue
+                if may_replace is None or not may_replace(job, result.path):
                     kind = OptionError if len(jobs) == 1 else OutputError
                     raise kind(f"{result.path} exists; pass --overwrite to replace it.")
         except OutputError as error:
-            refuse(error)
+            (refuse or _raise)(error)
         else:
-            possible.append(replace(job, replaces=named or overwrite))
-    return possible
+            kept.append(replace(job, replaces=replaces))
+    return kept
+
+
+class _Inputs:
+    """All inputs, to find one that is also an output: by what it is, or where it would be."""
+
+    def __init__(self, sources: Iterable[Path]) -> None:
+        self._files: set[tuple[int, int]] = set()
+        self._missing: set[Path] = set()
+        for source in sources:
+            try:
+                found = source.stat()
+            except (OSError, ValueError):
+                self._missing.add(source)
+            else:
+                self._files.add((found.st_dev, found.st_ino))
+
+    def check(self, path: str) -> None:
+        """Refuses an output that is an input.
+
+        Raises:
+            OutputError: It is one.
+        """
+        try:
+            found = Path(path).stat()
+            taken = (found.st_dev, found.st_ino) in self._files
+        except (OSError, ValueError):
+            taken = bool(self._missing) and real_path(path) in map(real_path, self._missing)
+        if taken:
+            raise OutputError(f"cannot write {path}: it is also an input; choose another name")
 
 
 def _check_alone(job: Job, rivals: Mapping[Path, Mapping[Path, str]]) -> None:
@@ -216,9 +317,11 @@ def _check_alone(job: Job, rivals: Mapping[Path, Mapping[Path, str]]) -> None:
         )
 
 
-def _without_aliases(jobs: Sequence[Job]) -> list[Job]:
+def _without_aliases(jobs: list[Job]) -> list[Job]:
     """The jobs without those that would make the result of one before them again."""
     rivals = _rivals(jobs)
+    if not rivals:
+        return jobs
     kept: list[Job] = []
     for job in jobs:
         others = rivals.get(job.source, {})
@@ -227,17 +330,19 @@ def _without_aliases(jobs: Sequence[Job]) -> list[Job]:
     return kept
 
 
-def _rivals(jobs: Sequence[Job]) -> dict[Path, dict[Path, str]]:
+def _rivals(jobs: Iterable[Job]) -> dict[Path, dict[Path, str]]:
     """By source, the others that would write to one of its places, and that place."""
     owners: dict[str, list[tuple[Path, str]]] = {}
-    folders: dict[Path, bool] = {}
+    folders: dict[str, tuple[Path, bool]] = {}
     for job in jobs:
         for result in job.results:
-            folder = Path(result.path).parent
+            folder, name = os.path.split(result.path)
             if folder not in folders:
-                folders[folder] = _ignores_case(folder)
-            key = os.path.normcase(real_path(result.path))
-            if folders[folder]:
+                folders[folder] = real_path(folder or "."), _ignores_case(Path(folder))
+            real, any_case = folders[folder]
+            path = real_path(result.path) if os.path.islink(result.path) else real / name  # noqa: PTH114
+            key = os.path.normcase(path)
+            if any_case:
                 key = unicodedata.normalize("NFC", key).casefold()
             owners.setdefault(key, []).append((job.source, result.path))
     found: dict[Path, dict[Path, str]] = {}

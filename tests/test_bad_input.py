@@ -38,6 +38,7 @@ from mt3_export.weights import Weights
 from mt3_runtime import cli
 from mt3_runtime.audio.containers import byte_source as audiobytes
 from mt3_runtime.audio.sources import load_audio, open_audio
+from mt3_runtime.batch.records import journal
 from mt3_runtime.errors import AudioError, AudioNotFoundError, AudioWarning, MT3Error, OptionError
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
@@ -140,7 +141,8 @@ def refused(ended, code, *words):
 
 
 def names(folder="."):
-    return sorted(os.listdir(folder))
+    """What is in a folder, but for the journal of a batch."""
+    return sorted({*os.listdir(folder)} - {journal.NAME})
 
 
 def is_midi(path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -94,11 +95,11 @@ class FakeModel:
 
 
 @pytest.fixture
-def model(monkeypatch, tmp_path):
+def model(monkeypatch, tmp_path, tiny_bundle):
     fake = FakeModel()
     bundle = tmp_path / "cache" / "bundles" / "tiny"
     bundle.mkdir(parents=True)
-    (bundle / "bundle.json").write_text("{}")
+    shutil.copy(tiny_bundle / "bundle.json", bundle)
     monkeypatch.setenv("MT3_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MT3_MODEL", raising=False)
     monkeypatch.setattr("mt3_runtime.loading.load_model", fake.load)
@@ -482,7 +483,8 @@ def test_the_report_of_the_filter(model, songs, capsys):
 def test_a_folder_goes_into_a_folder_in_every_format(model, songs, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["transcribe", str(songs), "-o", str(out), "-f", "midi,json"]) == ExitCode.OK
-    assert sorted(path.name for path in out.iterdir()) == ["a.json", "a.mid", "b.json", "b.mid"]
+    names = [".mt3-batch.jsonl", "a.json", "a.mid", "b.json", "b.mid"]
+    assert sorted(path.name for path in out.iterdir()) == names
     assert json.loads((out / "a.json").read_text())["notes"][0]["pitch"] == 60
     assert "found 2 files" in capsys.readouterr().err
     assert len(model.loads) == 1
@@ -602,17 +604,22 @@ def test_the_bar_is_drawn_for_a_person_only(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_the_bar_is_that_of_the_file_waited_for(model, songs, monkeypatch):
-    """Files are under way at the same time; the fake one reports of the next one, too."""
-    drawn: list[tuple[str, float]] = []
+def test_the_bar_is_that_of_all_files_or_of_the_only_one(model, songs, monkeypatch):
+    drawn: dict[str, list[tuple[float, float | None, str]]] = {}
 
     class Watched(Meter):
         def update(self, done: float, total: float | None, note: str = "") -> None:
-            drawn.append((self._label, done))
+            drawn.setdefault(self._label, []).append((done, total, note))
 
-    monkeypatch.setattr("mt3_runtime.commands.transcribe_command.Meter", Watched)
+    monkeypatch.setattr("mt3_runtime.batch.batch_progress.Meter", Watched)
+    (songs / "b.flac").write_bytes(bytes(3_000_000))
     assert main(["transcribe", str(songs)]) == ExitCode.OK
-    assert drawn == [("a.wav", 1.0), ("b.flac", 1.0)]
+    assert main(["transcribe", str(songs / "a.wav"), "--overwrite"]) == ExitCode.OK
+    assert [*drawn] == ["2 files", "a.wav"]
+    done, total, note = drawn["2 files"][-1]
+    assert done == total == 3.000001
+    assert note.startswith("2/2 files, ")
+    assert drawn["a.wav"] == [(1.0, 2.0, "1 notes")]
 
 
 def test_without_rich_there_is_no_bar(monkeypatch, capsys):

@@ -336,12 +336,12 @@ def _rivals(jobs: Iterable[Job]) -> dict[Path, dict[Path, str]]:
     folders: dict[str, tuple[Path, bool]] = {}
     for job in jobs:
         for result in job.results:
-            folder, name = os.path.split(result.path)
-            if folder not in folders:
-                folders[folder] = real_path(folder or "."), _ignores_case(Path(folder))
-            real, any_case = folders[folder]
-            path = real_path(result.path) if os.path.islink(result.path) else real / name  # noqa: PTH114
-            key = os.path.normcase(path)
+            place, name = os.path.split(result.path)
+            if place not in folders:
+                folders[place] = real_path(place or "."), _ignores_case(Path(place))
+            real, any_case = folders[place]
+            linked = os.path.islink(result.path)  # noqa: PTH114  a Path costs ten times that
+            key = os.path.normcase(str(real_path(result.path) if linked else real / name))
             if any_case:
                 key = unicodedata.normalize("NFC", key).casefold()
             owners.setdefault(key, []).append((job.source, result.path))

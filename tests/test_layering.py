@@ -52,7 +52,7 @@ RUNTIME_ORDER = (
     ("backends",),
     ("decoding",),
     ("request", "recording", "pipeline", "transcription", "model", "loading", "per_stem"),
-    ("cli", "commands", "__main__"),
+    ("cli", "batch", "commands", "__main__"),
 )
 
 #: What the runtime may import at all, and what of it only inside a function.

@@ -208,7 +208,8 @@ def talk(message: str) -> None:
         for char in f"mt3: {message}"
     )
     try:
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}\n")  # in one piece: other threads may talk, too
+        sys.stderr.flush()
     except OSError:
         _silence(sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Journals of batches: what they say after whatever has happened to them, and who may write them."""
+"""Journals of batches: what they say after anything that may happen, and who may write them."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class BatchProgress:
         self._bytes = float(sum(task.size for task in tasks))
         self._bytes_done = self._seconds_done = 0.0
         self._under_way: dict[Task, tuple[float, float]] = {}  # bytes and seconds that are done
-        self._changing = threading.Lock()
+        self._changing, self._looking = threading.Lock(), threading.Lock()
         self._begun = self._told = time.monotonic()
         self._recent: deque[tuple[float, float]] = deque([(self._begun, 0.0)])
         label = tasks[0].job.source.name if self._single else f"{len(tasks)} files"
@@ -99,7 +99,11 @@ class BatchProgress:
             self._under_way.pop(task, None)
 
     def look(self) -> None:
-        """Shows how far it is, if it is time for that."""
+        """Shows how far it is, if it is time for that; any thread may call it."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         now, (size, seconds) = time.monotonic(), self._so_far()
         if now - self._recent[-1][0] >= 1.0:
             self._recent.append((now, seconds))
@@ -140,4 +144,5 @@ class BatchProgress:
             "eta_seconds": None if left is None else round(max(0.0, left), 1),
         }
         with suppress(OSError):  # that nobody reads it is no reason to stop
-            print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201
+            sys.stderr.write(f"{json.dumps(line)}\n")  # in one piece: other threads talk, too
+            sys.stderr.flush()

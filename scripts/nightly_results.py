@@ -143,6 +143,7 @@ def run_part(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-m", f"nightly(part='{name}')", "-rs"]
+        command += ["-o", "junit_family=xunit1"]  # the one that holds figures
         command += map(str, modules_with(name))
         began = time.monotonic()
         done = subprocess.run(  # noqa: S603  pytest on names of our own

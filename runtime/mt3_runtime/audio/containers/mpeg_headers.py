@@ -144,7 +144,7 @@ def find_frames(source: Bytes, at: int, end: int, *, within: int) -> int | None:
 def begins_stream(source: Bytes, at: int, end: int) -> bool:
     """Whether frames of one stream follow one another from ``at`` on, three or up to the end."""
     stream, free = None, 0
-    for _ in range(_AGREEING):
+    for seen in range(1, _AGREEING + 1):
         header = parse_header(source.at(at, 4), free)
         if header is not None and header.length == 0:
             free = free_length(source, at)
@@ -153,8 +153,8 @@ def begins_stream(source: Bytes, at: int, end: int) -> bool:
             return False
         stream = header.stream
         at += header.length
-        if skip_tags(source, at) >= end:
-            return at <= end
+        if at >= end or skip_tags(source, at) >= end:
+            return at == end or seen > 1
     return True
 
 

@@ -255,6 +255,31 @@ def test_mpeg_audio_in_wav(tag):
     assert np.array_equal(read(b"RIFF" + struct.pack("<I", len(body)) + body), read(data))
 
 
+@pytest.mark.parametrize("rate", [44100, 32000])
+@pytest.mark.parametrize("seconds", [2.0, 10.0])
+def test_an_ordinary_mp3_gives_the_bits_of_libsndfile(rate, seconds):
+    data = sound("mp3", seconds, rate)
+    expected = []
+    with soundfile.SoundFile(io.BytesIO(data)) as file:
+        while len(block := file.read(3 * rate, "float32")):
+            expected.append(block)
+    samples = load_audio(io.BytesIO(data), target_rate=rate)
+    assert np.array_equal(samples, np.concatenate(expected))
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 24000, 44100])
+@pytest.mark.parametrize("counted", [True, False])
+def test_nothing_is_said_on_standard_error(rate, counted, capfd):
+    data = sound("mp3", 10.0, rate)
+    if not counted:
+        data = data[200:]
+    for source in (data, data + data, data[: len(data) // 2] + bytes(300) + data):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AudioWarning)
+            load_audio(io.BytesIO(source))
+    assert pieces_of_stderr(capfd) == ""
+
+
 # ---------------------------------------------------------------- Ogg
 
 

@@ -27,7 +27,6 @@ from mt3_runtime.audio.containers.audio_kinds import SHARED, describe
 from mt3_runtime.audio.containers.av_container import INSTALL, ContainerDecoder, import_av
 from mt3_runtime.audio.containers.byte_source import Bytes, FileBytes, Part, open_bytes
 from mt3_runtime.audio.containers.decoders import Decoder, Frames, SndfileDecoder, block_frames
-from mt3_runtime.audio.containers.mpeg_frames import MPEG
 from mt3_runtime.audio.containers.sound_parts import Gap, sound_parts
 from mt3_runtime.audio.resampling import resampler
 from mt3_runtime.errors import AudioError, AudioWarning, MissingDependencyError
@@ -274,7 +273,7 @@ def _open_decoder(part: Part, *, containers: bool) -> Decoder:
     if part.foreign:
         return ContainerDecoder(part.view, part.kind, part.demuxer or SHARED[part.kind])
     try:
-        return SndfileDecoder(part.view, forward=part.kind == MPEG, claim=part.claim)
+        return SndfileDecoder(part.view, forward=part.forward, claim=part.claim)
     except AudioError as error:
         demuxer = SHARED.get(part.kind)
         if not (containers and demuxer):

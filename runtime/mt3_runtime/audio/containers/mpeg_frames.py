@@ -196,5 +196,6 @@ class _Walk:
             kind=MPEG,
             frames=None if counted is not None else self.frames * first.samples,
             claim=1 if counted is not None else 64,
+            forward=not first.mpeg1 or first.body > 4,
             lost=self.lost,
         )

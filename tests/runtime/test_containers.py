@@ -129,7 +129,14 @@ ENCODED = [  # container, codec, sample format, and the encoder's delay where no
 ]
 
 
-def encoded(container: str, codec: str, form: str, seconds: float = 3.0, tracks: int = 1) -> bytes:
+def encoded(
+    container: str,
+    codec: str,
+    form: str,
+    seconds: float = 3.0,
+    tracks: int = 1,
+    layout: str = "mono",
+) -> bytes:
     import av
 
     rate = {"libopus": 48000, "libspeex": 32000}.get(codec, RATE)
@@ -137,10 +144,10 @@ def encoded(container: str, codec: str, form: str, seconds: float = 3.0, tracks:
     buffer = io.BytesIO()
     try:
         with av.open(buffer, "w", format=container) as file:
-            options = {"rate": rate, "layout": "mono", "bit_rate": 128000}
+            options = {"rate": rate, "layout": layout, "bit_rate": 128000}
             streams = [file.add_stream(codec, **options) for _ in range(tracks)]
             for stream in streams:
-                resampler = av.AudioResampler(format=form, layout="mono", rate=rate)
+                resampler = av.AudioResampler(format=form, layout=layout, rate=rate)
                 frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
                 frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
                 for ready in [*resampler.resample(frame), None]:
@@ -202,6 +209,21 @@ def test_aac_that_changes_its_rate():
     data = encoded("adts", "aac", "fltp")
     other = encoded("adts", "aac", "fltp", 1.0)
     assert len(load_audio(io.BytesIO(data + other + data))) / 16000 == pytest.approx(7.0, abs=0.2)
+
+
+@needs_av
+@pytest.mark.parametrize(
+    ("container", "codec", "form"), [("mp4", "aac", "fltp"), ("mov", "alac", "s16p")]
+)
+@pytest.mark.parametrize("layout", ["stereo", "5.1", "7.1"])
+def test_many_channels_become_their_mean(container, codec, form, layout):
+    data = encoded(container, codec, form, layout=layout)
+    channels = {"stereo": 2, "5.1": 6, "7.1": 8}[layout]
+    samples = load_audio(io.BytesIO(data), target_rate=RATE)
+    reference = tune(3.0)[:, 0]
+    assert lag(samples, reference) == 0
+    gain = np.dot(samples[: len(reference)], reference) / np.dot(reference, reference)
+    assert 0.8 / channels < gain < 1.2  # FFmpeg puts mono into one channel, or into some
 
 
 @needs_av

@@ -30,9 +30,6 @@ INSTALL = "pip install '.[formats]'"
 _TIMED = ("mov", "asf", "w64", "wav", "aiff", "dsf", "tta", "wv", "ape", "tak")
 """Demuxers that state a track's length; the others estimate it from the bit rate."""
 
-_SCALES = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
-"""Full scale of FFmpeg's sample formats, of which "p" behind the name says planar."""
-
 
 def import_av() -> ModuleType | None:
     """PyAV, None if it, or the libraries below it, are not installed."""
@@ -60,16 +57,18 @@ class ContainerDecoder:
                 f"this is {kind}, which libsndfile does not read and FFmpeg does: in a checkout, "
                 f"{INSTALL} installs what is needed"
             )
-        self._failures: tuple[type[Exception], ...] = (av.error.FFmpegError, ValueError)
         self._file = VirtualFile(data)
         self._container: Any = None
         self._damaged = 0
+        self._new_converter = av.AudioResampler
+        self._converter: Any = None
+        self._kind: tuple[object, ...] = ()
         self._first: tuple[int, Frames] | None
         self.trouble = ""
         try:
             with self._file.reporting():
                 self._container = av.open(self._file, format=demuxer, metadata_errors="replace")
-        except self._failures as error:
+        except Exception as error:  # PyAV's, FFmpeg's, and IndexError of damaged files
             if isinstance(error, AudioError):
                 raise
             raise AudioError(f"this is {kind} that FFmpeg cannot read: {_reason(error)}") from error
@@ -80,7 +79,9 @@ class ContainerDecoder:
         tracks = self._container.streams.audio
         self._track = tracks[0] if tracks else None
         self._others = len(tracks) - 1
-        self._decoded = self._frames() if tracks else iter(())
+        # A track of an unknown codec has no context, and PyAV before 18 crashes if it decodes one.
+        usable = self._track is not None and self._track.codec_context is not None
+        self._decoded = self._frames() if usable else iter(())
         self._first = next(self._decoded, None)
         if self._first is None:
             self.close()
@@ -132,7 +133,7 @@ class ContainerDecoder:
             try:
                 with self._file.reporting():
                     packet = next(packets, None)
-            except self._failures as error:
+            except Exception as error:
                 if isinstance(error, AudioError):
                     raise
                 self.trouble = _reason(error)
@@ -141,11 +142,29 @@ class ContainerDecoder:
                 return
             try:
                 decoded = packet.decode()
-            except self._failures:
+            except Exception:  # noqa: BLE001  as above
                 self._damaged += 1
                 continue
             for frame in decoded:
-                yield int(frame.sample_rate), _samples(frame)
+                yield from self._interleaved(frame)
+
+    def _interleaved(self, frame: Any) -> Iterator[tuple[int, Frames]]:
+        """Yield the samples of one of FFmpeg's frames, whatever their format.
+
+        FFmpeg interleaves them: PyAV's own arrays of planar samples read behind the end of memory
+        where there are eight channels or more.
+        """
+        kind = (frame.format.name, frame.sample_rate, frame.layout.name, frame.layout.nb_channels)
+        if kind != self._kind:
+            self._kind, self._converter = kind, self._new_converter(format="flt")
+        try:
+            ready = self._converter.resample(frame)
+        except Exception:  # noqa: BLE001  as above
+            self._damaged += 1
+            return
+        for packed in ready:
+            samples = packed.to_ndarray().reshape(-1, packed.layout.nb_channels)
+            yield int(packed.sample_rate), samples
 
     def close(self) -> None:
         """Close the decoder."""
@@ -156,15 +175,3 @@ class ContainerDecoder:
 def _reason(error: Exception) -> str:
     """FFmpeg's own words, without the number and the name of the file."""
     return str(getattr(error, "strerror", None) or error)
-
-
-def _samples(frame: Any) -> Frames:
-    """The samples of one of FFmpeg's frames: float32 [n, channels], full scale 1."""
-    name = frame.format.name
-    values = frame.to_ndarray()
-    planar = name.endswith("p")
-    values = values.T if planar else values.reshape(-1, frame.layout.nb_channels)
-    scale = _SCALES[name.removesuffix("p")]
-    if name.startswith("u8"):
-        values = values.astype(np.float32) - np.float32(scale)
-    return np.ascontiguousarray(values / np.float32(scale), dtype=np.float32)

@@ -21,6 +21,9 @@ from mt3_runtime.audio.containers.mpeg_frames import LONGEST, MPEG, mpeg_part
 from mt3_runtime.audio.containers.mpeg_headers import SYNC_BYTES, begins_stream, find_frames
 from mt3_runtime.audio.containers.ogg_pages import CAPTURE, ogg_part
 
+_MOST_PARTS = 4096
+"""Sounds, gaps and tags that are taken apart; what has more is made to take time."""
+
 
 class Gap(NamedTuple):
     """Bytes of a file that are neither audio nor a tag."""
@@ -35,8 +38,11 @@ def sound_parts(source: Bytes) -> Iterator[Part | Gap]:
     A file whose format is not known here comes out as one part of kind "".
     """
     end = tail_start(source)
-    at, found_any = 0, False
+    at, found_any, count = 0, False, 0
     while at < end:
+        if (count := count + 1) > _MOST_PARTS:
+            yield Gap(at, end)
+            return
         part = _known(source, at, end)
         if part is None and (behind := skip_tags(source, at)) > at:
             at = behind

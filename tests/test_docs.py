@@ -13,7 +13,6 @@ import shlex
 import textwrap
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,52 +36,24 @@ from mt3_runtime.notes.confidence import Weights
 from mt3_runtime.notes.note import Note, Probabilities
 from mt3_runtime.notes.note_rules import ASSEMBLIES, Channel, NoteRules
 from mt3_runtime.notes.vocabulary import EventKind, EventRange, Vocabulary
+from tests.pages import (
+    CODE,
+    LINK,
+    ROOT,
+    TEXTS,
+    anchors,
+    blocks,
+    commands,
+    first_cells,
+    prose,
+    rows,
+    section,
+    shell_blocks,
+)
 
-ROOT = Path(__file__).parents[1]
-PAGES = [
-    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
-    *sorted((ROOT / "docs").glob("*.md")),
-]
-TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 SPEC = TEXTS["docs/SPEC.md"]
 FORMAT = TEXTS["docs/bundle-format.md"]
 CONTRACT = TEXTS["docs/graph-contract.md"]
-
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-CODE = re.compile(r"`([^`\n]+)`")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return [body for name, body in FENCE.findall(text) if name == language]
-
-
-def prose(text: str) -> str:
-    return FENCE.sub("", text)
-
-
-def anchors(text: str) -> set[str]:
-    """The ids that headings get."""
-    headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def section(text: str, heading: str) -> str:
-    """What stands below a heading, up to the next one."""
-    found = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found, f"there is no section {heading!r}"
-    return found[1]
-
-
-def rows(text: str) -> list[list[str]]:
-    """Cells of all table rows, heads included."""
-    lines = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-
-
-def first_cells(text: str) -> list[str]:
-    """The names in backquotes of every table row's first cell."""
-    return [name for row in rows(text) for name in CODE.findall(row[0])]
 
 
 # --- links and pictures --------------------------------------------------------------------------
@@ -108,7 +79,7 @@ def test_named_files_exist(page):
         "mt3_export",
     }
     named = set(CODE.findall(prose(TEXTS[page])))
-    for body in blocks(TEXTS[page], "sh"):
+    for body in shell_blocks(TEXTS[page]):
         named |= set(re.findall(r"\S+\.(?:py|txt)\b|scripts/\w+", body))
     for name in named:
         if re.fullmatch(r"[\w.]+/[\w./-]+", name) and name.partition("/")[0] in folders:
@@ -144,13 +115,11 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
 
 def shell_lines(text: str) -> Iterator[list[str]]:
-    """Words of every `mt3` command in the shell examples; pipes and redirections cut off."""
-    for body in [*blocks(text, "sh"), *blocks(text, "bash"), *blocks(text, "console")]:
-        for line in body.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
-            if words[:1] == ["mt3"]:
-                ends = [i for i, word in enumerate(words) if word in ("|", ">", "&&", ";")]
-                yield words[1 : ends[0] if ends else None]
+    """Words of every `mt3` command in the shell examples."""
+    for body in shell_blocks(text):
+        for command in commands(body):
+            if command.words[0] == "mt3":
+                yield list(command.words[1:])
 
 
 def mentions(text: str) -> Iterator[list[str]]:

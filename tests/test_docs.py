@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -36,6 +37,8 @@ from mt3_runtime.notes.confidence import Weights
 from mt3_runtime.notes.note import Note, Probabilities
 from mt3_runtime.notes.note_rules import ASSEMBLIES, Channel, NoteRules
 from mt3_runtime.notes.vocabulary import EventKind, EventRange, Vocabulary
+from tests.export.attacks import hostile_t5x, hostile_torch
+from tests.export.attacks.lookalikes import LOOKALIKES
 from tests.pages import (
     CODE,
     LINK,
@@ -399,6 +402,26 @@ def test_names_of_modules_and_tests_exist():
         for name in CODE.findall(prose(TEXTS[page])):
             if re.fullmatch(r"\w+\.(py|json|txt)", name):
                 assert name in known, f"{page}: {name}"
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_dotted_names_lead_somewhere(page):
+    """`mt3_package.module.name` in prose and commands; groups of entry points are no modules."""
+    groups = {"commands", "backends", "checks", "calibrate"}
+    for name in set(re.findall(r"\bmt3_[a-z]+(?:\.\w+)+", TEXTS[page])) - {"mt3_pytorch.pth"}:
+        package, *rest = name.split(".")
+        if rest[-1] in ("py", "yaml", "json") or (len(rest) == 1 and rest[0] in groups):
+            continue
+        found = importlib.import_module(package)
+        for part in rest:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(f"{found.__name__}.{part}")
+            found = getattr(found, part)
+
+
+def test_the_number_of_attacks():
+    attacks = [*hostile_t5x.ATTACKS, *hostile_torch.ATTACKS, *LOOKALIKES]
+    assert f"some {len(attacks) // 20 * 20}" in " ".join(TEXTS["SECURITY.md"].split())
 
 
 # --- bundle format and graph contract ------------------------------------------------------------

@@ -315,7 +315,7 @@ class Model:
         self, tokens: Sequence[TokenSequence], *, upstream_quirks: bool = False
     ) -> tuple[Note, ...]:
         """Turns the tokens of consecutive segments, in the order of `forward`, into notes."""
-        for sequence in tokens:
+        for sequence in tokens if isinstance(tokens, Sequence) else [tokens]:
             if not isinstance(sequence, TokenSequence):
                 raise OptionError(
                     f"tokens must be what forward() returns, got {type(sequence).__name__}."

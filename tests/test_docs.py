@@ -86,7 +86,7 @@ def test_named_files_exist(page):
         named |= set(re.findall(r"\S+\.(?:py|txt)\b|scripts/\w+", body))
     for name in named:
         if re.fullmatch(r"[\w.]+/[\w./-]+", name) and name.partition("/")[0] in folders:
-            where = [ROOT / name, *(ROOT / room / name for room in ("runtime", "export"))]
+            where = [ROOT / name, *(ROOT / folder / name for folder in ("runtime", "export"))]
             assert any(path.exists() for path in where), f"{page}: {name}"
 
 

@@ -118,7 +118,7 @@ def songs(tmp_path):
 
 
 def test_help_lists_every_command_and_what_the_missing_ones_need(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "entry_points", lambda group: ())  # no other room is installed
+    monkeypatch.setattr(cli, "entry_points", lambda group: ())  # no other package is installed
     assert main(["--help"]) == ExitCode.OK
     text = " ".join(capsys.readouterr().out.split())
     for name in ("transcribe", "models", "export", "build", "engines", "calibrate", "evaluate"):

@@ -36,6 +36,7 @@ from mt3_runtime.errors import (
     OutputError,
 )
 from mt3_runtime.imports import extras
+from mt3_runtime.imports.interrupts import Held
 
 #: Entry-point group through which other packages add sub-commands.
 COMMAND_GROUP = "mt3_runtime.commands"
@@ -108,7 +109,7 @@ class Listing:
                 f"{_version()}). Install mt3-runtime again, with the extra [{self.extra}]."
             )
         try:
-            with self.needs():
+            with self.needs(), Held():
                 command: Command = self.source.load()()
         except ModuleNotFoundError as error:
             what = f"The command {self.name!r}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import subprocess
 import sys
@@ -453,6 +454,30 @@ def test_many_threads_that_fetch_one_file_ask_for_it_once(server, target, monkey
         found = list(pool.map(lambda _: fetch(server, target, sha256=sha256), range(6)))
     assert found == [len(CONTENT)] * 6
     assert server.paths == ["/model.bin"]
+    assert left(target) == ["model.bin"]
+
+
+def test_a_part_that_another_program_takes_between_two_looks_is_no_odd_file(
+    server, target, monkeypatch
+):
+    """Asked twice, whether it is there and what it is, the second answer may be of nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = download.part_of(target)
+    looks = []
+
+    def taken(path, real=os.lstat):
+        if os.fspath(path) == os.fspath(part):
+            looks.append(path)
+            if len(looks) == 1:
+                part.write_bytes(b"")
+                found = real(path)
+                part.unlink()
+                return found
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", taken)
+    assert fetch(server, target) == len(CONTENT)
+    assert looks
     assert left(target) == ["model.bin"]
 
 

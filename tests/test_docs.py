@@ -21,7 +21,7 @@ import pytest
 import mt3_runtime
 from mt3_export.graphs.profiles import PROFILES
 from mt3_export.variants import VARIANTS
-from mt3_runtime import cli, errors
+from mt3_runtime import cli, engine, errors
 from mt3_runtime.audio import sources as audio
 from mt3_runtime.audio.log_mel import FILTERS, FLOOR_RULES, FRAMINGS, SCALINGS, FeatureConfig
 from mt3_runtime.audio.segments import PADDINGS, SegmentConfig
@@ -35,8 +35,10 @@ from mt3_runtime.models import catalogue
 from mt3_runtime.notes.base import SegmentReport
 from mt3_runtime.notes.confidence import Weights
 from mt3_runtime.notes.note import Note, Probabilities
+from mt3_runtime.notes.note_events import NoteOff, NoteOn
 from mt3_runtime.notes.note_rules import ASSEMBLIES, Channel, NoteRules
 from mt3_runtime.notes.vocabulary import EventKind, EventRange, Vocabulary
+from mt3_runtime.transcription import Handle
 from tests.export.attacks import hostile_t5x, hostile_torch
 from tests.export.attacks.lookalikes import LOOKALIKES
 from tests.pages import (
@@ -265,6 +267,12 @@ CLASSES = {
         Stretch,
         catalogue.ModelInfo,
         catalogue.ModelFile,
+        engine.Engine,
+        engine.LiveInput,
+        engine.Health,
+        Handle,
+        NoteOn,
+        NoteOff,
     )
 }
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import stat
 import warnings
 from collections.abc import AsyncIterable, Iterable, Iterator
 from numbers import Real
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeAlias, TypeGuard, cast
 
@@ -198,6 +200,19 @@ def open_blocks(
     return AudioStream(
         _stream_blocks(blocks, levels), levels, target_rate=target_rate, duration=None
     )
+
+
+def may_block(source: AudioSource) -> bool:
+    """Whether reading a source may wait for somebody who writes: a pipe, a socket, a terminal."""
+    try:
+        if isinstance(source, str | os.PathLike):
+            mode = Path(source).stat().st_mode
+            return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        if hasattr(source, "read"):
+            return not (hasattr(source, "seekable") and source.seekable())
+    except (OSError, ValueError):  # opening it says what is wrong
+        pass
+    return False
 
 
 def load_audio(

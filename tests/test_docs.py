@@ -135,10 +135,14 @@ def mentions(text: str) -> Iterator[list[str]]:
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    """All option strings of a parser and of those below it."""
+    """All option strings of a parser and of those below it, verbs that load late included."""
     found: set[str] = set()
     for action in parser._actions:
         found |= set(action.option_strings)
+        for name in getattr(action, "_verbs", ()):
+            verb = argparse.ArgumentParser()
+            action._verbs[name].load().add_arguments(verb)
+            found |= options_of(verb)
         if isinstance(action, argparse._SubParsersAction):
             for below in action._name_parser_map.values():
                 found |= options_of(below)

@@ -24,6 +24,7 @@ from mt3_runtime.decoding.search import Greedy, MakeSearch, T5XBeam, previous_id
 from mt3_runtime.decoding.step_costs import StepCosts
 from mt3_runtime.decoding.strands import Load, Priority, Strand, Window
 from mt3_runtime.decoding.types import BoolArray, Decoded, Ended, Job, Jobs, Rows, Span, TokenArray
+from tests.pace import HANGS
 from tests.scripted import ScriptedBackend, ScriptedLane, table_jobs
 
 SPEC = DecodingSpec(start_id=0, eos_id=1, max_tokens=12, beam_alpha=0.6)
@@ -453,7 +454,7 @@ def test_a_pipe_that_says_nothing_stops_nobody_else() -> None:
     gate = threading.Event()
 
     def silent() -> Jobs:
-        gate.wait(20.0)
+        gate.wait(HANGS)
         yield from table_jobs(1)
 
     with Loop(ScriptedBackend(tables(3), workers=1)).open() as run:
@@ -534,7 +535,7 @@ def test_a_failing_device_reaches_all_callers_and_the_next_ones_begin_anew(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20.0)
+        thread.join(HANGS)
     assert raised == ["no device"] * 3
     assert threading.active_count() <= before
     with loop.open() as again:

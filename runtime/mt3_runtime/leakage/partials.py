@@ -1,9 +1,9 @@
 """Pitch clarity: how far the partials of every pitch stand out from a spectrum.
 
-Contract: `PitchClarity` takes log10 spectra and the mean level of each frequency's surroundings, and
-gives the clarity of each pitch of a piano.  A partial lies where its spectrum is loudest, within half
-a semitone.  Frames are the last axis in here: a range of frequencies is then a range of rows, which
-are taken and compared as wholes, five times as fast as columns.
+Contract: `PitchClarity` takes log10 spectra and the mean level of each frequency's surroundings,
+and gives the clarity of each pitch of a piano.  A partial lies where its spectrum is loudest,
+within half a semitone.  Frames are the last axis in here: a range of frequencies is then a range of
+rows, which are taken and compared as wholes, five times as fast as columns.
 """
 
 from __future__ import annotations

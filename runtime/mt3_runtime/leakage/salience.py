@@ -61,8 +61,8 @@ KICK, SNARE, CLOSED_HAT, LOW_TOM = 36, 38, 42, 45
 """General MIDI percussion keys."""
 
 MOST_FRAMES = 32
-"""Frames worked on at a time: the scratch stays in the L2 cache, and is not given back to the system
-between two of them (which, with 64, cost half as much again)."""
+"""Frames worked on at a time: the scratch stays in the L2 cache, and is not given back to the
+system between two of them (which, with 64, cost half as much again)."""
 
 _FLOOR = 1e-6
 """Added to amplitudes: silence stands out from nothing."""

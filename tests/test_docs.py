@@ -144,8 +144,9 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
             action._verbs[name].load().add_arguments(verb)
             found |= options_of(verb)
         if isinstance(action, argparse._SubParsersAction):
-            for below in action._name_parser_map.values():
-                found |= options_of(below)
+            for name, below in action._name_parser_map.items():
+                fill = getattr(action, "fill", None)  # of verbs, only the chosen one is complete
+                found |= options_of(below if fill is None else fill(name))
     return found
 
 

@@ -157,7 +157,7 @@ def test_cancelling_frees_the_slots(engine: Engine, audio: Audio) -> None:
     until(lambda: engine.health().decoding > 0)
     assert long.cancel()
     assert long.cancel()
-    until(lambda: engine.health().decoding == 0, 2.0)
+    until(lambda: engine.health().decoding == 0)
     assert engine.health().recordings == 0
     with pytest.raises(concurrent.futures.CancelledError):
         long.result(1.0)

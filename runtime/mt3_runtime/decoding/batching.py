@@ -6,7 +6,7 @@ long as anybody does:
 * *readers* read the recordings, a bounded number of segments ahead, so that slow input never stalls
   segments already running and memory does not depend on the length or number of the recordings; an
   input that may keep its reader waiting, such as a microphone, has a reader of its own;
-* *workers* each drive a lane (`mt3_runtime.decoding.lane_rows`).  A segment that nothing else could
+* *workers* each drive a lane (`mt3_runtime.decoding.slots`).  A segment that nothing else could
   be decoded beside gets a lane with the whole device;
 * between them is the schedule (`mt3_runtime.decoding.scheduler`), and behind it a `Run` per caller.
 
@@ -24,8 +24,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mt3_runtime.decoding.decoding_run import Run
-from mt3_runtime.decoding.lane_rows import Rows
 from mt3_runtime.decoding.scheduler import Pulse, Schedule
+from mt3_runtime.decoding.slots import Rows
 from mt3_runtime.decoding.step_costs import StepCosts
 from mt3_runtime.decoding.strands import Load, Priority
 

@@ -1,4 +1,4 @@
-"""The rows of a lane: segments are encoded into them, decoded token by token, and taken out.
+"""Fills the slots of a lane with segments, decodes them token by token, and refills free slots.
 
 Segments are independent, and so are the channels of a segment in a model that decodes several
 sequences from each: every row decodes one channel and knows nothing of the others.  A channel that

@@ -25,8 +25,8 @@ import numpy.typing as npt
 from materials import bundle, parser, report, song
 
 from mt3_runtime.audio.sources import load_audio
-from mt3_runtime.backends.ort_common import usable_cores
 from mt3_runtime.commands.bench_command import columns
+from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.engine import Engine, LiveInput
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model

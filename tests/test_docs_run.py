@@ -51,7 +51,7 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "pip install '.[export,jax2tf]'",
         "pip install '.[cpu,export,calibration]'",
         "pip install '.[cpu,export,calibration,torch,viz]'",
-        "pip install -e '.[cpu,export,calibration,viz,dev]'",
+        "pip install -e '.[cpu,formats,export,calibration,viz,dev]'",
         "apt-get install csound-soundfont",
     ),
     "an environment of its own, which CI makes (.ci/run, scripts/nightly)": (
@@ -205,7 +205,8 @@ def prepared(tmp_path_factory, tiny_bundle, tiny_weights, audio) -> Path:
     folder = tmp_path_factory.mktemp("docs") / "page"
     samples = audio[: SECONDS * 16000]
     for name in (
-        "song.wav", "another.flac", "trio.wav", "bass.wav", "drums.wav", "songs/song.wav",
+        "song.wav", "another.flac", "concert.flac", "riff.wav", "trio.wav", "bass.wav", "drums.wav",
+        "songs/song.wav",
         "songs/other.wav", "recordings/song.wav", "recordings/drums_1.wav", "stems/bass.wav",
         "stems/drums.wav", "trust/song.wav",
     ):  # fmt: skip

@@ -281,7 +281,7 @@ def _check_blocks(blocks: object) -> None:
     if isinstance(blocks, AsyncIterable):
         raise AudioError(
             f"A {kind} is asynchronous; expected an iterable of sample blocks. Hand them over "
-            "through a queue.Queue: a generator that yields from queue.get()."
+            "through a queue.Queue, with a generator that yields what queue.get() gives."
         )
     if is_recording(blocks) or not isinstance(blocks, Iterable):
         raise AudioError(

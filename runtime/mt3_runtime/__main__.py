@@ -14,7 +14,10 @@ def main() -> int:
             import multiprocessing  # noqa: PLC0415  see above
 
             multiprocessing.freeze_support()
-        from mt3_runtime.cli import main as run  # noqa: PLC0415  see above
+        from mt3_runtime.imports.interrupts import Held  # noqa: PLC0415  see above
+
+        with Held():
+            from mt3_runtime.cli import main as run  # noqa: PLC0415
 
         code = run()
         import signal  # noqa: PLC0415  see above

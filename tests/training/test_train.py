@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -233,6 +234,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, stops):
         done = stop
     # What was done after the last state is lost, and done again.
     with (tmp_path / "cut" / "log.csv").open("a") as file:
+        if not file.tell():  # nothing was logged yet; the header comes with the first row
+            file.write(",".join(LOG_COLUMNS) + "\n")
         file.write("2026-01-01,99,0.5,short,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1\n2026-01-0")
     with begin(tmp_path / "cut", config) as run:
         assert run.train(never)
@@ -340,9 +343,16 @@ def config_file(tmp_path):
     return path
 
 
+HERE = train_command.__name__
+
+
 def calibrate(monkeypatch, *words: object) -> int:
     """Runs the command, whether it is registered in this environment or not."""
-    verbs = {"train": train_command.TrainVerb(), "export": train_command.ExportVerb()}
+    group = calibrate_command.VERB_GROUP
+    verbs = {
+        name: cli.Listing(f"calibrate {name}", "", "", EntryPoint(name, f"{HERE}:{made}", group))
+        for name, made in (("train", "TrainVerb"), ("export", "ExportVerb"))
+    }
     monkeypatch.setattr(calibrate_command, "verbs", lambda: verbs)
     return cli.main(["calibrate", *map(str, words)])
 

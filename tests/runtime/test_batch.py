@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,15 +17,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from mt3_runtime.batch import batch_progress, batch_run, clock, shared_loop
+from mt3_runtime.batch import batch_progress, batch_run
 from mt3_runtime.batch.records.journal import NAME
 from mt3_runtime.batch.source_list import Source
 from mt3_runtime.batch.watch import Watch
 from mt3_runtime.cli import ExitCode, main
-from mt3_runtime.errors import AudioError, BundleError, OutputError
+from mt3_runtime.errors import AudioError, BundleError, EngineError, OutputError
 from mt3_runtime.leakage.leakage_report import LeakageReport
 from mt3_runtime.notes.note import Note
-from mt3_runtime.transcription import Transcription
+from mt3_runtime.transcription import Handle, Transcription
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and links")
 
@@ -34,34 +33,32 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and l
 class FakeModel:
     """Says one note per source, at the pitch of its size; names tell what else happens.
 
-    ``bad`` is no audio, ``io`` cannot be read at first, ``hang`` is never read, ``long`` is long,
-    ``bug`` is our fault, ``break`` ends the loop, ``grow`` changes while it is read.
+    ``bad`` is no audio, ``io`` cannot be read at first, ``long`` is long, ``bug`` is our fault,
+    ``break`` ends the engine, ``grow`` changes while it is read.
     """
 
     device = "fake"
+    info = SimpleNamespace(decoding=SimpleNamespace(memory_tokens=0))
 
     def __init__(self):
         self.reads: list[str] = []
         self.loads = 0
-        self.hold = threading.Event()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.hold.set()
+        pass
 
     def load(self, path, **options):
         self.loads += 1
         return self
 
-    def transcribe_many(self, sources, *, progress, return_exceptions, **options):
-        for number, source in enumerate(sources):
-            name = getattr(source, "name", str(source))
-            self.reads.append(name)
-            total = 7200.0 if name.startswith("long") else 2.0
-            progress(number, SimpleNamespace(seconds_done=1.0, seconds_total=total, notes=1))
-            yield self.outcome(source, name)
+    def transcribe_many(self, sources, **options):
+        assert sources == ()
+
+    def engine(self, **limits):
+        return FakeEngine(self)
 
     def outcome(self, source, name):
         if name.startswith("bad"):
@@ -74,8 +71,6 @@ class FakeModel:
             return ZeroDivisionError("oops")
         if name.startswith("break"):
             raise BundleError("the graph failed")
-        if name.startswith("hang"):
-            self.hold.wait()
         if name.startswith("grow"):
             with open(source, "ab") as file:
                 file.write(b"more")
@@ -89,6 +84,34 @@ class FakeModel:
             if source.name.startswith("bad") and onset == 1:
                 raise AudioError(f"{source} is damaged")
             yield Note(float(onset), onset + 0.5, 60, 100, 0, is_drum=False)
+
+
+class FakeEngine:
+    """Takes recordings in until it breaks."""
+
+    def __init__(self, model):
+        self.model, self.error = model, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, source, *, priority, deadline, **options):
+        assert priority == "batch"
+        if self.error:
+            raise self.error
+        name = getattr(source, "name", str(source))
+        self.model.reads.append(name)
+        handle = Handle(lambda: 7200.0 if "long" in name else 2.0, deadline, stop=lambda _: None)
+        try:
+            outcome = self.model.outcome(source, name)
+        except BundleError as error:
+            outcome = self.error = EngineError(f"The engine has stopped: {error}")
+            outcome.__cause__ = error
+        handle.finish(outcome)
+        return handle
 
 
 @pytest.fixture
@@ -424,7 +447,7 @@ def test_lists_with_names_that_are_no_lines(model, here):
         (["in", "--timeout", "0"], "not a number of seconds"),
         (["in", "--timeout", "nan"], "not a number of seconds"),
         (["in", "--max-duration", "inf"], "not a number of seconds"),
-        (["in", "--retries", "-1"], "further tries"),
+        (["in", "--retries=-1"], "further tries"),
         (["in", "--retries", "1e9"], "further tries"),
         (["in", "--report-to", "x.txt"], "FILE.json or FILE.csv"),
         (["in/a.wav", "-o", "-", "-f", "jsonl", "--timeout", "5"], "--timeout"),
@@ -493,7 +516,7 @@ def test_failures_of_writing_are_tried_again(model, here, monkeypatch):
     def full(contents, job, **options):
         calls.append(job.source.name)
         if calls.count("b.wav") == 1 and job.source.name == "b.wav":
-            raise OutputError("cannot write") from OSError(errno.ENOSPC, "No space left on device")
+            raise OutputError("cannot write") from OSError(errno.EIO, "Input/output error")
         real(contents, job, **options)
 
     monkeypatch.setattr(batch_run, "write_files", full)
@@ -580,32 +603,16 @@ def test_a_loop_that_breaks_again_and_again_ends_it(model, here, monkeypatch, ca
     put(*(f"in/break{number}.wav" for number in range(5)))
     for name in "abc":
         os.unlink(f"in/{name}.wav")
-    mt3("in", "-o", "out", code=ExitCode.UNUSABLE)
-    assert "the graph failed" in capsys.readouterr().err
+    put("in/c.wav")
+    mt3("in", "-o", "out", "--report-to", "r.json", code=ExitCode.FAILED)
+    error = capsys.readouterr().err
+    assert error.count("the device failed: the graph failed") == 4
+    assert "the device has failed; 2 files left" in error
+    report = json.loads(Path("r.json").read_text())
+    assert [report[name] for name in ("done", "failed", "left")] == [0, 4, 2]
 
 
 # --- limits --------------------------------------------------------------------------------------
-
-
-@posix
-def test_a_file_that_takes_too_long_is_given_up_and_the_others_are_done(model, here, capsys):
-    put("in/aa-hang.wav", "in/hang.wav")
-    mt3("in", "-o", "out", "--timeout", "0.5", code=ExitCode.FAILED)
-    assert results() == ["a.mid", "aa-hang.mid", "b.mid", "c.mid"]
-    assert "hang.wav took longer than 0.5 s; raise --timeout" in capsys.readouterr().err
-
-
-def test_where_no_signal_ends_a_wait_progress_does(model, here, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
-    monkeypatch.delattr(clock.signal, "SIGALRM", raising=False)
-    waits = clock.Clock(lambda: None, 5.0)
-    with waits, waits.waiting():
-        waits.check()
-        now[0] = 6.0
-        with pytest.raises(clock.TimeIsUp):
-            waits.check()
-    waits.check()  # nobody waits
 
 
 def test_recordings_that_are_too_long_are_refused(model, here, capsys):
@@ -755,4 +762,3 @@ def test_the_seam_hands_every_task_out_once(model, here):
     ends = Counter(line["source"] for line in lines if line["status"] in ("done", "failed"))
     assert len(ends) == 13
     assert set(ends.values()) == {1}
-    assert shared_loop.SharedLoop

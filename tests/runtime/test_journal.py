@@ -161,11 +161,20 @@ def test_where_nothing_was_begun_nothing_is_left(tmp_path, out):
 def test_only_what_we_wrote_and_nobody_changed_is_ours(out):
     (out / "other.mid").write_bytes(b"A")
     with Journal(out) as journal:
-        assert journal.owns(str(out / "a.mid"))
-        assert not journal.owns(str(out / "other.mid"))
-        assert not journal.owns(str(out / "missing.mid"))
+        assert journal.owns(str(out / "a.mid"), "a")
+        assert not journal.owns(str(out / "other.mid"), "a")
+        assert not journal.owns(str(out / "missing.mid"), "a")
+        assert not journal.owns(str(out / "a.mid"), "b")
         (out / "a.mid").write_bytes(b"edited")
-        assert not journal.owns(str(out / "a.mid"))
+        assert not journal.owns(str(out / "a.mid"), "a")
+
+
+def test_a_result_belongs_to_the_source_it_was_last_written_for(out):
+    with Journal(out) as journal:
+        done(journal, "z", outputs={"a.mid": b"Z"})
+        assert journal.owns(str(out / "a.mid"), "z")
+        (out / "a.mid").write_bytes(b"A")
+        assert not journal.owns(str(out / "a.mid"), "a")
 
 
 @posix
@@ -174,7 +183,7 @@ def test_a_link_to_a_result_is_not_a_result(out):
     (out / "a.mid").unlink()
     (out / "a.mid").symlink_to("kept")
     with Journal(out) as journal:
-        assert not journal.owns(str(out / "a.mid"))
+        assert not journal.owns(str(out / "a.mid"), "a")
 
 
 def test_what_was_about_to_be_written_is_ours_if_it_was(out):
@@ -184,9 +193,9 @@ def test_what_was_about_to_be_written_is_ours_if_it_was(out):
     (out / "c.mid").write_bytes(b"C")
     os.close(journal._file)  # as when the process dies
     with Journal(out) as journal:
-        assert journal.owns(str(out / "c.mid"))
+        assert journal.owns(str(out / "c.mid"), "c")
         (out / "c.json").write_bytes(b"mine")
-        assert not journal.owns(str(out / "c.json"))
+        assert not journal.owns(str(out / "c.json"), "c")
         assert journal.entry("c").status == ""
 
 
@@ -215,12 +224,23 @@ def suspicious(folder, name):
         return journal.entry(name).suspicious
 
 
-def test_a_source_begun_twice_and_never_finished_is_suspicious(out):
-    crash(out, "p")
-    assert not suspicious(out, "p")
+def test_a_source_begun_and_never_finished_is_suspicious(out):
+    assert not suspicious(out, "a")
     crash(out, "p")
     assert suspicious(out, "p")
-    crash(out, "p", Stamp(11, 21))  # it is another file now
+    with Journal(out) as journal:
+        journal.begin("p", STAMP)
+        journal.begin("p", STAMP)  # by the same process
+        journal.finish("failed", "p", STAMP, error="x", message="", attempts=3, wall=0)
+    assert not suspicious(out, "p")
+
+
+def test_a_source_that_is_begun_again_by_one_process_is_called_off_once(out):
+    with Journal(out) as journal:
+        journal.start(OPTIONS)
+        journal.begin("p", STAMP)
+        journal.begin("p", STAMP)
+        journal.end()
     assert not suspicious(out, "p")
 
 
@@ -256,7 +276,7 @@ def test_a_restart_ends_what_stands_above_it(out):
         journal.start(OPTIONS, restart=True)
     with Journal(out) as journal:
         assert journal.entry("a").status == ""
-        assert journal.owns(str(out / "a.mid"))
+        assert journal.owns(str(out / "a.mid"), "a")
 
 
 # --- one writer ----------------------------------------------------------------------------------
@@ -314,7 +334,7 @@ def test_what_shards_have_done_the_whole_batch_knows_and_the_other_way_round(out
         done(journal, "s", outputs={"s.mid": b"S"})
     with Journal(out) as journal:
         assert journal.entry("s").status == "done"
-        assert journal.owns(str(out / "s.mid"))
+        assert journal.owns(str(out / "s.mid"), "s")
     with Journal(out) as journal:
         journal.start(OPTIONS, restart=True)
     with Journal(out) as journal:  # now only what is done after that counts
@@ -363,7 +383,7 @@ for number in range(99):
 @posix
 def test_a_full_disk_leaves_no_half_a_line(out):
     ended = subprocess.run([sys.executable, "-c", FILL, str(out)], capture_output=True, check=False)
-    assert b"OutputError: cannot write" in ended.stderr
+    assert b"JournalError: cannot write" in ended.stderr
     assert b". What is done is kept" in ended.stderr
     assert (out / NAME).read_bytes().endswith(b"\n")
     with Journal(out) as journal:

@@ -93,8 +93,8 @@ def plan_tasks(
             plan.rows.append(Row(str(job.source), "failed", error="OptionError", message=message))
         return verdict != "do"
 
-    def may_replace(job: Job, path: str) -> bool:  # noqa: ARG001
-        return policy.skip_existing or record.owns(path)
+    def may_replace(job: Job, path: str) -> bool:
+        return policy.skip_existing or record.owns(path, record.key(job.source))
 
     jobs = possible(
         drafted,
@@ -131,7 +131,9 @@ def _verdict(job: Job, entry: Entry | None, stamp: Stamp, record: Record, policy
     if outputs is None or len(there) < len(outputs):
         again = True
     else:
-        again = policy.overwrite and not all(map(record.owns, outputs))
+        again = policy.overwrite and not all(
+            record.owns(p, record.key(job.source)) for p in outputs
+        )
     if entry.options == policy.options:
         return "do" if again else "skipped"
     return "other" if there and not policy.overwrite else "do"

@@ -10,17 +10,23 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from mt3_runtime.batch.batch_progress import BatchProgress
 from mt3_runtime.batch.batch_report import Row
-from mt3_runtime.batch.records.journal import Record
+from mt3_runtime.batch.records.journal import JournalError, Record
 from mt3_runtime.batch.records.ledger import Stamp
-from mt3_runtime.batch.task import ChangedError, LoopError, Task, is_transient, kind_of
+from mt3_runtime.batch.task import (
+    ChangedError,
+    Task,
+    UndecidedError,
+    is_full,
+    is_transient,
+    kind_of,
+)
 from mt3_runtime.cli import DEBUG_VARIABLE, ExitCode, talk
 from mt3_runtime.commands.results import (
     REPEATED,
@@ -34,6 +40,8 @@ from mt3_runtime.commands.results import (
 from mt3_runtime.errors import AudioError, MT3Error, OutputError
 
 if TYPE_CHECKING:
+    from mt3_runtime.batch.batch_engine import BatchEngine
+    from mt3_runtime.batch.lone_process import LoneProcess
     from mt3_runtime.batch.task import Outcome
     from mt3_runtime.transcription import Transcription
 
@@ -42,14 +50,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 #: Exceptions of a single source.
 _OWN = (AudioError, OutputError)
-
-
-class Transcriber(Protocol):
-    """What takes tasks and yields each with its outcome: the decoding loop, or a lone process."""
-
-    def results(self, tasks: Iterable[Task]) -> Generator[tuple[Task, Outcome], None, None]:
-        """See `mt3_runtime.batch.shared_loop.SharedLoop`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class BatchRun:
     """See the module docstring.
 
     Attributes:
-        shared: Transcribes sources together.
+        engine: Transcribes sources beside each other.
         lone: Transcribes those that may end the process.
         record: Where it is kept what became of each.
         manner: How it is run.
@@ -91,8 +91,8 @@ class BatchRun:
         code: What the command ends with.
     """
 
-    shared: Transcriber
-    lone: Transcriber
+    engine: BatchEngine
+    lone: LoneProcess
     record: Record
     manner: Manner
     progress: BatchProgress
@@ -125,36 +125,38 @@ class BatchRun:
 
     def _pass(self, tasks: list[Task], *, last: bool) -> list[Task]:
         """Tries tasks once, and returns those that are to be tried again."""
-        suspects = [task for task in tasks if task.alone]
         again: list[Task] = []
-        shared = self.shared.results([task for task in tasks if not task.alone])
-        with closing(shared) as together, closing(self._late(suspects)) as alone:
-            for task, outcome in chain(together, alone):
-                if isinstance(outcome, LoopError) and task.key:
-                    task.alone = True
-                    suspects.append(task)
+        retry = None if last else again
+        undecided: dict[Task, Exception] = {}
+        with closing(self.engine.results([task for task in tasks if not task.alone])) as results:
+            for task, outcome in results:
+                if isinstance(outcome, UndecidedError):
+                    undecided[task] = outcome.error
                     self.progress.again(task)
-                    continue
-                failure = self._take(task, outcome, again=None if last else again)
-                if failure and self.manner.fail_fast:
+                elif self._take(task, outcome, again=retry) and self.manner.fail_fast:
+                    return []
+        if self.engine.broken:
+            for task, error in undecided.items():
+                self._take(task, error, again=None)
+            return []
+        alone = [task for task in tasks if task.alone or task in undecided]
+        with closing(self.lone.results(alone)) as results:
+            for task, outcome in results:
+                if self._take(task, outcome, again=retry) and self.manner.fail_fast:
                     return []
         return again
-
-    def _late(self, suspects: list[Task]) -> Generator[tuple[Task, Outcome], None, None]:
-        """The results of suspects; who they are is known only when the others are done."""
-        yield from self.lone.results(suspects)
 
     def _take(self, task: Task, outcome: Outcome, *, again: list[Task] | None) -> bool:
         """Writes a result, or says why there is none; returns whether the task has failed."""
         now = time.perf_counter()
         wall, self._since = now - self._since, now
-        if isinstance(outcome, LoopError) and isinstance(outcome.__cause__, Exception):
-            outcome = outcome.__cause__
         try:
             result = self._usable(task, outcome)
             written = self._write(task, result, wall)
+        except JournalError:
+            raise
         except Exception as error:  # noqa: BLE001  sorted out by `_fail`
-            if again is not None and is_transient(error):
+            if again is not None and task.key and not is_full(error) and is_transient(error):
                 talk(f"warning: {about(task.job.source, str(error))} It is tried again.")
                 task.attempts += 1
                 again.append(task)
@@ -186,7 +188,9 @@ class BatchRun:
         contents = contents_of(result, task.job, self.manner.tempo)
         if task.key:
             self.record.writing(task.key, contents)
-        write_files(contents, task.job, may_replace=self.record.owns, keep=task.keep)
+        write_files(
+            contents, task.job, may_replace=partial(self.record.owns, key=task.key), keep=task.keep
+        )
         if task.key and task.stamp:
             facts: dict[str, Any] = {
                 "options": self.manner.options,
@@ -215,6 +219,10 @@ class BatchRun:
         """
         if isinstance(error.__cause__, BrokenPipeError):
             raise error
+        if is_full(error):
+            raise OutputError(
+                f"{error}. Make room; the same command goes on from there."
+            ) from error
         internal = not isinstance(error, _OWN)
         if internal and (isinstance(error, MT3Error) or self._only or DEBUG_VARIABLE in os.environ):
             raise error

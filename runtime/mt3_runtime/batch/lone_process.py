@@ -86,10 +86,7 @@ class LoneProcess:
                     begun = time.monotonic()  # the model is loaded
                 elif begun and self._timeout and time.monotonic() - begun > self._timeout:
                     self._kill()
-                    return TimeLimitError(
-                        f"{source} took longer than {self._timeout:g} s; raise --timeout to wait "
-                        "for it."
-                    )
+                    return TimeLimitError(source, self._timeout)
         except (EOFError, OSError):  # it died
             process.join()
             code = process.exitcode or 0
@@ -121,7 +118,8 @@ def _work(
     load: dict[str, Any], options: dict[str, Any], longest: float | None, pipe: Connection
 ) -> None:
     """What the process does: for each path that comes in, None when begun, and what came of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C, and ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent answers them, and ends us
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
     from mt3_runtime.loading import load_model  # noqa: PLC0415  only here

@@ -11,11 +11,12 @@ import argparse
 import sys
 import time
 from collections.abc import Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from mt3_runtime.batch.batch_engine import BatchEngine
 from mt3_runtime.batch.batch_plan import Plan, Policy, plan_tasks
 from mt3_runtime.batch.batch_progress import BatchProgress
 from mt3_runtime.batch.batch_report import Row, write_report
@@ -25,7 +26,6 @@ from mt3_runtime.batch.note_stream import stream_notes
 from mt3_runtime.batch.records.fingerprint import digest, options_of
 from mt3_runtime.batch.records.journal import Journal, NoJournal, Record
 from mt3_runtime.batch.records.ledger import Stamp
-from mt3_runtime.batch.shared_loop import SharedLoop
 from mt3_runtime.batch.source_list import Source
 from mt3_runtime.batch.task import Task
 from mt3_runtime.cli import ExitCode, talk
@@ -58,18 +58,20 @@ class Session:
         self._options: dict[str, Any] = {}
         self._rows: list[Row] = []
         self._left, self._begun = 0, time.perf_counter()
+        self._report = ""  # once it is known that it replaces nothing of value
         self.code: int = ExitCode.OK
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        with self._stack:
+        # What came first is said, and not that the disk is still full.
+        with self._stack, suppress(OutputError) if error else nullcontext():
             if isinstance(self._record, Journal) and _orderly(error):
                 self._record.end()
-            if self._args.report_to and not isinstance(error, OptionError):
+            if self._report and not isinstance(error, OptionError):
                 write_report(
-                    self._args.report_to, self._rows, options=self._options, left=self._left,
+                    self._report, self._rows, options=self._options, left=self._left,
                     wall=time.perf_counter() - self._begun,
                 )  # fmt: skip
 
@@ -127,6 +129,7 @@ class Session:
                 raise OutputError(
                     f"{args.report_to} is a result and the report; choose other names."
                 )
+            self._report = args.report_to
         return drafted
 
     def _stamps(
@@ -260,7 +263,7 @@ class Session:
             skipped=plan.skipped,
             failed=plan.other + len(plan.refused),
         )
-        shared = SharedLoop(
+        engine = BatchEngine(
             model,
             options | whole,
             begin=(begin := partial(_begin, record)),
@@ -287,14 +290,17 @@ class Session:
             report=args.report,
             watchful=isinstance(record, Journal),
         )
-        run = BatchRun(shared, lone, record, manner, progress, self._rows)
+        run = BatchRun(engine, lone, record, manner, progress, self._rows)
         before = len(self._rows)
         try:
             with lone, progress:
                 run.run(tasks)
         finally:
-            self._left += len(tasks) - (len(self._rows) - before)
+            left = len(tasks) - (len(self._rows) - before)
+            self._left += left
             self.code = run.code or self.code
+        if engine.broken:
+            self.fail(f"the device has failed; {_files(left)} left. The same command goes on.")
 
 
 def _begin(record: Record, task: Task) -> None:
@@ -323,7 +329,7 @@ def _streams(tasks: list[Task], args: argparse.Namespace) -> bool:
 def _orderly(error: BaseException | None) -> bool:
     """Whether the work ends by itself or was called off, so that no source is suspected."""
     if isinstance(error, MT3Error):
-        return isinstance(error, OptionError)
+        return isinstance(error, OptionError | OutputError)
     return not isinstance(error, Exception)
 
 

@@ -6,7 +6,9 @@ once: a `Transcription`, or the exception that ends this one alone.
 
 from __future__ import annotations
 
+import errno
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,6 +62,11 @@ class TimeLimitError(AudioError, TimeoutError):
 
     kind = "timeout"
 
+    def __init__(self, source: object, timeout: float) -> None:
+        super().__init__(
+            f"{source} took longer than {timeout:g} s; raise --timeout to wait for it."
+        )
+
 
 class TooLongError(AudioError):
     """A recording is longer than it may be."""
@@ -73,14 +80,27 @@ class ChangedError(AudioError):
     kind = "changed"
 
 
+class DeviceFailureError(AudioError):
+    """The device failed while a source was decoded."""
+
+    kind = "device"
+
+    def __init__(self, source: object, error: BaseException) -> None:
+        super().__init__(f"{source} is not done, as the device failed: {error}")
+
+
 class LoneError(AudioError):
     """A source that had the model to itself met something else than unreadable audio."""
 
     kind = "internal"
 
 
-class LoopError(Exception):
-    """The decoding loop broke, as its cause says, while a source was in it: perhaps through it."""
+class UndecidedError(Exception):
+    """A source did not end beside others, which may be their fault: ``error`` says how."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def kind_of(error: Exception) -> str:
@@ -90,13 +110,24 @@ def kind_of(error: Exception) -> str:
 
 def is_transient(error: BaseException) -> bool:
     """Whether a failure is one of reading or writing that another try may not meet."""
-    cause: BaseException | None = error
     lasting = FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno and not isinstance(cause, lasting):
-            return True
-        cause = cause.__cause__
-    return False
+    return any(
+        cause.errno and not isinstance(cause, lasting)
+        for cause in _causes(error)
+        if isinstance(cause, OSError)
+    )
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a failure is that of a full disk, which every other source would meet as well."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return any(isinstance(cause, OSError) and cause.errno in full for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def check_length(source: object, seconds: float, longest: float | None) -> None:

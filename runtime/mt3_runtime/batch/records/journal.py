@@ -44,6 +44,10 @@ NAME = _STEM + _SUFFIX
 """Of the journal of a batch that is no shard of one."""
 
 
+class JournalError(OutputError):
+    """A journal cannot be written."""
+
+
 class Record(Protocol):
     """Where a batch finds and leaves what became of each source; `Journal` is one."""
 
@@ -55,8 +59,8 @@ class Record(Protocol):
         """What is known of a source."""
         ...
 
-    def owns(self, path: str) -> bool:
-        """Whether a file is provably a result of ours that nobody has changed."""
+    def owns(self, path: str, key: str) -> bool:
+        """Whether a file is provably our result of this source, and nobody has changed it."""
         ...
 
     def results(self, entry: Entry) -> list[str]:
@@ -85,7 +89,7 @@ class NoJournal:
     def entry(self, key: str) -> Entry | None:  # noqa: ARG002
         return None
 
-    def owns(self, path: str) -> bool:  # noqa: ARG002
+    def owns(self, path: str, key: str) -> bool:  # noqa: ARG002
         return False
 
     def results(self, entry: Entry) -> list[str]:
@@ -185,8 +189,8 @@ class Journal:
                 return entry
         return own
 
-    def owns(self, path: str) -> bool:
-        digests = self._digests(self.key(Path(path)))
+    def owns(self, path: str, key: str) -> bool:
+        digests = self._digests(self.key(Path(path)), key)
         if not digests or not is_regular(path):
             return False
         try:
@@ -296,7 +300,7 @@ class Journal:
             except OSError as error:
                 with suppress(OSError):
                     os.ftruncate(self._file, self._size)
-                raise OutputError(
+                raise JournalError(
                     f"cannot write {self.path}: {error.strerror}. What is done is kept; the same "
                     "command goes on from there."
                 ) from error
@@ -308,8 +312,9 @@ class Journal:
             self.key(Path(path)): hashlib.sha256(data).hexdigest() for path, data in outputs.items()
         }
 
-    def _digests(self, name: str) -> str:
-        return "".join(ledger.digests.get(name, "") for ledger in (self._ledger, *self._others))
+    def _digests(self, name: str, key: str) -> str:
+        found = (ledger.digests.get(name) for ledger in (self._ledger, *self._others))
+        return "".join(digests for source, digests in filter(None, found) if source == key)
 
 
 def _name(shard: Shard | None) -> str:

@@ -29,9 +29,6 @@ from typing import Any, NamedTuple
 CRASHED = "crashed"
 """Why a source failed whose reading ended the process that read it."""
 
-_SUSPICIOUS = 2
-"""A source that was begun so many times and never finished is read by a process of its own."""
-
 
 class Stamp(NamedTuple):
     """What tells that a file has changed: size in bytes, and time of the last change in ns."""
@@ -84,7 +81,7 @@ class Entry:
     @property
     def suspicious(self) -> bool:
         """Whether reading it is likely to end the process that reads it."""
-        return self.lost >= _SUSPICIOUS or self.error == CRASHED
+        return self.lost > 0 or self.error == CRASHED
 
 
 @dataclass
@@ -93,14 +90,15 @@ class Ledger:
 
     Attributes:
         entries: By the source's key, its path relative to the journal's folder.
-        digests: By the name of a file that we wrote, or were about to: all its SHA-256, joined.
+        digests: By the name of a file that we wrote, or were about to: the source it is of, and all
+            its SHA-256, joined.
         restarted: Whether a run put an end to what stood in the journal.
         damaged: How many lines mean nothing.
         run: The last line of a run.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, tuple[str, str]] = field(default_factory=dict)
     restarted: bool = False
     damaged: int = 0
     run: dict[str, Any] = field(default_factory=dict)
@@ -123,7 +121,7 @@ class Ledger:
                 self.entries[key].attempts -= 1
             self._open.clear()
         elif status == "writing":
-            self._own(item["outputs"])
+            self._own(str(item["source"]), item["outputs"])
         elif status == "begun":
             self._begin(str(item["source"]), Stamp(int(item["size"]), int(item["mtime_ns"])))
         elif status in ("done", "failed"):
@@ -144,8 +142,9 @@ class Ledger:
         if entry is None or entry.stamp != stamp or entry.status == "done":
             entry = self.entries[key] = Entry(stamp=stamp)
         entry.status = ""
-        entry.lost += 1
-        entry.attempts += 1
+        if key not in self._open:  # it may be begun again by the same process
+            entry.lost += 1
+            entry.attempts += 1
         self._open.add(key)
 
     def _finish(self, status: str, item: dict[str, Any]) -> None:
@@ -166,10 +165,12 @@ class Ledger:
         )
         self._open.discard(str(item["source"]))
         if done:
-            self._own(item["outputs"])
+            self._own(str(item["source"]), item["outputs"])
 
-    def _own(self, outputs: dict[str, str]) -> None:
+    def _own(self, source: str, outputs: dict[str, str]) -> None:
         for name, digest in outputs.items():
-            known = self.digests.get(name, "")
+            owner, known = self.digests.get(name, (source, ""))
+            if owner != source:
+                known = ""
             if digest not in known:
-                self.digests[name] = known + digest
+                self.digests[name] = source, known + digest

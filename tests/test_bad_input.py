@@ -536,7 +536,8 @@ def test_closed_streams_that_are_needed(here):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_device_on_either_stream(here, unbuffered):
     env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    for words in (("models", "list"), ("transcribe", "-q", "a.wav", "-o", "-", "-f", "csv")):
+    kinds = [("transcribe", "-q", "a.wav", "-o", "-", "-f", kind) for kind in ("csv", "jsonl")]
+    for words in (("models", "list"), *kinds):
         refused(through_shell('exec "$@" >/dev/full', *words, env=env), 1, "No space left")
     ended = through_shell('exec "$@" 2>/dev/full', "transcribe", "a.wav", env=env)
     assert ended.returncode == 0

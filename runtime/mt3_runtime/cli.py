@@ -252,9 +252,13 @@ def _failed(error: MT3Error) -> ExitCode:
     if isinstance(error.__cause__, BrokenPipeError):
         return _unread()
     talk(f"error: {error}")
+    code = ExitCode.UNUSABLE
     if isinstance(error, OptionError):
-        return ExitCode.USAGE
-    return ExitCode.FAILED if isinstance(error, AudioError | OutputError) else ExitCode.UNUSABLE
+        code = ExitCode.USAGE
+    elif isinstance(error, AudioError | OutputError):
+        code = ExitCode.FAILED
+    _flush_stdout(code)  # it may be what is full
+    return code
 
 
 def _interrupted(error: KeyboardInterrupt) -> int:

@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -22,15 +21,16 @@ from mt3_runtime.batch.records.journal import NAME
 from mt3_runtime.batch.source_list import Source
 from mt3_runtime.batch.watch import Watch
 from mt3_runtime.cli import ExitCode, main
-from mt3_runtime.errors import AudioError, BundleError, EngineError, OutputError
+from mt3_runtime.errors import AudioError, BundleError, OutputError
 from mt3_runtime.leakage.leakage_report import LeakageReport
 from mt3_runtime.notes.note import Note
-from mt3_runtime.transcription import Handle, Transcription
+from mt3_runtime.transcription import Transcription
+from tests.answering import AnsweringModel
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and links")
 
 
-class FakeModel:
+class FakeModel(AnsweringModel):
     """Says one note per source, at the pitch of its size; names tell what else happens.
 
     ``bad`` is no audio, ``io`` cannot be read at first, ``long`` is long, ``bug`` is our fault,
@@ -38,27 +38,21 @@ class FakeModel:
     """
 
     device = "fake"
-    info = SimpleNamespace(decoding=SimpleNamespace(memory_tokens=0))
 
     def __init__(self):
         self.reads: list[str] = []
         self.loads = 0
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
     def load(self, path, **options):
         self.loads += 1
         return self
 
-    def transcribe_many(self, sources, **options):
-        assert sources == ()
+    def length(self, name):
+        return 7200.0 if "long" in name else 2.0
 
-    def engine(self, **limits):
-        return FakeEngine(self)
+    def answer(self, source, name, options):
+        self.reads.append(name)
+        return self.outcome(source, name)
 
     def outcome(self, source, name):
         if name.startswith("bad"):
@@ -84,34 +78,6 @@ class FakeModel:
             if source.name.startswith("bad") and onset == 1:
                 raise AudioError(f"{source} is damaged")
             yield Note(float(onset), onset + 0.5, 60, 100, 0, is_drum=False)
-
-
-class FakeEngine:
-    """Takes recordings in until it breaks."""
-
-    def __init__(self, model):
-        self.model, self.error = model, None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, source, *, priority, deadline, **options):
-        assert priority == "batch"
-        if self.error:
-            raise self.error
-        name = getattr(source, "name", str(source))
-        self.model.reads.append(name)
-        handle = Handle(lambda: 7200.0 if "long" in name else 2.0, deadline, stop=lambda _: None)
-        try:
-            outcome = self.model.outcome(source, name)
-        except BundleError as error:
-            outcome = self.error = EngineError(f"The engine has stopped: {error}")
-            outcome.__cause__ = error
-        handle.finish(outcome)
-        return handle
 
 
 @pytest.fixture

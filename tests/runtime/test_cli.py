@@ -7,12 +7,9 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Self
 
 import pytest
 from hypothesis import given
@@ -36,6 +33,7 @@ from mt3_runtime.leakage.leakage_report import LeakageReport
 from mt3_runtime.notes.note import Note
 from mt3_runtime.progress import Meter
 from mt3_runtime.transcription import Transcription
+from tests.answering import AnsweringModel
 
 NOTE = Note(0.5, 1.0, 60, 100, 0, is_drum=False)
 
@@ -54,44 +52,29 @@ class FakeResult:
         return f"{self.duration:.1f} s of audio, {len(self.notes)} notes"
 
 
-class FakeModel:
+class FakeModel(AnsweringModel):
     """Answers by file name: ``bad*`` is not audio, ``torn*`` is damaged, ``bug*`` is our fault."""
-
-    device = "cpu, 1 thread"
 
     def __init__(self) -> None:
         self.loads: list[dict[str, object]] = []
         self.calls: list[tuple[str, dict[str, object]]] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
     def load(self, path: Path, **options: object) -> FakeModel:
         self.loads.append({"path": path, **options})
         return self
 
-    def transcribe_many(
-        self, sources: list[Path], *, progress, return_exceptions: bool, **options: object
-    ) -> Iterator[FakeResult | Exception]:
-        assert return_exceptions
-        for number, source in enumerate(sources):
-            self.calls.append((source.name, options))
-            progress(number, SimpleNamespace(seconds_done=1.0, seconds_total=2.0, notes=1))
-            progress(number + 1, SimpleNamespace(seconds_done=0.1, seconds_total=2.0, notes=1))
-            if source.name.startswith("bad"):
-                yield AudioError(f"{source} is not audio")
-            elif source.name.startswith("bug"):
-                yield ZeroDivisionError("oops")
-            elif source.name.startswith("torn"):
-                message = "only half of it was read"
-                warnings.warn(message, AudioWarning, stacklevel=1)
-                warnings.warn("a library is old", DeprecationWarning, stacklevel=1)
-                yield FakeResult(warnings=[message, "1 segments reached the token limit"])
-            else:
-                yield FakeResult()
+    def answer(self, source: Path, name: str, options: dict[str, object]) -> FakeResult | Exception:
+        self.calls.append((name, options))
+        if name.startswith("bad"):
+            return AudioError(f"{source} is not audio")
+        if name.startswith("bug"):
+            return ZeroDivisionError("oops")
+        if name.startswith("torn"):
+            message = "only half of it was read"
+            warnings.warn(message, AudioWarning, stacklevel=1)
+            warnings.warn("a library is old", DeprecationWarning, stacklevel=1)
+            return FakeResult(warnings=[message, "1 segments reached the token limit"])
+        return FakeResult()
 
 
 @pytest.fixture

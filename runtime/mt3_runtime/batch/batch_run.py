@@ -220,9 +220,7 @@ class BatchRun:
         if isinstance(error.__cause__, BrokenPipeError):
             raise error
         if is_full(error):
-            raise OutputError(
-                f"{error}. Make room; the same command goes on from there."
-            ) from error
+            raise OutputError(f"{error}. Make room, and give the same command again.") from error
         internal = not isinstance(error, _OWN)
         if internal and (isinstance(error, MT3Error) or self._only or DEBUG_VARIABLE in os.environ):
             raise error

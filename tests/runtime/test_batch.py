@@ -728,3 +728,45 @@ def test_the_seam_hands_every_task_out_once(model, here):
     ends = Counter(line["source"] for line in lines if line["status"] in ("done", "failed"))
     assert len(ends) == 13
     assert set(ends.values()) == {1}
+
+
+# --- collisions ----------------------------------------------------------------------------------
+
+
+def test_inputs_of_one_name_are_refused_one_by_one_if_that_is_asked_for(model, here, capsys):
+    put("in/a.flac", "in/b.mp3")
+    mt3("in", "-o", "out", "--collisions", "refuse", code=ExitCode.FAILED)
+    assert did(model) == ["c.wav"]
+    assert results() == ["c.mid"]
+    assert capsys.readouterr().err.count("would both be written to") == 4
+    mt3("in", "-o", "out", "--collisions", "suffix")
+    assert results() == ["a.flac.mid", "a.wav.mid", "b.mp3.mid", "b.wav.mid", "c.mid"]
+
+
+def test_suffixes_that_tell_nothing_apart_refuse_these_and_no_others(model, here, capsys):
+    put("other/a.wav", "other/d.wav")
+    mt3("in", "other", "-r", "-o", "out", code=ExitCode.FAILED)
+    assert results() == ["b.mid", "c.mid", "d.mid"]
+    assert capsys.readouterr().err.count("would both be written to") == 2
+
+
+# --- what killed processes leave -----------------------------------------------------------------
+
+
+def test_temporary_files_of_killed_processes_go_and_others_stay(model, here, monkeypatch):
+    monkeypatch.setattr("mt3_runtime.batch.session.LoneProcess", Alone)
+    mt3("in", "-o", "out")
+    lines = [json.loads(line) for line in Path("out", NAME).read_text().splitlines()]
+    stamp = os.stat("in/b.wav")
+    begun = {"status": "begun", "source": "../in/b.wav", "size": stamp.st_size + 1,
+             "mtime_ns": stamp.st_mtime_ns}  # fmt: skip
+    put("in/b.wav", content=b"longer")
+    dead = {**lines[0], "pid": 999_999_999}
+    with open(f"out/{NAME}", "a", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(line)}\n" for line in (dead, begun))
+    ours = f"out/.mt3-999999999-{'0' * 16}.part"
+    others = [f"out/.mt3-999999998-{'0' * 16}.part", "out/.mt3-999999999-x.part", "out/x.part"]
+    put(ours, *others)
+    mt3("in", "-o", "out")
+    assert not Path(ours).exists()
+    assert all(Path(name).exists() for name in others)

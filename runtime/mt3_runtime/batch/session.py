@@ -32,7 +32,13 @@ from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.jobs import STDIN, Draft, draft, parse_formats
 from mt3_runtime.commands.results import check_stdout, check_tempo, keep_out
 from mt3_runtime.errors import MT3Error, OptionError, OutputError
-from mt3_runtime.filesystem.atomic import STDOUT, check_output, is_folder, real_path
+from mt3_runtime.filesystem.atomic import (
+    STDOUT,
+    check_output,
+    is_folder,
+    real_path,
+    remove_temporary,
+)
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
 from mt3_runtime.models.installed import resolve_model
 from mt3_runtime.models.shipped import shipped_models
@@ -106,6 +112,7 @@ class Session:
         tasks = [task for task in plan.tasks if task.job.source != STDIN or piped]
         self._tell_plan(plan, record, tasks)
         if tasks:
+            _clean(record, tasks)
             self._load(tasks)
             self._transcribe(tasks, plan, record, policy)
 
@@ -118,6 +125,7 @@ class Session:
             folder=args.files_from is not None or any(map(is_folder, args.files)),
             stems=tuple(stem.name for stem in STEMS) if args.split else (),
             places={source.path: source.place for source in sources},
+            longer=args.collisions == "suffix",
         )
         for job in drafted.jobs:
             check_stdout(job)
@@ -301,6 +309,15 @@ class Session:
             self.code = run.code or self.code
         if engine.broken:
             self.fail(f"the device has failed; {_files(left)} left. The same command goes on.")
+
+
+def _clean(record: Record, tasks: list[Task]) -> None:
+    """Removes what processes that were killed have left beside the results of some sources."""
+    if isinstance(record, Journal):
+        places = [Path(result.path).parent for task in tasks if task.alone
+                  for result in task.job.results]  # fmt: skip
+        for place in dict.fromkeys(places):
+            remove_temporary(place, record.dead)
 
 
 def _begin(record: Record, task: Task) -> None:

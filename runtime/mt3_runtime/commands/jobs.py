@@ -125,6 +125,7 @@ def draft(
     folder: bool = False,
     stems: tuple[str, ...] = (),
     places: Mapping[Path, str] | None = None,
+    longer: bool = True,
 ) -> Draft:
     """Gives every source its outputs.
 
@@ -135,6 +136,7 @@ def draft(
         folder: The results belong into a folder even if there is only one.
         stems: Names of the stems that each result is split into; empty for one file of all notes.
         places: Folders below ``output`` into which the results of some sources belong.
+        longer: Inputs that share a NAME get names with their suffix.
 
     Raises:
         OptionError: The choices contradict each other.
@@ -158,7 +160,7 @@ def draft(
         result = Result(_one_format(output, formats), output)
         return Draft((Job(sources[0], (result,)),), named=True)
     target = None if output is None else _folder(output)
-    jobs = _derive(sources, target, formats or ("midi",), stems, places or {})
+    jobs = _derive(sources, target, formats or ("midi",), stems, places or {}, longer=longer)
     return Draft(tuple(jobs), folder=target)
 
 
@@ -199,6 +201,8 @@ def _derive(
     formats: tuple[str, ...],
     stems: tuple[str, ...],
     places: Mapping[Path, str],
+    *,
+    longer: bool,
 ) -> list[Job]:
     """Jobs with made-up names: NAME.mid, or NAME.wav.mid where several inputs share the NAME."""
 
@@ -207,12 +211,12 @@ def _derive(
         return _job(source, base, formats, stems, whole=whole)
 
     jobs = _without_aliases([make(source) for source in sources])
-    rivals = _rivals(jobs)
+    rivals = _rivals(jobs) if longer else {}
     if not rivals:
         return jobs
-    longer = [make(job.source, whole=job.source in rivals) for job in jobs]
-    told = rivals.keys() - _rivals(longer).keys()
-    jobs = [new if new.source in told else old for new, old in zip(longer, jobs, strict=True)]
+    whole = [make(job.source, whole=job.source in rivals) for job in jobs]
+    told = rivals.keys() - _rivals(whole).keys()
+    jobs = [new if new.source in told else old for new, old in zip(whole, jobs, strict=True)]
     if told:
         names = ", ".join(job.results[0].path for job in jobs if job.source in told)
         talk(f"warning: inputs share a name; their results have names with the suffix: {names}")

@@ -61,6 +61,8 @@ def _add_batch_options(parser: argparse.ArgumentParser) -> None:
     add("--restart", action="store_true", help="do again what the journal says is done")
     add("--skip-existing", action="store_true", help="pass over files whose results exist")
     add("--no-journal", action="store_true", help="keep no record in the folder of the results")
+    add("--collisions", choices=("suffix", "refuse"), default="suffix", help="inputs with one name "
+        "get results with their suffix, NAME.wav.mid (default), or none")  # fmt: skip
     add("--shard", type=_shard, metavar="K/N", help="do the K-th of N parts of the files")
     add("--watch", action="store_true", help="go on with files that come into the folders")
     add("--settle", type=_seconds, default=2.0, metavar="SECONDS", help="with --watch, how long a "

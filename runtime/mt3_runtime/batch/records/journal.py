@@ -132,6 +132,7 @@ class Journal:
         try:
             self._open()
             self._ledger = self._read_own()
+            self._before = frozenset(self._ledger.processes)
             self._others = [_read(path) for path in self._rest()]
         except BaseException:
             self.close()
@@ -147,6 +148,11 @@ class Journal:
     def damaged(self) -> int:
         """How many lines of it mean nothing."""
         return self._ledger.damaged
+
+    @property
+    def dead(self) -> set[int]:
+        """Numbers of the processes of this machine that worked here before; none does any more."""
+        return {pid for host, pid in self._before if host == socket.gethostname()}
 
     def start(self, options: Mapping[str, Any], *, restart: bool = False) -> None:
         """Says who works here, with which options; ``restart``: that nothing is done yet."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -38,12 +39,13 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> Stamp | None:
-        """The stamp of a file; None if it cannot be looked at."""
+        """The stamp of a file; None if it cannot be looked at.  Pipes change as they are read."""
         try:
             found = os.stat(path)  # noqa: PTH116  a tenth of what a Path costs, for 100,000 files
         except (OSError, ValueError):
             return None
-        return cls(found.st_size, found.st_mtime_ns)
+        regular = stat.S_ISREG(found.st_mode)
+        return cls(found.st_size, found.st_mtime_ns) if regular else cls(0, 0)
 
 
 @dataclass(slots=True)
@@ -95,6 +97,7 @@ class Ledger:
         restarted: Whether a run put an end to what stood in the journal.
         damaged: How many lines mean nothing.
         run: The last line of a run.
+        processes: Machine and number of every process that worked here.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -102,6 +105,7 @@ class Ledger:
     restarted: bool = False
     damaged: int = 0
     run: dict[str, Any] = field(default_factory=dict)
+    processes: set[tuple[str, int]] = field(default_factory=set)
     _open: set[str] = field(default_factory=set)
 
     def add(self, line: bytes) -> None:
@@ -131,6 +135,7 @@ class Ledger:
 
     def _begin_run(self, item: dict[str, Any]) -> None:
         self.run = item
+        self.processes.add((str(item.get("host")), int(item.get("pid", 0))))
         self._open.clear()
         if item.get("restart") is True:
             self.restarted = True

@@ -1,0 +1,107 @@
+"""A batch that is killed again and again, against one that nobody disturbs.
+
+So many short recordings are cut from the song.  `mt3 transcribe` does them once undisturbed; then
+into another folder, killed (SIGKILL) at a random moment of every run, so many times, and at last
+left to end.  Every result must then be there once, whole, and equal to that of the undisturbed run,
+nothing else may lie there, and the journal must have no line without meaning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from common import talk
+from materials import parser, report, song
+
+from mt3_runtime.audio.sources import load_audio
+from mt3_runtime.batch.records.journal import NAME, Journal
+
+RATE = 16000
+
+
+def main() -> None:
+    """Does it and reports."""
+    made = parser(__doc__)
+    made.add_argument("--files", type=int, default=100)
+    made.add_argument("--kills", type=int, default=100)
+    made.add_argument("--seconds", type=float, default=3.0, help="length of each file")
+    made.add_argument("--seed", type=int, default=1, help="of the moments")
+    options = made.parse_args()
+    facts = {name: getattr(options, name) for name in ("files", "kills", "seconds", "seed")}
+    with report(options, **facts) as (result, lines), tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        _cut(home / "in", options)
+        begun = time.monotonic()
+        if _start(home, "whole", options).wait():
+            raise SystemExit("the undisturbed run has failed")
+        undisturbed = time.monotonic() - begun
+        moments = random.Random(options.seed)  # noqa: S311  no secret
+        kills = 0
+        for _ in range(options.kills):
+            process = _start(home, "out", options)
+            try:
+                process.wait(moments.uniform(0.0, _longest(undisturbed)))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+            talk(f"{kills} kills, {len(_results(home / 'out'))} results")
+        code = _start(home, "out", options).wait()
+        whole, found = _results(home / "whole"), _results(home / "out")
+        with Journal(home / "out") as journal:
+            damaged = journal.damaged
+        result |= {
+            "undisturbed_seconds": round(undisturbed, 3),
+            "kills_while_running": kills,
+            "exit_code": code,
+            "results": len(found),
+            "equal": sum(whole.get(name) == content for name, content in found.items()),
+            "missing": sorted(whole.keys() - found.keys()),
+            "more": sorted(found.keys() - whole.keys()),
+            "damaged_lines": damaged,
+        }
+        right = code == 0 and found == whole and len(whole) == 2 * options.files and not damaged
+        result["right"] = right
+        lines += [f"{name}: {value}" for name, value in result.items() if name != "machine"]
+    if not right:
+        raise SystemExit("a batch that was killed came to something else")
+
+
+def _longest(undisturbed: float) -> float:
+    """Seconds of a run until it is killed at the latest: far less than the whole batch takes."""
+    return max(3.0, undisturbed / 4)
+
+
+def _cut(folder: Path, options: argparse.Namespace) -> None:
+    folder.mkdir()
+    samples = load_audio(song(options.audio, options.files * options.seconds))
+    for number, part in enumerate(np.array_split(np.asarray(samples), options.files)):
+        soundfile.write(folder / f"{number:03}.wav", part, RATE)
+
+
+def _start(home: Path, out: str, options: argparse.Namespace) -> subprocess.Popen[bytes]:
+    model = ["-m", str(options.bundle or "default")]
+    words = ["transcribe", "in", "-o", out, "-f", "midi,json", "-q", "--device", "cpu", *model]
+    return subprocess.Popen(  # noqa: S603  ourselves
+        [sys.executable, "-m", "mt3_runtime", *words], cwd=home, env=os.environ
+    )
+
+
+def _results(folder: Path) -> dict[str, bytes]:
+    """The content of all files but the journal."""
+    if not folder.exists():
+        return {}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != NAME}
+
+
+if __name__ == "__main__":
+    main()

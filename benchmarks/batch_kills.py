@@ -1,9 +1,10 @@
 """A batch that is killed again and again, against one that nobody disturbs.
 
 So many short recordings are cut from the song.  `mt3 transcribe` does them once undisturbed; then
-into another folder, killed (SIGKILL) at a random moment of every run, so many times, and at last
-left to end.  Every result must then be there once, whole, and equal to that of the undisturbed run,
-nothing else may lie there, and the journal must have no line without meaning.
+into another folder, killed (SIGKILL) at a random moment of every run (while it loads, reads,
+decodes or writes), so many times, and at last left to end.  Every result must then be there once,
+whole, and equal to that of the undisturbed run, nothing else may lie there, and the journal must
+have no line without meaning.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from mt3_runtime.batch.records.journal import NAME, Journal
 
 RATE = 16000
 
+#: Seconds in which a process loads the model, and in which it does a file.
+_START, _SOON = 3.0, 0.3
+
 
 def main() -> None:
     """Does it and reports."""
@@ -48,12 +52,11 @@ def main() -> None:
         kills = 0
         for _ in range(options.kills):
             process = _start(home, "out", options)
-            try:
-                process.wait(moments.uniform(0.0, _longest(undisturbed)))
-            except subprocess.TimeoutExpired:
+            _wait(process, home / "out", moments)
+            if process.poll() is None:
                 process.kill()
-                process.wait()
                 kills += 1
+            process.wait()
             talk(f"{kills} kills, {len(_results(home / 'out'))} results")
         code = _start(home, "out", options).wait()
         whole, found = _results(home / "whole"), _results(home / "out")
@@ -76,9 +79,13 @@ def main() -> None:
         raise SystemExit("a batch that was killed came to something else")
 
 
-def _longest(undisturbed: float) -> float:
-    """Seconds of a run until it is killed at the latest: far less than the whole batch takes."""
-    return max(3.0, undisturbed / 4)
+def _wait(process: subprocess.Popen[bytes], folder: Path, moments: random.Random) -> None:
+    """Waits until the process has written some results, none to four, and somewhat longer."""
+    more = moments.randrange(5)
+    there = len(_results(folder)) + more
+    while more and process.poll() is None and len(_results(folder)) < there:
+        time.sleep(0.02)
+    time.sleep(moments.uniform(0.0, _SOON if more else _START))
 
 
 def _cut(folder: Path, options: argparse.Namespace) -> None:

@@ -333,9 +333,12 @@ def test_all_formats_have_to_exist_to_be_skipped(model, here):
 
 def test_without_it_what_exists_fails_alone(model, here, capsys):
     put("out/a.mid", content=b"mine")
-    mt3("in", "-o", "out", code=ExitCode.FAILED)
+    mt3("in", "-o", "out", "--report-to", "r.json", code=ExitCode.FAILED)
     assert did(model) == ["b.wav", "c.wav"]
     assert "a.mid exists; pass --overwrite" in capsys.readouterr().err
+    report = json.loads(Path("r.json").read_text())
+    (row,) = [row for row in report["sources"] if row["status"] == "failed"]
+    assert (Path(row["source"]), report["left"]) == (Path("in/a.wav"), 0)
 
 
 # --- inputs --------------------------------------------------------------------------------------

@@ -96,10 +96,14 @@ def plan_tasks(
     def may_replace(job: Job, path: str) -> bool:
         return policy.skip_existing or record.owns(path, record.key(job.source))
 
+    def refuse(job: Job, error: OutputError) -> None:
+        plan.refused.append(error)
+        plan.rows.append(Row(str(job.source), "failed", error="OutputError", message=str(error)))
+
     jobs = possible(
         drafted,
         overwrite=policy.overwrite,
-        refuse=plan.refused.append,
+        refuse=refuse,
         skip=skip,
         may_replace=may_replace,
     )

@@ -218,7 +218,6 @@ class Session:
                 "pass --restart to do that again, or --skip-existing to keep it."
             )
         self._rows += plan.rows
-        self._rows += [Row("", "failed", error="OutputError", message=str(e)) for e in plan.refused]
         if plan.skipped and not self._args.quiet:
             where = record.path if isinstance(record, Journal) else "their results exist"
             talk(f"{_files(plan.skipped)} done before ({where}), {_files(len(tasks))} to do")
@@ -271,23 +270,15 @@ class Session:
             skipped=plan.skipped,
             failed=plan.other + len(plan.refused),
         )
-        engine = BatchEngine(
-            model,
-            options | whole,
-            begin=(begin := partial(_begin, record)),
-            update=progress.update,
-            look=progress.look,
-            timeout=args.timeout,
-            longest=args.max_duration,
-        )
-        lone = LoneProcess(
-            {"model": self._path, **self._load_options()},
-            options | whole,
-            begin=begin,
-            look=progress.look,
-            timeout=args.timeout,
-            longest=args.max_duration,
-        )
+        common: dict[str, Any] = {
+            "begin": partial(_begin, record),
+            "look": progress.look,
+            "timeout": args.timeout,
+            "longest": args.max_duration,
+        }
+        engine = BatchEngine(model, options | whole, update=progress.update, **common)
+        load = {"model": self._path, **self._load_options()}
+        lone = LoneProcess(load, options | whole, **common)
         manner = Manner(
             tempo=args.tempo,
             options=policy.options,

@@ -114,7 +114,8 @@ def plan(
         OutputError: As in both.
     """
     drafted = draft(sources, output=output, formats=formats, folder=folder, stems=stems)
-    return possible(drafted, overwrite=overwrite, refuse=refuse)
+    told = None if refuse is None else lambda _, error: refuse(error)
+    return possible(drafted, overwrite=overwrite, refuse=told)
 
 
 def draft(
@@ -239,7 +240,7 @@ def possible(
     drafted: Draft,
     *,
     overwrite: bool = False,
-    refuse: Callable[[OutputError], None] | None = None,
+    refuse: Callable[[Job, OutputError], None] | None = None,
     skip: Callable[[Job], bool] | None = None,
     may_replace: Callable[[Job, str], bool] | None = None,
 ) -> list[Job]:
@@ -278,7 +279,7 @@ def possible(
                     kind = OptionError if len(jobs) == 1 else OutputError
                     raise kind(f"{result.path} exists; pass --overwrite to replace it.")
         except OutputError as error:
-            (refuse or _raise)(error)
+            (refuse or _raise)(job, error)
         else:
             kept.append(replace(job, replaces=replaces))
     return kept
@@ -377,5 +378,5 @@ def _same_file(one: Path, other: Path) -> bool:
         return real_path(one) == real_path(other)
 
 
-def _raise(error: OutputError) -> None:
+def _raise(_job: Job, error: OutputError) -> None:
     raise error

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from mt3_runtime import recording
 from mt3_runtime.backends.ort_cpu import InPlaceLane
 from mt3_runtime.batch import batch_run
 from mt3_runtime.batch.records.fingerprint import digest, options_of
@@ -24,7 +25,6 @@ from mt3_runtime.batch.records.ledger import Stamp
 from mt3_runtime.batch.source_list import find_sources
 from mt3_runtime.cli import ExitCode, _parser, listings, main
 from mt3_runtime.errors import OutputError
-from mt3_runtime.recording import Recording
 from tests.pace import HANGS, counted_work, until
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and pipes")
@@ -335,6 +335,22 @@ def test_a_device_that_fails_once_costs_nothing(whole, tiny_bundle, monkeypatch)
     assert written() == whole
 
 
+def test_a_bug_that_one_file_brings_up_where_it_is_opened_leaves_the_others_alone(
+    whole, tiny_bundle, monkeypatch, capsys
+):
+    real = recording.open_audio
+
+    def open_audio(source, **options):
+        return real(source, **options) if "3" not in Path(source).name else 1 / 0
+
+    monkeypatch.setattr(recording, "open_audio", open_audio)
+    capsys.readouterr()
+    assert main(["transcribe", "in", "-o", "out", *asked(tiny_bundle)]) == ExitCode.INTERNAL
+    (error,) = errors(capsys.readouterr().err)
+    assert "3.wav: internal error (ZeroDivisionError" in error
+    assert written() == {k: v for k, v in whole.items() if not k.startswith("3")}
+
+
 # --- slow ----------------------------------------------------------------------------------------
 
 
@@ -352,14 +368,14 @@ def test_a_file_that_is_never_there_is_given_up_alone(whole, tiny_bundle, capsys
 
 def test_a_file_that_blocks_the_reader_is_given_up_and_tried_alone(whole, tiny_bundle, monkeypatch):
     """In this process it waits for ever, in the one that reads it alone it does not."""
-    hold, real = threading.Event(), Recording.jobs
+    hold, real = threading.Event(), recording.Recording.jobs
 
-    def jobs(recording):
-        if recording.length() and 0.55 < recording.length() < 0.57:  # 0.wav
+    def jobs(each):
+        if each.length() and 0.55 < each.length() < 0.57:  # 0.wav
             hold.wait()
-        yield from real(recording)
+        yield from real(each)
 
-    monkeypatch.setattr(Recording, "jobs", jobs)
+    monkeypatch.setattr(recording.Recording, "jobs", jobs)
     try:
         out = ["transcribe", "in", "-o", "out", *asked(tiny_bundle), "--timeout", "5"]
         assert main(out) == ExitCode.OK

@@ -26,7 +26,7 @@ from mt3_runtime.batch.task import (
     UndecidedError,
     check_length,
 )
-from mt3_runtime.errors import DeadlineError, EngineError
+from mt3_runtime.errors import DeadlineError, EngineError, OptionError
 
 if TYPE_CHECKING:
     from mt3_runtime.batch.task import Outcome
@@ -129,6 +129,10 @@ class BatchEngine:
                 except EngineError as error:
                     yield from self._ended(under_way, error, task)
                     return
+                except OptionError:
+                    raise
+                except Exception as error:  # noqa: BLE001  looking at it found a bug of ours
+                    yield task, error
             wait(under_way, _LOOK, FIRST_COMPLETED)
             failure: EngineError | None = None
             for handle, task in [*under_way.items()]:

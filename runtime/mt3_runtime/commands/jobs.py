@@ -21,7 +21,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -81,11 +81,13 @@ class Draft:
         jobs: One for each source; those that are the same file are left out.
         named: The user has named the only output, so it replaces what is there.
         folder: The one folder of all results, if that was named.
+        rivals: By source, the others that would write to one of its places, and that place.
     """
 
     jobs: tuple[Job, ...]
     named: bool = False
     folder: Path | None = None
+    rivals: Mapping[Path, Mapping[Path, str]] = field(default_factory=dict)
 
 
 def plan(
@@ -161,8 +163,8 @@ def draft(
         result = Result(_one_format(output, formats), output)
         return Draft((Job(sources[0], (result,)),), named=True)
     target = None if output is None else _folder(output)
-    jobs = _derive(sources, target, formats or ("midi",), stems, places or {}, longer=longer)
-    return Draft(tuple(jobs), folder=target)
+    made = _derive(sources, target, formats or ("midi",), stems, places or {}, longer=longer)
+    return Draft(tuple(made[0]), folder=target, rivals=made[1])
 
 
 def _is_folder(output: str) -> bool:
@@ -204,24 +206,30 @@ def _derive(
     places: Mapping[Path, str],
     *,
     longer: bool,
-) -> list[Job]:
-    """Jobs with made-up names: NAME.mid, or NAME.wav.mid where several inputs share the NAME."""
+) -> tuple[list[Job], dict[Path, dict[Path, str]]]:
+    """Jobs with made-up names: NAME.mid, or NAME.wav.mid where several inputs share the NAME.
+
+    With them their rivals, see `Draft`; to find those takes longer than anything else.
+    """
 
     def make(source: Path, *, whole: bool = False) -> Job:
         base = source.parent if folder is None else folder / places.get(source, "")
         return _job(source, base, formats, stems, whole=whole)
 
-    jobs = _without_aliases([make(source) for source in sources])
-    rivals = _rivals(jobs) if longer else {}
-    if not rivals:
-        return jobs
+    jobs = [make(source) for source in sources]
+    rivals = _rivals(jobs)
+    if rivals:
+        jobs = _without_aliases(jobs, rivals)
+        rivals = _rivals(jobs)
+    if not (rivals and longer):
+        return jobs, rivals
     whole = [make(job.source, whole=job.source in rivals) for job in jobs]
     told = rivals.keys() - _rivals(whole).keys()
     jobs = [new if new.source in told else old for new, old in zip(whole, jobs, strict=True)]
     if told:
         names = ", ".join(job.results[0].path for job in jobs if job.source in told)
         talk(f"warning: inputs share a name; their results have names with the suffix: {names}")
-    return jobs
+    return jobs, _rivals(jobs)
 
 
 def _job(
@@ -261,12 +269,12 @@ def possible(
     jobs, replaces = drafted.jobs, drafted.named or overwrite
     if jobs and jobs[0].results[0].path == STDOUT:
         return list(jobs)
-    rivals, inputs, kept = _rivals(jobs), _Inputs(job.source for job in jobs), []
+    inputs, kept = _Inputs(job.source for job in jobs), []
     for job in jobs:
         if skip is not None and skip(job):
             continue
         try:
-            _check_alone(job, rivals)
+            _check_alone(job, drafted.rivals)
             for result in job.results:
                 # A folder that is to be made was looked at by `_folder`; one in which a missing
                 # input would lie is of no interest.
@@ -286,12 +294,18 @@ def possible(
 
 
 class _Inputs:
-    """All inputs, to find one that is also an output: by what it is, or where it would be."""
+    """All inputs, to find one that is also an output: by what it is, or where it would be.
+
+    They are looked at when the first output is checked.
+    """
 
     def __init__(self, sources: Iterable[Path]) -> None:
+        self._sources = iter(sources)
         self._files: set[tuple[int, int]] = set()
         self._missing: set[Path] = set()
-        for source in sources:
+
+    def _look(self) -> None:
+        for source in self._sources:
             try:
                 found = source.stat()
             except (OSError, ValueError):
@@ -305,6 +319,7 @@ class _Inputs:
         Raises:
             OutputError: It is one.
         """
+        self._look()
         try:
             found = Path(path).stat()
             taken = (found.st_dev, found.st_ino) in self._files
@@ -322,11 +337,8 @@ def _check_alone(job: Job, rivals: Mapping[Path, Mapping[Path, str]]) -> None:
         )
 
 
-def _without_aliases(jobs: list[Job]) -> list[Job]:
+def _without_aliases(jobs: Iterable[Job], rivals: Mapping[Path, Mapping[Path, str]]) -> list[Job]:
     """The jobs without those that would make the result of one before them again."""
-    rivals = _rivals(jobs)
-    if not rivals:
-        return jobs
     kept: list[Job] = []
     for job in jobs:
         others = rivals.get(job.source, {})

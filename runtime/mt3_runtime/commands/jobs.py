@@ -275,6 +275,8 @@ def possible(
             continue
         try:
             _check_alone(job, drafted.rivals)
+            if not drafted.named:
+                _check_kind(job)
             for result in job.results:
                 # A folder that is to be made was looked at by `_folder`; one in which a missing
                 # input would lie is of no interest.
@@ -327,6 +329,18 @@ class _Inputs:
             taken = bool(self._missing) and real_path(path) in map(real_path, self._missing)
         if taken:
             raise OutputError(f"cannot write {path}: it is also an input; choose another name")
+
+
+def _check_kind(job: Job) -> None:
+    """Refuses an input whose made-up result has its own name: notes, or nothing at all."""
+    for result in job.results:
+        if Path(result.path) == job.source:
+            raise OutputError(
+                f"{job.source} is named as notes are, and its result would replace this input; "
+                "expected audio. If it is audio, name the result with -o."
+                if exists(job.source)
+                else f"{job.source}: there is no such file."
+            )
 
 
 def _check_alone(job: Job, rivals: Mapping[Path, Mapping[Path, str]]) -> None:

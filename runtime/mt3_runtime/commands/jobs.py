@@ -18,23 +18,18 @@ says ``--overwrite``.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
 from pathlib import Path
 
 from mt3_runtime.cli import talk
+from mt3_runtime.commands.path_collisions import InputFiles, find_rivals, same_file
 from mt3_runtime.errors import OptionError, OutputError
 from mt3_runtime.files.formats import SUFFIXES, check_format, format_from_suffix
 from mt3_runtime.filesystem.atomic import STDOUT, check_output, exists, is_folder, real_path
 
 STDIN = Path("<stdin>")
 """Stands for standard input among the sources; its results are called ``stdin``."""
-
-_LOOKED_AT = 32
-"""Entries of a folder, to find one whose name has letters."""
 
 
 @dataclass(frozen=True)
@@ -269,20 +264,13 @@ def possible(
     jobs, replaces = drafted.jobs, drafted.named or overwrite
     if jobs and jobs[0].results[0].path == STDOUT:
         return list(jobs)
-    inputs, kept = _Inputs(job.source for job in jobs), []
+    inputs, kept = InputFiles(job.source for job in jobs), []
     for job in jobs:
         if skip is not None and skip(job):
             continue
         try:
-            _check_alone(job, drafted.rivals)
-            if not drafted.named:
-                _check_kind(job)
+            _check_places(job, drafted, inputs)
             for result in job.results:
-                # A folder that is to be made was looked at by `_folder`; one in which a missing
-                # input would lie is of no interest.
-                if drafted.named or is_folder(Path(result.path).parent):
-                    check_output(result.path)
-                    inputs.check(result.path)
                 if replaces or not exists(result.path):
                     continue
                 if may_replace is None or not may_replace(job, result.path):
@@ -295,40 +283,17 @@ def possible(
     return kept
 
 
-class _Inputs:
-    """All inputs, to find one that is also an output: by what it is, or where it would be.
-
-    They are looked at when the first output is checked.
-    """
-
-    def __init__(self, sources: Iterable[Path]) -> None:
-        self._sources = iter(sources)
-        self._files: set[tuple[int, int]] = set()
-        self._missing: set[Path] = set()
-
-    def _look(self) -> None:
-        for source in self._sources:
-            try:
-                found = source.stat()
-            except (OSError, ValueError):
-                self._missing.add(source)
-            else:
-                self._files.add((found.st_dev, found.st_ino))
-
-    def check(self, path: str) -> None:
-        """Refuses an output that is an input.
-
-        Raises:
-            OutputError: It is one.
-        """
-        self._look()
-        try:
-            found = Path(path).stat()
-            taken = (found.st_dev, found.st_ino) in self._files
-        except (OSError, ValueError):
-            taken = bool(self._missing) and real_path(path) in map(real_path, self._missing)
-        if taken:
-            raise OutputError(f"cannot write {path}: it is also an input; choose another name")
+def _check_places(job: Job, drafted: Draft, inputs: InputFiles) -> None:
+    """Refuses results that cannot be written, or not without harm to other files of the call."""
+    _check_alone(job, drafted.rivals)
+    if not drafted.named:
+        _check_kind(job)
+    for result in job.results:
+        # A folder that is to be made was looked at by `_folder`; one in which a missing input
+        # would lie is of no interest.
+        if drafted.named or is_folder(Path(result.path).parent):
+            check_output(result.path)
+            inputs.check(result.path)
 
 
 def _check_kind(job: Job) -> None:
@@ -356,52 +321,13 @@ def _without_aliases(jobs: Iterable[Job], rivals: Mapping[Path, Mapping[Path, st
     kept: list[Job] = []
     for job in jobs:
         others = rivals.get(job.source, {})
-        if not any(k.source in others and _same_file(k.source, job.source) for k in kept):
+        if not any(k.source in others and same_file(k.source, job.source) for k in kept):
             kept.append(job)
     return kept
 
 
 def _rivals(jobs: Iterable[Job]) -> dict[Path, dict[Path, str]]:
-    """By source, the others that would write to one of its places, and that place."""
-    owners: dict[str, list[tuple[Path, str]]] = {}
-    folders: dict[str, tuple[Path, bool]] = {}
-    for job in jobs:
-        for result in job.results:
-            place, name = os.path.split(result.path)
-            if place not in folders:
-                folders[place] = real_path(place or "."), _ignores_case(Path(place))
-            real, any_case = folders[place]
-            linked = os.path.islink(result.path)  # noqa: PTH114  a Path costs ten times that
-            key = os.path.normcase(str(real_path(result.path) if linked else real / name))
-            if any_case:
-                key = unicodedata.normalize("NFC", key).casefold()
-            owners.setdefault(key, []).append((job.source, result.path))
-    found: dict[Path, dict[Path, str]] = {}
-    for several in owners.values():
-        for source, path in several:
-            others = {other: path for other, _ in several if other != source}
-            if others:
-                found.setdefault(source, {}).update(others)
-    return found
-
-
-def _ignores_case(folder: Path) -> bool:
-    """Whether a folder, or the one in which it will be made, takes A and a for one name."""
-    above = real_path(folder)
-    nearest = next(place for place in (above, *above.parents) if exists(place))
-    with suppress(OSError):
-        for entry in chain(islice(nearest.iterdir(), _LOOKED_AT), (nearest, *nearest.parents)):
-            other = entry.name.swapcase()
-            if entry.name.isascii() and other != entry.name:
-                return entry.samefile(entry.with_name(other))
-    return False
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return real_path(one) == real_path(other)
+    return find_rivals((job.source, [result.path for result in job.results]) for job in jobs)
 
 
 def _raise(_job: Job, error: OutputError) -> None:

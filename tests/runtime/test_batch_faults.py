@@ -97,8 +97,9 @@ def asked(bundle, formats="midi,json"):
 
 
 def written(folder="out"):
-    """The content of all files but the journal."""
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != NAME}
+    """The content of all files but the journals."""
+    found = [path for path in Path(folder).iterdir() if not path.name.startswith(".mt3-batch")]
+    return {path.name: path.read_bytes() for path in found}
 
 
 def start(*arguments, program=None):

@@ -2,9 +2,9 @@
 
 So many short recordings are cut from the song.  `mt3 transcribe` does them once undisturbed; then
 into another folder, killed (SIGKILL) at a random moment of every run (while it loads, reads,
-decodes or writes), so many times, and at last left to end.  Every result must then be there once,
-whole, and equal to that of the undisturbed run, nothing else may lie there, and the journal must
-have no line without meaning.
+decodes or writes), so many times, and at last left to end.  What is done before the last kill is
+begun again (``--restart``).  Every result must then be there once, whole, and equal to that of the
+undisturbed run, nothing else may lie there, and the journal must have no line without meaning.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ RATE = 16000
 #: Seconds in which a process loads the model, and in which it does a file.
 _START, _SOON = 3.0, 0.3
 
+#: Bytes that the journal grows by with a file.
+_LINES = 700
+
 
 def main() -> None:
     """Does it and reports."""
@@ -49,22 +52,23 @@ def main() -> None:
             raise SystemExit("the undisturbed run has failed")
         undisturbed = time.monotonic() - begun
         moments = random.Random(options.seed)  # noqa: S311  no secret
-        kills = 0
-        for _ in range(options.kills):
-            process = _start(home, "out", options)
+        kills, done = 0, False
+        while kills < options.kills:
+            again = ["--restart"] if done else []  # there is always something left to be done
+            process = _start(home, "out", options, *again)
             _wait(process, home / "out", moments)
-            if process.poll() is None:
+            done = process.poll() is not None
+            if not done:
                 process.kill()
                 kills += 1
             process.wait()
-            talk(f"{kills} kills, {_count(home / 'out')} files")
+            talk(f"{kills} kills{', all done' if done else ''}")
         code = _start(home, "out", options).wait()
         whole, found = _results(home / "whole"), _results(home / "out")
         with Journal(home / "out") as journal:
             damaged = journal.damaged
         result |= {
             "undisturbed_seconds": round(undisturbed, 3),
-            "kills_while_running": kills,
             "exit_code": code,
             "results": len(found),
             "equal": sum(whole.get(name) == content for name, content in found.items()),
@@ -80,10 +84,10 @@ def main() -> None:
 
 
 def _wait(process: subprocess.Popen[bytes], folder: Path, moments: random.Random) -> None:
-    """Waits until the process has written some results, none to four, and somewhat longer."""
-    more = moments.randrange(5)
-    there = _count(folder) + more
-    while more and process.poll() is None and _count(folder) < there:
+    """Waits until the process has got on with none to four files, and somewhat longer."""
+    more = moments.randrange(5) * _LINES
+    there = _size(folder / NAME) + more
+    while more and process.poll() is None and _size(folder / NAME) < there:
         time.sleep(0.02)
     time.sleep(moments.uniform(0.0, _SOON if more else _START))
 
@@ -95,16 +99,30 @@ def _cut(folder: Path, options: argparse.Namespace) -> None:
         soundfile.write(folder / f"{number:03}.wav", part, RATE)
 
 
-def _start(home: Path, out: str, options: argparse.Namespace) -> subprocess.Popen[bytes]:
+def _start(
+    home: Path, out: str, options: argparse.Namespace, *more: str
+) -> subprocess.Popen[bytes]:
     model = ["-m", str(options.bundle or "default")]
-    words = ["transcribe", "in", "-o", out, "-f", "midi,json", "-q", "--device", "cpu", *model]
+    words = [
+        "transcribe",
+        "in",
+        "-o",
+        out,
+        "-f",
+        "midi,json",
+        "-q",
+        "--device",
+        "cpu",
+        *model,
+        *more,
+    ]
     return subprocess.Popen(  # noqa: S603  ourselves
         [sys.executable, "-m", "mt3_runtime", *words], cwd=home, env=os.environ
     )
 
 
-def _count(folder: Path) -> int:
-    return sum(1 for _ in folder.iterdir()) if folder.exists() else 0
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _results(folder: Path) -> dict[str, bytes]:

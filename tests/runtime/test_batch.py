@@ -13,21 +13,29 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mt3_runtime.batch import batch_progress, batch_run
+from mt3_runtime.batch.batch_engine import BatchEngine
 from mt3_runtime.batch.records.journal import NAME
 from mt3_runtime.batch.source_list import Source
+from mt3_runtime.batch.task import Task
 from mt3_runtime.batch.watch import Watch
 from mt3_runtime.cli import ExitCode, main
-from mt3_runtime.errors import AudioError, BundleError, OutputError
+from mt3_runtime.commands.jobs import Job
+from mt3_runtime.errors import AudioError, BundleError, OptionError, OutputError
 from mt3_runtime.leakage.leakage_report import LeakageReport
 from mt3_runtime.notes.note import Note
-from mt3_runtime.transcription import Transcription
-from tests.answering import AnsweringModel
+from mt3_runtime.transcription import Handle, Transcription
+from tests.answering import AnsweringEngine, AnsweringModel
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and links")
+
+
+class EndedError(Exception):
+    """Ends what would go on for ever."""
 
 
 class FakeModel(AnsweringModel):
@@ -581,7 +589,48 @@ def test_a_loop_that_breaks_again_and_again_ends_it(model, here, monkeypatch, ca
     assert [report[name] for name in ("done", "failed", "left")] == [0, 4, 2]
 
 
+def test_options_that_the_model_refuses_leave_nothing(model, here, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise OptionError("The model has no bagpipe.")
+
+    monkeypatch.setattr(FakeModel, "transcribe_many", refuse)
+    mt3("in", "-o", "out", code=ExitCode.USAGE)
+    assert "no bagpipe" in capsys.readouterr().err
+    assert (did(model), os.listdir()) == ([], ["in"])
+
+
 # --- limits --------------------------------------------------------------------------------------
+
+
+class WaitingEngine(AnsweringEngine):
+    """Takes recordings in and never answers."""
+
+    def submit(self, source, **options):
+        self._model.reads.append(source.name)
+        return Handle(lambda: self._model.seconds, None, stop=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "memory", "expected"),
+    [(1000.0, 0, 2), (100.0, 0, 3), (40.0, 0, 8), (2.0, 0, 64), (None, 0, 64), (1000.0, 8, 64)],
+)
+def test_a_bounded_number_of_recordings_is_under_way(seconds, memory, expected):
+    """Of short ones as many as fill the slots; of models with memory, whatever their length."""
+    fake = FakeModel()
+    fake.seconds, fake.info = (
+        seconds,
+        SimpleNamespace(decoding=SimpleNamespace(memory_tokens=memory)),
+    )
+    fake.engine = lambda **_: WaitingEngine(fake)
+
+    def look():
+        raise EndedError
+
+    tasks = [Task(Job(Path(f"{number}.wav"), ())) for number in range(100)]
+    engine = BatchEngine(fake, {}, begin=lambda _: None, update=lambda *_: None, look=look)
+    with pytest.raises(EndedError):
+        list(engine.results(tasks))
+    assert len(fake.reads) == expected
 
 
 def test_recordings_that_are_too_long_are_refused(model, here, capsys):
@@ -662,10 +711,6 @@ def test_notes_stream_to_standard_output_with_their_source(model, here, capfdbin
 
 
 # --- watching ------------------------------------------------------------------------------------
-
-
-class EndedError(Exception):
-    """Ends a watch."""
 
 
 def watched(steps, find):

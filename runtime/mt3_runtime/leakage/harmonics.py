@@ -11,6 +11,7 @@ and always the same ones; but they are not harmonics, of whatever pitch a model 
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,25 @@ cowbell has as much."""
 def surroundings(level: npt.NDArray[np.float32]) -> FloatArray:
     """The mean of each frequency's neighbours and itself, as far as there are any: [k, n]."""
     rows, count = level.shape
-    sums = np.zeros((rows, count + 1))
-    np.cumsum(level, axis=1, out=sums[:, 1:])
+    reach = SURROUNDINGS
+    # Sums of all frequencies ahead of one; where there is none to ask for, the nearest that counts.
+    sums = np.empty((rows, reach + count + 1 + reach))
+    np.cumsum(level, axis=1, out=sums[:, reach + 1 : reach + 1 + count])
+    sums[:, : reach + LOWEST] = sums[:, reach + LOWEST, np.newaxis]
+    sums[:, reach + 1 + count :] = sums[:, reach + count, np.newaxis]
+    within = sums[:, 2 * reach + 1 :] - sums[:, :count]
+    within[:, : LOWEST - 1] = within[:, LOWEST - 1, np.newaxis]  # the first surroundings are one
+    within /= _widths(count)
+    return within.astype(np.float32)
+
+
+@cache
+def _widths(count: int) -> npt.NDArray[np.float64]:
+    """How many frequencies the surroundings of each have."""
     places = np.arange(count)
     first = np.clip(places - SURROUNDINGS, LOWEST, count - 1)
     last = np.clip(places + SURROUNDINGS + 1, LOWEST + SURROUNDINGS, count)
-    within = np.take(sums, last, axis=1) - np.take(sums, first, axis=1)
-    return np.asarray(within / (last - first), np.float32)
+    return (last - first).astype(np.float64)
 
 
 def setting_in(level: FloatArray, before: FloatArray) -> FloatArray:

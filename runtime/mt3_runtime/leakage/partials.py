@@ -48,7 +48,9 @@ class PitchClarity:
         self._unheard = (np.ceil(centres + reach) + 1 >= used)[:PARTIALS, self._low :]
         first = np.minimum(np.floor(centres - reach), used - 2).astype(np.int64)
         end = np.minimum(np.ceil(centres + reach) + 1, used - 1).astype(np.int64)
-        self._peaks = _RangeMaxima(self._looked_for(first), self._looked_for(np.maximum(end, first + 1)))
+        self._peaks = _RangeMaxima(
+            self._looked_for(first), self._looked_for(np.maximum(end, first + 1))
+        )
         self._centres = self._looked_for(np.minimum(np.rint(centres).astype(np.int64), used - 1))
 
     def _looked_for(self, of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

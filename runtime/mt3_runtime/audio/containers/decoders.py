@@ -118,7 +118,7 @@ def open_decoder(part: Part) -> Decoder:
     """
     if part.foreign:
         raise AudioError(f"this is {part.kind}, which libsndfile does not read")
-    return SndfileDecoder(part.view, forward=part.kind == MPEG, claim=part.claim)
+    return SndfileDecoder(part.view, forward=part.kind in (MPEG, "FLAC"), claim=part.claim)
 
 
 @cache

@@ -23,7 +23,8 @@ from mt3_runtime.leakage.drum_evidence import (
     together,
 )
 from mt3_runtime.leakage.leakage_report import AutoFilter, Change, Filtered, LeakageReport, classic
-from mt3_runtime.leakage.salience import SETTLED_SECONDS, WINDOW_SECONDS, SalienceAnalyser
+from mt3_runtime.leakage.salience import SETTLED_SECONDS, SalienceAnalyser
+from mt3_runtime.leakage.salience_frames import WINDOW_SECONDS, SalienceFrames
 from mt3_runtime.notes.note import Note
 
 if TYPE_CHECKING:
@@ -86,6 +87,14 @@ class LeakageFilter:
         """Hears blocks of samples, float32 [n], and passes them on."""
         yield from blocks
 
+    @property
+    def listens(self) -> bool:
+        """Whether it needs to hear the audio; else `take` and `listen` do nothing with it."""
+        return False
+
+    def take(self, frames: SalienceFrames) -> None:
+        """Takes what was heard of the next samples elsewhere, in place of `listen`."""
+
     def add(self, notes: Sequence[Note], end: float | None) -> None:  # noqa: ARG002
         """Takes the notes that end in a segment.
 
@@ -135,6 +144,13 @@ class EvidenceFilter(LeakageFilter):
         for block in blocks:
             self._ear.hear(block)
             yield block
+
+    @property
+    def listens(self) -> bool:
+        return True
+
+    def take(self, frames: SalienceFrames) -> None:
+        self._ear.take(frames)
 
     def add(self, notes: Sequence[Note], end: float | None) -> None:
         until = self._ear.seconds if end is None else end

@@ -45,6 +45,7 @@ RUNTIME_ORDER = (
     ("audio",),
     ("notes",),
     ("leakage",),
+    ("reading",),
     ("files",),
     ("bundles",),
     ("models",),

@@ -254,23 +254,24 @@ class FeatureExtractor:
             OptionError: ``samples`` has another type, shape or length.
         """
         self._check(samples)
-        features, _ = self._compute(samples, every=0)
+        features, _ = self._compute(samples, 1, 0)
         return features
 
     def with_spectra(
-        self, samples: npt.NDArray[np.float32], every: int
+        self, samples: npt.NDArray[np.float32], *, every: int, used: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """As calling it, and returns the magnitudes of some frames beside the features.
 
         Args:
             samples: As of a call.
             every: Of so many frames the first one; a divisor of `CHUNK_FRAMES`.
+            used: How many frequencies, from 0 Hz on.
 
         Returns:
-            The features, and float32 [k, fft_size / 2 + 1].
+            The features, and float32 [k, used].
         """
         self._check(samples)
-        return self._compute(samples, every=every)
+        return self._compute(samples, every, used)
 
     def _check(self, samples: npt.NDArray[np.float32]) -> None:
         config = self.config
@@ -286,19 +287,17 @@ class FeatureExtractor:
             )
 
     def _compute(
-        self, samples: npt.NDArray[np.float32], *, every: int
+        self, samples: npt.NDArray[np.float32], every: int, used: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         config = self.config
         frames = self._frames(samples)
         features = np.zeros((config.frames, config.bins), np.float32)
-        kept = np.empty(
-            (-(-len(frames) // every) if every else 0, config.fft_size // 2 + 1), np.float32
-        )
+        kept = np.empty((-(-len(frames) // every), used), np.float32)
         for start in range(0, len(frames), CHUNK_FRAMES):
             stop = min(start + CHUNK_FRAMES, len(frames))
             spectrum = np.abs(np.fft.rfft(frames[start:stop] * self._window))
-            if every:
-                kept[start // every : -(-stop // every)] = spectrum[::every]
+            if used:
+                kept[start // every : -(-stop // every)] = spectrum[::every, :used]
             self._log_spectrum(spectrum, features[start:stop])
         self._scale(features[: len(frames)])
         return features, kept

@@ -40,9 +40,8 @@ BAND_EDGES_HZ = (0.0, 100.0, 200.0, 400.0, 1000.0, 3000.0, 5000.0, HIGHEST_HZ)
 FLOOR = 1e-6
 """Added to amplitudes: silence stands out from nothing."""
 
-_MOST_FRAMES = 48
-"""Worked on at a time, half a block of three seconds: the scratch stays in the L2 cache, and is not
-given back to the system after each (which, with 64, cost half as much again)."""
+_MOST_FRAMES = 64
+"""Worked on at a time: the scratch stays in the L2 cache."""
 
 
 class SalienceFrames(NamedTuple):
@@ -102,7 +101,7 @@ class SalienceSpectra:
         self._clarity = PitchClarity(rate / self.grid.size, self.grid.used)
         self._rest = np.zeros(0, np.float32)
         self._samples = 0
-        self._none = self._frames(np.zeros((0, self.grid.size // 2 + 1), np.float32))
+        self._none = self._frames(np.zeros((0, self.grid.used), np.float32))
 
     def shares(self, features: FeatureConfig, segment: int) -> bool:
         """Whether spectra of features, of segments of so many samples, are those of frames here.
@@ -127,7 +126,7 @@ class SalienceSpectra:
 
         Args:
             block: float32 [n].
-            spectra: Magnitudes float32 [m, size / 2 + 1] of the frames that begin in the block, one
+            spectra: Magnitudes float32 [m, used or more] of the frames that begin in the block, one
                 every hop from its first sample on, as far as they are known; taken where the frames
                 here begin with the block, too.
         """
@@ -137,23 +136,36 @@ class SalienceSpectra:
         begun, off = divmod(len(self._rest), hop)
         self._samples += len(block)
         self._rest = samples[count * hop :].copy()
+        if not count:
+            return self._none._replace(samples=self._samples)
         known = samples[:0] if spectra is None or off else spectra[: max(0, count - begun)]
-        parts, at = [], 0
-        while at < count:
-            if begun <= at < begun + len(known):
-                end = min(at + _MOST_FRAMES, begun + len(known))
-                parts.append(self._frames(known[at - begun : end - begun]))
-            else:
-                end = min(at + _MOST_FRAMES, begun if at < begun and len(known) else count)
-                frames = np.lib.stride_tricks.sliding_window_view(samples, size)[::hop][at:end]
-                parts.append(self._frames(np.abs(np.fft.rfft(frames * self._window))))
-            at = end
-        return _joined(parts or [self._none], self._samples)
+        frames = np.lib.stride_tricks.sliding_window_view(samples, size)[::hop]
+        step = -(-count // -(-count // _MOST_FRAMES))  # evenly, as each has a fixed cost, too
+        parts = []
+        for start in range(0, count, step):
+            first = begun - start if len(known) else 0
+            amplitude = self._amplitude(frames[start : min(start + step, count)], known, first)
+            parts.append(self._frames(amplitude))
+        return _joined(parts, self._samples)
 
-    def _frames(self, spectra: npt.NDArray[np.float32]) -> SalienceFrames:
-        """What is kept of spectra [k, size / 2 + 1]."""
+    def _amplitude(
+        self, frames: npt.NDArray[np.float32], known: npt.NDArray[np.float32], first: int
+    ) -> npt.NDArray[np.float32]:
+        """Magnitudes [k, used] of frames [k, size], some of which are known, from row ``first``."""
+        count, used = len(frames), self.grid.used
+        low = min(max(first, 0), count)
+        high = min(max(first + len(known), low), count)
+        amplitude = np.empty((count, used), np.float32)
+        amplitude[low:high] = known[low - first : high - first, :used] if high > low else 0.0
+        for rows in (slice(0, low), slice(high, count)):
+            if rows.start < rows.stop:
+                spectrum = np.fft.rfft(frames[rows] * self._window)[:, :used]
+                np.abs(spectrum, out=amplitude[rows])
+        return amplitude
+
+    def _frames(self, amplitude: npt.NDArray[np.float32]) -> SalienceFrames:
+        """What is kept of magnitudes [k, used]."""
         grid = self.grid
-        amplitude = np.ascontiguousarray(spectra[:, : grid.used], np.float32)
         level = np.log10(amplitude + np.float32(FLOOR))
         around = surroundings(level)
         stands_out = level - around > STANDS_OUT

@@ -5,7 +5,7 @@
 
 A part is the tests marked ``nightly(part=...)`` and the files whose change asks for a new run.  One
 run writes one file into benchmarks/results; it holds a digest of the files of each part, so that a
-later commit is covered by it as long as none of those files says anything else.  Where they lie,
+later commit is covered by it as long as none of those files does anything else.  Where they lie,
 and where lies what they import, makes no difference.
 """
 
@@ -75,37 +75,34 @@ def find(root: Path, name: str) -> Path:
     return found[0]
 
 
-def meaning(path: Path, modules: frozenset[str]) -> bytes:
-    """What a file says, wherever the modules it imports may lie.
+def meaning(path: Path) -> bytes:
+    """What a file does: of Python neither comments, nor docstrings, nor where imports come from.
 
-    Imports of ours stand at the end, in order, by the name of the module without its package.
+    Imports of ours stand at the end, in order, by what they bring in.
     """
     data = path.read_bytes()
     if path.suffix != ".py":
         return data
     lines, imports = data.decode().splitlines(), set[str]()
     for node in ast.walk(ast.parse(data)):
-        if not isinstance(node, ast.ImportFrom | ast.Import):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            source = (getattr(node, "module", None) or node.names[0].name).partition(".")[0]
+            if source != "tests" and not source.startswith("mt3_"):
+                continue
+            imports |= {f"{a.name.rpartition('.')[2]} {a.asname or ''}" for a in node.names}
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             continue
-        names = [(alias.name, alias.asname or "") for alias in node.names]
-        source = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-        if not (source or names[0][0]).startswith(("mt3_", "tests")):
-            continue
-        last = source.rpartition(".")[2]
-        place = last if last in modules else ""  # a package says nothing: it is where modules lie
-        imports |= {f"{place} {name.rpartition('.')[2]} {other}" for name, other in names}
         for number in range(node.lineno - 1, node.end_lineno or node.lineno):
             lines[number] = ""
-    kept = [line.rstrip() for line in lines if line.strip()]
+    kept = [line.rstrip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return "\n".join([*kept, *sorted(imports)]).encode()
 
 
 def digest(part: Part, root: Path = ROOT) -> str:
-    """SHA-256 of what the files of a part say."""
-    modules = frozenset(path.stem for source in SOURCES for path in (root / source).rglob("*.py"))
+    """SHA-256 of what the files of a part do."""
     total = hashlib.sha256()
     for name in sorted(part.files):
-        said = hashlib.sha256(meaning(find(root, name), modules)).hexdigest()
+        said = hashlib.sha256(meaning(find(root, name))).hexdigest()
         total.update(f"{name} {said}\n".encode())
     return total.hexdigest()
 
@@ -143,6 +140,7 @@ def run_part(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-m", f"nightly(part='{name}')", "-rs"]
+        command += ["-o", "junit_family=xunit1"]  # the one that holds figures
         command += map(str, modules_with(name))
         began = time.monotonic()
         done = subprocess.run(  # noqa: S603  pytest on names of our own

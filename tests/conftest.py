@@ -45,23 +45,29 @@ def pytest_configure() -> None:
 
 
 #: What costs minutes and is kept in memory: all that needs it runs in one worker.
-WHOLE_RECORDINGS = {"features", "greedy_runs", "t5x_runs"}
+WHOLE_RECORDINGS = {"greedy_runs", "t5x_runs"}
+
+#: Shares that take minutes, the longest first; the others fill up what is left.
+LONG = ("recordings", "test_docker.py", "test_bad_input.py")
+
+
+def share_of(item: pytest.Item) -> str:
+    """Which tests go to one worker together: those of a file, and all on whole recordings."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    whole = item.path.parent.name == "parity" and bool(WHOLE_RECORDINGS & fixtures)
+    return "recordings" if whole else item.path.relative_to(needs.ROOT).as_posix()
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Shares out the tests by file, for ``--dist loadgroup``; the longest share goes first."""
+    """Shares out the tests for ``--dist loadgroup``, where there are several workers."""
     if not config.pluginmanager.hasplugin("xdist"):
         return
-    first = []
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        whole = item.path.parent.name == "parity" and bool(WHOLE_RECORDINGS & fixtures)
-        first.append(whole)
-        group = "recordings" if whole else item.path.relative_to(needs.ROOT).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
-    ranks = dict(zip(items, first, strict=True))
-    items.sort(key=lambda item: not ranks[item])
+        item.add_marker(pytest.mark.xdist_group(share_of(item)))
+    names = {item: share_of(item).rpartition("/")[2] for item in items}
+    ranks = {item: LONG.index(n) if n in LONG else len(LONG) for item, n in names.items()}
+    items.sort(key=ranks.__getitem__)
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ def tune(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
 def sound(kind: str, seconds: float = 3.0, rate: int = RATE, channels: int = 1) -> bytes:
     """A tune of some seconds as a file."""
     container, subtype = FORMATS[kind]
+    rate = 48000 if kind == "opus" else rate
     buffer = io.BytesIO()
     soundfile.write(buffer, tune(seconds, rate, channels), rate, format=container, subtype=subtype)
     return buffer.getvalue()

@@ -844,7 +844,7 @@ def other_bundle(tmp_path_factory):
         (manifest_of(b"[1, 2]"), "does not describe a bundle"),
         (manifest_of(b'{"format": "mt3-runtime.bundle", "version": 99}'), "version 99"),
         (manifest_of(b'{"format": "mt3-runtime.bundle", "version": 1}'), "missing keys"),
-        (manifest_of(bytes(2 << 20)), "not a manifest"),
+        (manifest_of(bytes(2 << 20)), "is no manifest"),
     ],
 )
 def test_damaged_models(here, tiny_bundle, other_bundle, damage, words):

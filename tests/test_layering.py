@@ -57,8 +57,8 @@ RUNTIME_ORDER = (
 )
 
 #: What the runtime may import at all, and what of it only inside a function.
-RUNTIME_MAY = {"numpy", "onnxruntime", "mido", "soundfile", "soxr", "rich"}
-RUNTIME_LAZY = {"onnxruntime", "soundfile", "soxr", "rich"}
+RUNTIME_MAY = {"numpy", "onnxruntime", "mido", "soundfile", "soxr", "av", "rich"}
+RUNTIME_LAZY = {"onnxruntime", "soundfile", "soxr", "av", "rich"}
 
 #: Frameworks no user of the runtime needs.
 FRAMEWORKS = ("torch", "jax", "flax", "tensorflow", "transformers", "librosa", "scipy", "onnx")

@@ -53,8 +53,11 @@ COMMANDS = [
     ("build {bundle} --graphs {folder}/graphs", "trt"),
     ("engines list --engines {folder}", None),
     ("calibrate {bundle} --precision fast -o {folder}/fast", "calibration"),
-    ("calibrate train {folder}/run --steps 1", "calibration"),
+    ("calibrate train {folder}/run --steps 1", "cpu,calibration,torch,viz"),
     ("calibrate export {folder}/run -o {folder}/made", "calibration"),
+    ("calibrate --help", None),
+    ("calibrate train --help", None),
+    ("calibrate export --help", None),
     ("evaluate {audio} --labels {demo} -m {bundle}", "calibration"),
     ("evaluate --leakage {audio} -m {bundle}", "calibration"),
     ("plot {demo}/demo.mid -o {folder}/x.png", "viz"),
@@ -80,7 +83,7 @@ def run(words: str, folder: Path, bundle: Path, blocked: Iterable[str] = OPTIONA
     names = {"folder": folder, "bundle": bundle, "demo": DEMO, "audio": DEMO / "demo.flac"}
     code = BLOCKED.format(blocked=set(blocked))
     return subprocess.run(
-        [sys.executable, "-c", code, *words.format(**names).split()],
+        [sys.executable, "-c", code, *(word.format(**names) for word in words.split())],
         capture_output=True,
         text=True,
         check=False,
@@ -101,7 +104,8 @@ def check(ended, extra: str | None) -> None:
         named = re.search(r"extra \[([\w,]+)\]: pip install (.+)", said[0])
         assert named, said
         assert named[1] == extra
-        asked = {re.split(r"[^\w.-]", line)[0].replace("_", "-") for line in EXTRAS[extra]}
+        lines = [line for one in extra.split(",") for line in EXTRAS[one]]
+        asked = {re.split(r"[^\w.-]", line)[0].replace("_", "-") for line in lines}
         advised = set(re.findall(r'"([\w.-]+)', named[2]))
         assert advised
         assert advised <= asked
@@ -137,6 +141,8 @@ def test_every_program_names_its_extra(words, extra, tmp_path, tiny_bundle, monk
         ("plot {demo}/demo.mid -o {folder}/x.png", "matplotlib", "viz"),
         ("evaluate {audio} --labels {demo} -m {bundle}", "soundfile", "cpu"),
         ("calibrate train {folder}/run --steps 1", "torch", "cpu,calibration,torch,viz"),
+        ("calibrate {bundle} --precision fast -o {folder}/fast", "onnx", "calibration"),
+        ("calibrate export --help", "onnx", None),
     ],
 )
 def test_one_package_is_absent(words, blocked, extra, tmp_path, tiny_bundle):
@@ -156,10 +162,10 @@ def test_no_command_is_left_out():
 
 def test_no_program_is_left_out():
     found = set()
-    for room in ("runtime", "export", "engines", "calibration"):
-        for path in (ROOT / room).rglob("*.py"):
+    for folder in ("runtime", "export", "engines", "calibration"):
+        for path in (ROOT / folder).rglob("*.py"):
             if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"):
-                found.add(".".join(path.relative_to(ROOT / room).with_suffix("").parts))
+                found.add(".".join(path.relative_to(ROOT / folder).with_suffix("").parts))
     assert {name.removesuffix(".__main__") for name in found} == {
         words.split()[0] for words, _ in PROGRAMS
     }

@@ -1,6 +1,7 @@
 """Transcribes music with the MT3 family of models: audio in, multi-instrument MIDI out."""
 
 from mt3_runtime.imports.lazy import forward, keep_former_paths, version
+from mt3_runtime.imports.telemetry import refuse as refuse_telemetry
 
 _HOMES = {
     "errors": ("MT3Error",),
@@ -12,3 +13,4 @@ _HOMES = {
 __all__ = [name for names in _HOMES.values() for name in names]
 __getattr__ = forward(__name__, _HOMES, {"__version__": version})
 keep_former_paths()
+refuse_telemetry()

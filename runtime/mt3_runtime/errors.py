@@ -53,7 +53,7 @@ class MissingDependencyError(MT3Error, ImportError):
 
 
 class AudioWarning(UserWarning):
-    """Audio was read in part, or its level makes notes doubtful; the message says how."""
+    """Audio was read in part, or its length or level makes notes doubtful; the message says so."""
 
 
 class MidiWarning(UserWarning):

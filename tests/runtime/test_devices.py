@@ -6,6 +6,7 @@ import shlex
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnxruntime
@@ -21,9 +22,9 @@ from mt3_runtime.backends.ort_memory import DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.diagnostics import nvidia
-from mt3_runtime.errors import BundleError, DeviceError
+from mt3_runtime.errors import BundleError, DeviceError, OptionError
 from mt3_runtime.loading import load_model
-from mt3_runtime.models import catalogue, shipped
+from mt3_runtime.models import catalogue, installed, shipped
 from mt3_runtime.models.cache import cache_dir
 from mt3_runtime.models.installed import export_advice
 
@@ -77,10 +78,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("device", "reason"),
     [
-        ("cuda", r"no CUDA provider .*mt3-runtime\[gpu\]"),
+        ("cuda", "no CUDA provider .*pip install .onnxruntime-gpu"),
         ("cuda:3", "no CUDA provider"),
-        ("tensorrt", r"tensorrt cannot be imported .*mt3-runtime\[trt\]"),
-        ("tensorrt:1", "tensorrt cannot be imported"),
+        ("tensorrt", r"needs tensorrt, which cannot be imported .*extra \[trt\]: pip install"),
+        ("tensorrt:1", "needs tensorrt, which cannot be imported"),
     ],
 )
 def test_the_device_is_asked_before_the_bundle(
@@ -155,7 +156,32 @@ def test_advice_names_the_extra_where_it_is_missing(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     advice = export_advice(Bundle(lacking), "portable")
-    assert advice.startswith("Make them once with: pip install 'mt3-runtime[export]' && mt3 export")
+    assert advice.startswith('Make them once with: pip install "msgpack>=1.0" "onnx>=1.20"')
+    assert " && mt3 export" in advice
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("home", ["unknown", "unreadable"])
+@pytest.mark.parametrize("model", ["default", "lacking"])
+def test_a_gpu_is_passed_over_and_advice_given_without_a_cache_folder(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, home: str, model: str
+) -> None:
+    if model == "lacking":
+        model = str(request.getfixturevalue("lacking"))
+
+    def nowhere(*_: object) -> NoReturn:
+        raise OptionError(f"the home folder is {home}")
+
+    monkeypatch.setattr(installed, "installed_models", nowhere)
+    if home == "unknown":
+        monkeypatch.setattr(installed, "cache_dir", nowhere)
+    with pytest.raises(BundleError, match="has graphs of profile cpu") as caught:
+        load_model(model, device="cuda")
+    name = str(caught.value).rpartition("and use the model ")[2].rstrip(".")
+    words = _advised(caught)
+    assert words[-2:] == ["-o", name.removeprefix("./")]
+    assert name.startswith("./")
+    assert load_model(model).device.startswith("cpu (")
 
 
 @pytest.mark.usefixtures("gpu")
@@ -176,7 +202,7 @@ def test_auto_says_what_a_gpu_needs(
     monkeypatch.setattr(nvidia, "is_there", lambda: True)
     load_model(lacking)
     (said,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert "mt3-runtime[gpu]" in said.getMessage()
+    assert 'pip install "onnxruntime-gpu' in said.getMessage()
 
 
 def test_auto_is_silent_where_there_is_no_gpu(

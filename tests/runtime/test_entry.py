@@ -110,9 +110,19 @@ def test_python_m_is_the_command(module, words, code, tmp_path):
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("room", ["mt3_export", "mt3_engines", "mt3_calibration"])
-def test_python_m_of_a_room_is_refused(room):
-    ended = python("-m", room)
+@pytest.mark.parametrize(
+    "package",
+    [
+        "mt3_export",
+        "mt3_engines",
+        "mt3_synthesis",
+        "mt3_evaluation",
+        "mt3_training",
+        "mt3_quantisation",
+    ],
+)
+def test_python_m_of_another_package_is_refused(package):
+    ended = python("-m", package)
     assert ended.returncode != ExitCode.OK
     assert "cannot be directly executed" in ended.stderr
 

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -340,9 +341,16 @@ def config_file(tmp_path):
     return path
 
 
+HERE = train_command.__name__
+
+
 def calibrate(monkeypatch, *words: object) -> int:
     """Runs the command, whether it is registered in this environment or not."""
-    verbs = {"train": train_command.TrainVerb(), "export": train_command.ExportVerb()}
+    group = calibrate_command.VERB_GROUP
+    verbs = {
+        name: cli.Listing(f"calibrate {name}", "", "", EntryPoint(name, f"{HERE}:{made}", group))
+        for name, made in (("train", "TrainVerb"), ("export", "ExportVerb"))
+    }
     monkeypatch.setattr(calibrate_command, "verbs", lambda: verbs)
     return cli.main(["calibrate", *map(str, words)])
 

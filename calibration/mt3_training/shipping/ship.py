@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mt3_export.bundle_writer import check_target, replaceable_files
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error, OutputError
@@ -60,6 +59,7 @@ def ship(
         OutputError: The bundle would be too large, cannot be written, or something else is in its
             place.
     """
+    from mt3_export.bundle_writer import check_target, replaceable_files  # noqa: PLC0415  onnx
     from mt3_training.shipping.trained import export_run  # noqa: PLC0415  onnx
 
     folder = folder or shipped.FOLDER

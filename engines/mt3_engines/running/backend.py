@@ -148,7 +148,7 @@ def open_tensorrt(
         tensorrt, cuda = import_tensorrt(), open_cuda(device.index)
     except MissingDependencyError as error:
         raise DeviceError(
-            f"device tensorrt was asked for, but {error}. Otherwise use device cpu."
+            f"device tensorrt was asked for, but cannot be used here; use device cpu, or: {error}"
         ) from error
     return TensorRtBackend(
         bundle,

@@ -23,8 +23,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from mt3_runtime.audio.containers.audio_kinds import SHARED, describe
+from mt3_runtime.audio.containers.av_container import INSTALL, ContainerDecoder, import_av
 from mt3_runtime.audio.containers.byte_source import Bytes, FileBytes, Part, open_bytes
-from mt3_runtime.audio.containers.decoders import Decoder, Frames, block_frames, open_decoder
+from mt3_runtime.audio.containers.decoders import Decoder, Frames, SndfileDecoder, block_frames
 from mt3_runtime.audio.containers.sound_parts import Gap, sound_parts
 from mt3_runtime.audio.resampling import resampler
 from mt3_runtime.errors import AudioError, AudioWarning, MissingDependencyError
@@ -67,12 +69,16 @@ class SoundReader:
         warning: What of it could not be read, known once the rest was; None if nothing is missing.
     """
 
-    def __init__(self, data: Bytes, name: str, *, owned: BinaryIO | None = None) -> None:
+    def __init__(
+        self, data: Bytes, name: str, *, containers: bool = True, owned: BinaryIO | None = None
+    ) -> None:
         if data.size == 0:
             raise AudioError(f"{name} is empty (0 bytes); expected an audio file.")
         self.name = name
         self.warning: str | None = None
         self._owned = owned
+        self._containers = containers
+        self._data = data
         self._parts: list[Part] = []
         self._gaps: list[tuple[Gap, str]] = []  # what is left out, and why
         for item in sound_parts(data):
@@ -108,17 +114,20 @@ class SoundReader:
     def _open_first(self) -> Decoder:
         """Open the first part that can be decoded."""
         error: AudioError | None = None
+        known = any(part.kind for part in self._parts)
         while self._parts:
             part = self._parts[0]
             try:
-                return open_decoder(part)
+                return _open_decoder(part, containers=self._containers)
             except AudioError as failure:
                 error = error or failure
                 self._leave_out(self._parts.pop(0), failure)
+        seems = "" if known else describe(self._data)
+        reason = f"this is {seems}" if seems else error or "there are only tags in it"
         raise AudioError(
-            f"{self.name} is not audio that can be decoded ({error or 'only tags or zeros'}); "
-            "expected a complete WAV, FLAC, OGG, MP3 or AIFF file. Convert other formats first, "
-            "for example with ffmpeg -i INPUT OUTPUT.wav"
+            f"{self.name} is not audio that can be decoded ({reason}); expected a complete WAV, "
+            "FLAC, OGG, MP3 or AIFF file. Convert other formats first, for example with "
+            "ffmpeg -i INPUT OUTPUT.wav"
         ) from error
 
     def _total_seconds(self) -> float | None:
@@ -128,7 +137,7 @@ class SoundReader:
         total = _seconds(self._parts[0], self._decoder)
         for part in self._parts[1:]:
             try:
-                decoder = open_decoder(part)
+                decoder = _open_decoder(part, containers=self._containers)
             except (AudioError, MissingDependencyError):
                 continue
             seconds = _seconds(part, decoder)
@@ -143,7 +152,7 @@ class SoundReader:
             if number:
                 self._decoder.close()
                 try:
-                    self._decoder = open_decoder(part)
+                    self._decoder = _open_decoder(part, containers=self._containers)
                 except (AudioError, MissingDependencyError) as error:
                     self._leave_out(part, error)
                     continue
@@ -218,13 +227,18 @@ class SoundReader:
         warnings.warn(self.warning, AudioWarning, stacklevel=2)
 
 
-def open_sound(source: str | os.PathLike[str] | BinaryIO) -> SoundReader:
+def open_sound(
+    source: str | os.PathLike[str] | BinaryIO, *, containers: bool = True
+) -> SoundReader:
     """Open a sound file in any format libsndfile reads (WAV, FLAC, OGG, MP3, AIFF, ...).
+
+    Other formats (MP4, WebM, WMA, ...) are read through PyAV where that is installed.
 
     Args:
         source: A path, or a binary file object.  A file object is read from its beginning
             whatever its position and is left open; one that cannot seek is read into memory first
             (the compressed bytes, not the samples).
+        containers: Also what PyAV (FFmpeg) reads.  False keeps the bytes of strangers away from it.
 
     Raises:
         AudioNotFoundError: The path does not exist or is a folder.
@@ -234,7 +248,7 @@ def open_sound(source: str | os.PathLike[str] | BinaryIO) -> SoundReader:
     name, handle, owned = open_bytes(source)
     try:
         data = FileBytes(handle, name)
-        return SoundReader(data, name, owned=owned)
+        return SoundReader(data, name, containers=containers, owned=owned)
     except BaseException:
         if owned is not None:
             owned.close()
@@ -245,3 +259,31 @@ def _seconds(part: Part, decoder: Decoder) -> float | None:
     """Length of a part [s], as far as its bytes reach; None if that is not known."""
     frames = decoder.frames if part.frames is None else part.frames
     return None if frames is None else frames / decoder.rate
+
+
+def _open_decoder(part: Part, *, containers: bool) -> Decoder:
+    """Open what decodes a part of a file: libsndfile, else PyAV.
+
+    Raises:
+        AudioError: Nothing does.
+        MissingDependencyError: soundfile is not installed.
+    """
+    if part.foreign and not containers:
+        raise AudioError(f"this is {part.kind}, and only what libsndfile reads is accepted here")
+    if part.foreign:
+        return ContainerDecoder(part.view, part.kind, part.demuxer or SHARED[part.kind])
+    try:
+        return SndfileDecoder(part.view, forward=part.forward, claim=part.claim)
+    except AudioError as error:
+        demuxer = SHARED.get(part.kind)
+        if not (containers and demuxer):
+            raise
+        if import_av() is None:
+            raise AudioError(
+                f"{error}; some codecs in {part.kind} files only FFmpeg reads: in a checkout, "
+                f"{INSTALL} installs it"
+            ) from error
+        try:
+            return ContainerDecoder(part.view, part.kind, demuxer)
+        except AudioError:
+            raise error from None

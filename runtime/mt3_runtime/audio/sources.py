@@ -41,7 +41,7 @@ bins of them are just below its end, 3.4e38)."""
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 FileSource: TypeAlias = str | os.PathLike[str] | BinaryIO
-AudioSource: TypeAlias = FileSource | npt.ArrayLike
+AudioSource: TypeAlias = "FileSource | npt.ArrayLike | AudioStream"
 
 
 class AudioStream:
@@ -127,7 +127,11 @@ class AudioStream:
 
 
 def open_audio(
-    source: AudioSource, *, sr: float | None = None, target_rate: int = DEFAULT_RATE
+    source: AudioSource,
+    *,
+    sr: float | None = None,
+    target_rate: int = DEFAULT_RATE,
+    containers: bool = True,
 ) -> AudioStream:
     """Open a file, a binary file object or an array as a stream of mono blocks.
 
@@ -136,10 +140,13 @@ def open_audio(
             [samples], or [samples, channels] as soundfile returns it.  [channels, samples] is
             recognised where there are 8 channels at most, and more samples than 8.  Integers of 8
             to 32 bits are scaled by their full scale (int16 by 2**15; unsigned ones are centred on
-            half of it first); floats are taken as they are.
+            half of it first); floats are taken as they are.  An :class:`AudioStream` of this target
+            rate is returned as it is.
         sr: Sample rate of an array [Hz], 16000 if None.  A file states its own rate; giving a
             different one is an error.
         target_rate: Sample rate wanted [Hz].
+        containers: Read files that libsndfile does not know (MP4, WebM, WMA, ...) through PyAV, if
+            it is installed.  False keeps the bytes of strangers away from it.
 
     Raises:
         AudioNotFoundError: The path does not exist or is a folder.
@@ -150,8 +157,10 @@ def open_audio(
         MissingDependencyError: soundfile or soxr is needed and not installed.
     """
     target_rate = _valid_target(target_rate)
+    if isinstance(source, AudioStream):
+        return _opened(source, sr, target_rate)
     if _is_file(source):
-        return _open_file(source, sr, target_rate)
+        return _open_file(source, sr, target_rate, containers=containers)
     levels = LevelMeter("array", DEFAULT_RATE if sr is None else _valid_rate(sr))
     reader = FrameReader()
     frames = reader.read(source)
@@ -192,10 +201,15 @@ def open_blocks(
 
 
 def load_audio(
-    source: AudioSource, *, sr: float | None = None, target_rate: int = DEFAULT_RATE
+    source: AudioSource,
+    *,
+    sr: float | None = None,
+    target_rate: int = DEFAULT_RATE,
+    containers: bool = True,
 ) -> Samples:
     """Read everything :func:`open_audio` would stream: mono float32 [n] at ``target_rate``."""
-    with open_audio(source, sr=sr, target_rate=target_rate) as stream:
+    opened = open_audio(source, sr=sr, target_rate=target_rate, containers=containers)
+    with opened as stream:
         return np.concatenate(list(stream))
 
 
@@ -261,10 +275,21 @@ def _check_blocks(blocks: object) -> None:
         )
 
 
-def _open_file(source: FileSource, sr: float | None, target: int) -> AudioStream:
+def _opened(stream: AudioStream, sr: float | None, target: int) -> AudioStream:
+    if stream.target_rate != target or sr not in (None, stream.source_rate):
+        raise OptionError(
+            f"{stream.name} was opened with {stream.source_rate:g} Hz to be resampled to "
+            f"{stream.target_rate} Hz; expected a target_rate of {target} Hz, and sr left out."
+        )
+    return stream
+
+
+def _open_file(
+    source: FileSource, sr: float | None, target: int, *, containers: bool
+) -> AudioStream:
     wanted = None if sr is None else _valid_rate(sr)
     _check_readable(source)
-    reader = open_sound(source)
+    reader = open_sound(source, containers=containers)
     try:
         _check_header(reader, wanted)
         levels = LevelMeter(reader.name, reader.rate)

@@ -1,8 +1,9 @@
 """`mt3 calibrate`: the verbs that training and quantisation register.
 
 Contract: a verb is an object of the shape `mt3_runtime.cli.Command`, registered in the entry-point
-group `VERB_GROUP` under its name.  The verb `BUNDLE_VERB` has a short form: a word that is no
-verb's name is the bundle it works on.
+group `VERB_GROUP` under its name.  Only the chosen verb is imported, so one works where a package
+that another one needs is absent.  The verb `BUNDLE_VERB` has a short form: a word that is no verb's
+name is the bundle it works on.
 """
 
 from __future__ import annotations
@@ -11,14 +12,22 @@ import argparse
 from importlib.metadata import entry_points
 from typing import Any
 
-from mt3_runtime.cli import Command
-from mt3_runtime.errors import MissingDependencyError
+from mt3_runtime.cli import Command, Listing
 
 VERB_GROUP = "mt3_runtime.calibrate"
 """Entry-point group of the verbs."""
 
 BUNDLE_VERB = "precision"
 """`mt3 calibrate BUNDLE ...` is short for `mt3 calibrate precision BUNDLE ...`."""
+
+_LISTINGS = {
+    name: Listing(f"calibrate {name}", text, "calibration")
+    for name, text in (
+        ("export", "make a bundle of what was trained"),
+        (BUNDLE_VERB, "make a bundle of other precision of this one"),
+        ("train", "begin a training run, or go on with one"),
+    )
+}
 
 
 class CalibrateCommand:
@@ -28,11 +37,7 @@ class CalibrateCommand:
     help = "make a faster or smaller bundle of an exact one, or train a small model"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Adds all verbs with their arguments.
-
-        Raises:
-            MissingDependencyError: A package that a verb needs is not installed.
-        """
+        """Adds all verbs; the chosen one adds its own arguments."""
         found = verbs()
         others = sorted(name for name in found if name != BUNDLE_VERB)
         rows = parser.add_subparsers(
@@ -40,36 +45,24 @@ class CalibrateCommand:
         )
         for name, verb in sorted(found.items()):
             short = parser.prog if name == BUNDLE_VERB else f"{parser.prog} {name}"
-            row = rows.add_parser(name, prog=short, help=verb.help)
-            row.set_defaults(verb=verb)
-            verb.add_arguments(row)
+            rows.add_parser(name, prog=short, help=verb.help)
 
     def run(self, args: argparse.Namespace) -> int:
         """Runs the chosen verb."""
         verb: Command = args.verb
-        return verb.run(args)
+        with args.listing.needs():
+            return verb.run(args)
 
 
-def verbs() -> dict[str, Command]:
-    """What `mt3 calibrate` can do in this installation, by name.
+def verbs() -> dict[str, Listing]:
+    """What `mt3 calibrate` can do, by name: this project's verbs, and those that others register.
 
-    Raises:
-        MissingDependencyError: There is nothing, or a package that a verb needs is not installed.
+    Those without a source are not part of this installation.
     """
-    found: dict[str, Command] = {}
+    found = dict(_LISTINGS)
     for entry in entry_points(group=VERB_GROUP):
-        try:
-            found[entry.name] = entry.load()()
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError(
-                f"`mt3 calibrate` needs the module {error.name!r}, which is not installed. "
-                "Install it with: pip install --upgrade 'mt3-runtime[calibration]'"
-            ) from error
-    if not found:
-        raise MissingDependencyError(
-            "This installation has neither training nor quantisation. Install them with: "
-            "pip install --upgrade 'mt3-runtime[calibration]'"
-        )
+        known = found.get(entry.name, Listing(f"calibrate {entry.name}", ""))
+        found[entry.name] = Listing(known.name, known.help, known.extra, entry)
     return found
 
 
@@ -78,6 +71,7 @@ class _Verbs(argparse._SubParsersAction):  # type: ignore[type-arg]  # noqa: SLF
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._verbs = verbs()
         self.choices: Any = None  # argparse refuses no word then
 
     def __call__(
@@ -87,6 +81,11 @@ class _Verbs(argparse._SubParsersAction):  # type: ignore[type-arg]  # noqa: SLF
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if values[0] not in self._name_parser_map:
+        if values[0] not in self._verbs:
             values = [BUNDLE_VERB, *values]
+        listing = self._verbs[values[0]]
+        verb = listing.load()
+        row = self._name_parser_map[values[0]]
+        row.set_defaults(verb=verb, listing=listing)
+        verb.add_arguments(row)
         super().__call__(parser, namespace, values, option_string)

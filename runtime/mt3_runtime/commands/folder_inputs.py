@@ -21,6 +21,7 @@ from pathlib import Path
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import AudioError, OptionError
 from mt3_runtime.filesystem.atomic import is_folder
+from mt3_runtime.imports.extras import pip, requirement
 
 SNDFILE, PYAV = "soundfile", "av"
 """Packages that read audio, by their import names; the second comes with the extra *formats*."""
@@ -109,7 +110,7 @@ def _passed_over(path: Path, readers: Iterable[str]) -> str | None:
         return "no regular file"
     if path.name.startswith("."):
         return "hidden"
-    return "" if package in readers else 'pip install "mt3-runtime[formats]" reads it'
+    return "" if package in readers else f"to read it: {pip(requirement(PYAV, 'formats'))}"
 
 
 def _sounds(path: Path) -> bool:

@@ -4,17 +4,18 @@ Contract: a package's `__getattr__` from `forward` finds public names in the mod
 them, so that importing a package costs nothing (`mt3 --help` need not wait for NumPy).  `FORMER`
 lists modules that the documentation named before they moved; `keep_former_paths` makes an import
 of such a name give the module of today, the same object under both names.
+
+This runs before anything else of ours: what it imports, Python has imported already.
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_loader
-from types import ModuleType
+
+TYPE_CHECKING = False  # typing's own costs more to import than all of this package
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import ModuleType
 
 #: Former module -> module of today, both within `mt3_runtime`.
 FORMER = {
@@ -35,9 +36,9 @@ FORMER = {
 
 def forward(
     package: str,
-    homes: Mapping[str, Sequence[str]],
-    computed: Mapping[str, Callable[[], object]] | None = None,
-) -> Callable[[str], object]:
+    homes: "Mapping[str, Sequence[str]]",
+    computed: "Mapping[str, Callable[[], object]] | None" = None,
+) -> "Callable[[str], object]":
     """Makes a package's `__getattr__`.
 
     Args:
@@ -63,19 +64,24 @@ def version() -> str:
     return found
 
 
-class _FormerPaths(MetaPathFinder, Loader):
+class _FormerPaths:
     """Finds former names; is asked last, for what nobody else has found."""
 
     def find_spec(
         self,
         fullname: str,
-        path: Sequence[str] | None,  # noqa: ARG002
-        target: ModuleType | None = None,  # noqa: ARG002
+        path: "Sequence[str] | None",  # noqa: ARG002
+        target: "ModuleType | None" = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
         package, _, name = fullname.partition(".")
-        return spec_from_loader(fullname, self) if package == _PACKAGE and name in FORMER else None
+        if package != _PACKAGE or name not in FORMER:
+            return None
+        return ModuleSpec(fullname, self)  # type: ignore[arg-type]  # a Loader but by inheritance
 
-    def exec_module(self, module: ModuleType) -> None:
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leaves it to Python to make the module."""
+
+    def exec_module(self, module: "ModuleType") -> None:
         name = module.__name__
         sys.modules[name] = import_module(f"{_PACKAGE}.{FORMER[name.partition('.')[2]]}")
 

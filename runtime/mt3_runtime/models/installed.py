@@ -104,7 +104,8 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
 def export_advice(bundle: Bundle, profile: str) -> str:
     """How to get a bundle's model with one more graph profile, as a sentence with the command.
 
-    The result goes into the cache folder, where one may write, and is found there by name.
+    The result goes into the cache folder, where one may write, and is found there by name; where
+    that folder is unknown or somebody else's, into the working directory.
     """
     manifest = bundle.manifest
     if not manifest.precision.exact:
@@ -112,16 +113,20 @@ def export_advice(bundle: Bundle, profile: str) -> str:
             f"It is of precision {manifest.precision}; make it again from an exact bundle that has "
             f"the profile {profile}."
         )
-    installed = installed_models()
+    try:
+        installed, place = installed_models(), str(cache_dir() / "bundles")
+    except OptionError:
+        installed, place = {}, ""
     known = shipped_models() | installed
     names = [name for name, path in known.items() if path == bundle.path]
     name = names[0] if names else manifest.name
     command = f"mt3 export {quoted(Path(name) if names else bundle.path)} "
     command += f"--profiles {','.join([*bundle.profiles, profile])}"
     taken = installed.get(name, bundle.path) != bundle.path  # another one of this name stays there
-    if taken or not is_plain(name):
+    if taken or not place or not is_plain(name):
         name = f"{name if is_plain(name) else 'exported'}-{profile}"
-        command += f" -o {quoted(cache_dir() / 'bundles' / name)}"
+        command += f" -o {quoted(Path(place, name))}"
+        name = name if place else f"./{name}"
     if importlib.util.find_spec("onnx") is None:
         command = f"{install('export')} && {command}"
     again = "" if names and " -o " not in command else f", and use the model {name}"

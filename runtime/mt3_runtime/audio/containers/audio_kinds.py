@@ -89,11 +89,24 @@ _OTHERS = (
     (rb"\{|\[\s*[\[{\"]", "a JSON text"),
 )
 
+_FILE = re.compile(rb"RIF[FX]|RF64|BW64|FORM|fLaC|OggS|caff|riff|\.snd|.{4}ftyp", re.DOTALL)
+
 _MP4_CODECS = {
     b"mp4a": "AAC", b"alac": "ALAC", b"Opus": "Opus", b"ac-3": "AC-3", b"ec-3": "E-AC-3",
     b".mp3": "MP3", b"samr": "AMR", b"sawb": "AMR", b"fLaC": "FLAC", b"lpcm": "PCM",
     b"sowt": "PCM", b"twos": "PCM", b"in24": "PCM", b"fl32": "PCM", b"ipcm": "PCM",
 }  # fmt: skip
+
+
+_MATROSKA_CODECS = (
+    (b"A_OPUS", "Opus"), (b"A_VORBIS", "Vorbis"), (b"A_AAC", "AAC"), (b"A_FLAC", "FLAC"),
+    (b"A_MPEG/L3", "MP3"), (b"A_AC3", "AC-3"), (b"A_EAC3", "E-AC-3"), (b"A_PCM", "PCM"),
+)  # fmt: skip
+
+
+def begins_file(source: Bytes, at: int) -> bool:
+    """Whether a file of another kind begins at ``at``, in which nothing is to be looked for."""
+    return bool(_FILE.match(source.at(at, 8)))
 
 
 def container_kind(source: Bytes, at: int) -> Container | None:
@@ -117,8 +130,7 @@ def container_name(source: Bytes, kind: Container) -> str:
     if kind.demuxer == "mov":
         codecs = [_MP4_CODECS[code] for code in _mp4_codes(source) if code in _MP4_CODECS]
     elif kind.demuxer == "matroska":
-        found = re.findall(rb"A_([A-Z0-9]{2,10})", source.at(0, _HEAD))
-        codecs = [code.decode().capitalize() if len(code) > 4 else code.decode() for code in found]
+        codecs = [name for code, name in _MATROSKA_CODECS if code in source.at(0, _HEAD)]
     return " with ".join([kind.name, *dict.fromkeys(codecs[:1])])
 
 

@@ -39,10 +39,12 @@ def skip_tags(source: Bytes, at: int) -> int:
 
 def skip_zeros(source: Bytes, at: int) -> int:
     """Position of the first byte from ``at`` on that is not zero."""
-    while block := source.at(at, SCAN_BYTES):
+    size = 64  # mostly there are none
+    while block := source.at(at, size):
         if found := _NOT_ZERO.search(block):
             return at + found.start()
         at += len(block)
+        size = min(16 * size, SCAN_BYTES)
     return at
 
 

@@ -22,6 +22,8 @@ _LIMIT_32 = 1 << 32
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 _W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 
+_W64_TAILS = (_W64_TAIL, _W64_RIFF[4:])
+
 _PLACEHOLDERS = ((0x7F000000, 0x7F000200), (0x7FFE0000, 0x80010000), (0xFFFE0000, _LIMIT_32))
 """Lengths [from, to) that writers put where they know none: sox has 0x7F000000 for AIFF and
 0x7FFFF000
@@ -163,6 +165,8 @@ def _chunk(source: Bytes, at: int, layout: Layout) -> _Chunk | None:
     head = source.at(at, size)
     if len(head) < size or not all(0x20 <= byte < 0x7F for byte in head[:4]):
         return None
+    if layout.name == 16 and head[4:16] not in _W64_TAILS:
+        return None
     length = int.from_bytes(head[layout.name :], layout.order)
     length = max(0, length - size) if layout.whole else length
     behind = at + size + length
@@ -225,7 +229,7 @@ class _Samples:
             note = "" if layout.zero_is_none else _UNCLOSED
         elif room - self.stated > _WRAPPED and not follows:
             note = ""
-        if self.stated > room and _is_placeholder(self.stated):
+        if _is_placeholder(self.stated) and (self.stated > room or not follows):
             note = ""
         if note is not None:
             stop = self._next_file()
@@ -234,7 +238,9 @@ class _Samples:
             return self.source.size, room, None
         if layout is AU:
             return chunk.behind, self.stated, None
-        return self._last_chunk(chunk.behind), self.stated, None
+        end = chunk.content + self.stated
+        padding = self.source.at(end, chunk.behind - end)  # not every writer puts it
+        return self._last_chunk(end if padding.strip(b"\0") else chunk.behind), self.stated, None
 
     def _pieces(self, present: int, stop: int) -> list[bytes | range]:
         """The file with the true length of the chunk, as RF64 where 32 bits are too few."""

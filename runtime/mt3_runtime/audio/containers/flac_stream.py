@@ -10,14 +10,24 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from mt3_runtime.audio.containers.audio_tags import skip_zeros
+from mt3_runtime.audio.containers.audio_kinds import begins_file
+from mt3_runtime.audio.containers.audio_tags import skip_tags
 from mt3_runtime.audio.containers.byte_source import SCAN_BYTES, Bytes, ByteView, Part
+from mt3_runtime.audio.containers.mpeg_headers import begins_stream
 
 _START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _START_BYTES = 8
 _INFO_BYTES = 34
 _FRAME_MOST = 16
 """Most bytes of a frame's header, its checksum included."""
+
+_CRC_16 = []
+"""Remainders of one byte for the polynomial x^16 + x^15 + x^2 + 1."""
+for _byte in range(256):
+    _check = _byte << 8
+    for _ in range(8):
+        _check = (_check << 1 ^ (0x8005 if _check & 0x8000 else 0)) & 0xFFFF
+    _CRC_16.append(_check)
 
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _BLOCK_SIZES = (0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << n for n in range(8)))
@@ -30,7 +40,6 @@ class StreamInfo(NamedTuple):
 
     block: int
     longest_block: int
-    longest_frame: int
     rate: int
     channels: int
     bits: int
@@ -60,18 +69,18 @@ def flac_part(source: Bytes, start: int, end: int) -> Part:
     frames = _metadata_end(source, start + 4, stop)
     last = info and last_frame(source, frames, stop, info)
     if info is None or last is None:
-        return Part(start, stop, whole, "FLAC")
+        return Part(start, stop, whole, "FLAC", forward=True)
     first = _frame_samples(source.at(frames, _FRAME_MOST), info) or (0, 0)
     samples = last.behind - first[0]  # what was cut from a broadcast does not begin with sample 0
-    reach = last.at + (info.longest_frame or _most_bytes(info))
-    stop = stop if skip_zeros(source, min(reach, stop)) >= stop else min(stop, reach)
+    reach = min(stop, last.at + _most_bytes(info))
+    stop = _end_of_frame(source, last.at, reach, stop)
     if info.samples >= samples:
-        return Part(start, stop, ByteView(source, [range(start, stop)]), "FLAC")
+        return Part(start, stop, ByteView(source, [range(start, reach)]), "FLAC", forward=True)
     field = start + _START_BYTES + 13  # four bits, then four bytes, of the number of samples
     upper = source.at(field, 1)[0] & 0xF0
     count = (upper << 32 | samples).to_bytes(5)
-    view = ByteView(source, [range(start, field), count, range(field + 5, stop)])
-    return Part(start, stop, view, "FLAC")
+    view = ByteView(source, [range(start, field), count, range(field + 5, reach)])
+    return Part(start, stop, view, "FLAC", forward=True)
 
 
 def read_info(head: bytes) -> StreamInfo | None:
@@ -83,7 +92,6 @@ def read_info(head: bytes) -> StreamInfo | None:
     return StreamInfo(
         block=int.from_bytes(block[0:2]),
         longest_block=int.from_bytes(block[2:4]),
-        longest_frame=int.from_bytes(block[7:10]),
         rate=packed >> 44,
         channels=(packed >> 41 & 7) + 1,
         bits=(packed >> 36 & 31) + 1,
@@ -104,6 +112,24 @@ def last_frame(source: Bytes, start: int, end: int, info: StreamInfo) -> Frame |
                 return Frame(begin + offset, *samples)
         stop = begin
     return None
+
+
+def _end_of_frame(source: Bytes, at: int, reach: int, stop: int) -> int:
+    """Where the frame at ``at`` ends: its checksum fits, and what follows is known if possible."""
+    check, first = 0, 0
+    for end, byte in enumerate(source.at(at, reach - at), start=at + 1):
+        before, check = check, check << 8 & 0xFFFF ^ _CRC_16[check >> 8 ^ byte]
+        if before and not check:  # zeros behind it would leave it as it is
+            if _is_known(source, end, stop):
+                return end
+            first = first or end
+    return first or reach
+
+
+def _is_known(source: Bytes, at: int, stop: int) -> bool:
+    """Whether tags lie between ``at`` and the end, or another file."""
+    at = skip_tags(source, at)
+    return at >= stop or begins_file(source, at) or begins_stream(source, at, stop)
 
 
 def _metadata_end(source: Bytes, at: int, end: int) -> int:

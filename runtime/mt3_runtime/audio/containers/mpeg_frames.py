@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mt3_runtime.audio.containers.audio_kinds import begins_file
 from mt3_runtime.audio.containers.audio_tags import skip_tags
 from mt3_runtime.audio.containers.byte_source import SCAN_BYTES, Bytes, ByteView, Part
 from mt3_runtime.audio.containers.mpeg_headers import (
@@ -33,6 +34,8 @@ from mt3_runtime.audio.containers.mpeg_headers import (
 )
 
 MPEG = "MPEG audio"
+LONGEST = 1152
+"""Most samples of a frame."""
 
 _SLOPPY_SECONDS = 0.1
 """A count that is so much too small is an encoder's way of counting."""
@@ -149,6 +152,8 @@ class _Walk:
         if found >= self.end:
             self.at = self.end
             return False
+        if begins_file(self.source, found):
+            return False
         if not begins_stream(self.source, found, self.end):
             found = find_frames(self.source, self.at, self.end, within=self.end - self.at)
             if found is None:
@@ -191,5 +196,6 @@ class _Walk:
             kind=MPEG,
             frames=None if counted is not None else self.frames * first.samples,
             claim=1 if counted is not None else 64,
+            forward=not first.mpeg1 or first.body > 4,
             lost=self.lost,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from mt3_runtime.audio.containers.audio_tags import skip_tags
@@ -34,6 +35,9 @@ _RATES_2[3] = _RATES_2[2]
 _SYNC = re.compile(rb"\xff[\xe2-\xff]|ID3[\x02-\x04]\0")
 _FREE_MOST = 6000
 """Longest frame of free bit rate: 640 kbit/s at 8 kHz."""
+
+_FREE_TRIES = 256
+"""Beginnings of a next frame that are tried; bytes that look like one are rare, one in 2,000."""
 
 COUNTS = (b"Xing", b"Info")
 LOOK_AHEAD = 64
@@ -91,6 +95,8 @@ def parse_header(word: bytes, free: int = 0) -> Header | None:
     mono = bits >> 6 & 3 == 3
     side = ((17 if mono else 32) if mpeg1 else (9 if mono else 17)) if layer == 3 else 0
     body = 4 if bits >> 16 & 1 else 6
+    if 0 < length < body + side:
+        return None
     return Header(bits & 0xFFFE0C00 | mono, rate, length, samples, side, body, mpeg1)
 
 
@@ -98,10 +104,9 @@ def free_length(source: Bytes, at: int) -> int:
     """Bytes of a frame of free bit rate without padding: the distance to the next, 0 if unknown."""
     block = source.at(at, 2 * _FREE_MOST + 8)
     first = parse_header(block[:4])
-    for found in _SYNC.finditer(block, 24):
-        offset, free = found.start(), found.start()
+    for found in islice(_SYNC.finditer(block, 24), _FREE_TRIES):
         for padding in (0, 1, 4):
-            free = offset - padding
+            free = found.start() - padding
             if first and parse_header(block[:4], free) and _agree(block, first, free):
                 return free
     return 0
@@ -135,26 +140,30 @@ def find_frames(source: Bytes, at: int, end: int, *, within: int) -> int | None:
             place = at + found.start()
             if place >= stop:
                 break
-            if begins_stream(source, skip_tags(source, place), end):
+            if begins_stream(source, skip_tags(source, place), end, searching=True):
                 return place
         at += len(block) - 4 if len(block) > 4 else len(block)
     return None
 
 
-def begins_stream(source: Bytes, at: int, end: int) -> bool:
-    """Whether frames of one stream follow one another from ``at`` on, three or up to the end."""
+def begins_stream(source: Bytes, at: int, end: int, *, searching: bool = False) -> bool:
+    """Whether frames of one stream follow one another from ``at`` on, three or up to the end.
+
+    Frames of free bit rate are not looked for while ``searching``: finding their length costs
+    milliseconds, and any two bytes may be such a frame's.
+    """
     stream, free = None, 0
-    for _ in range(_AGREEING):
+    for seen in range(1, _AGREEING + 1):
         header = parse_header(source.at(at, 4), free)
-        if header is not None and header.length == 0:
+        if header is not None and header.length == 0 and not searching:
             free = free_length(source, at)
             header = parse_header(source.at(at, 4), free)
         if header is None or not header.length or stream not in (None, header.stream):
             return False
         stream = header.stream
         at += header.length
-        if skip_tags(source, at) >= end:
-            return at <= end
+        if at >= end or skip_tags(source, at) >= end:
+            return at == end or seen > 1
     return True
 
 

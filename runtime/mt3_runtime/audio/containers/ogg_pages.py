@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from mt3_runtime.audio.containers.audio_kinds import begins_file
 from mt3_runtime.audio.containers.audio_tags import skip_tags
 from mt3_runtime.audio.containers.byte_source import SCAN_BYTES, Bytes, ByteView, Part
 from mt3_runtime.audio.containers.flac_stream import flac_part
+from mt3_runtime.audio.containers.mpeg_headers import begins_stream
 
 CAPTURE = b"OggS\0"
 _HEADER = 27
@@ -56,7 +58,7 @@ class Page(NamedTuple):
 def read_page(source: Bytes, at: int) -> Page | None:
     """Read the header of the page at ``at``; None if there is no whole page."""
     head = source.at(at, _HEADER + 255)
-    if not head.startswith(CAPTURE) or len(head) < _HEADER + head[26]:
+    if not head.startswith(CAPTURE) or len(head) < _HEADER or len(head) < _HEADER + head[26]:
         return None
     body = _HEADER + head[26]
     lengths = head[_HEADER:body]
@@ -122,6 +124,8 @@ class _Link:
                 yield page
                 continue
             behind = skip_tags(self._source, self.at)
+            if self._is_other(behind):
+                return
             if behind == self.at or not read_page(self._source, behind):
                 # Junk, or a page that was cut: the next one may lie within its length.
                 found = self._search(self.at)
@@ -136,6 +140,12 @@ class _Link:
         if page.end >= self._end or self._source.at(page.end, len(CAPTURE)) == CAPTURE:
             return True
         return CAPTURE not in self._source.at(page.start + 1, page.end - page.start - 1)
+
+    def _is_other(self, at: int) -> bool:
+        """Whether a file of another format begins at ``at``."""
+        if self._source.at(at, len(CAPTURE)) == CAPTURE:
+            return False
+        return begins_file(self._source, at) or begins_stream(self._source, at, self._end)
 
     def _search(self, at: int) -> int | None:
         """Position of the next whole page behind ``at``."""

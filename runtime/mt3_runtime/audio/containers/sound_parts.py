@@ -17,9 +17,12 @@ from mt3_runtime.audio.containers.audio_tags import skip_tags, skip_zeros, tail_
 from mt3_runtime.audio.containers.byte_source import Bytes, ByteView, Part
 from mt3_runtime.audio.containers.chunk_lengths import chunk_layout, chunk_part
 from mt3_runtime.audio.containers.flac_stream import flac_part
-from mt3_runtime.audio.containers.mpeg_frames import mpeg_part
+from mt3_runtime.audio.containers.mpeg_frames import LONGEST, MPEG, mpeg_part
 from mt3_runtime.audio.containers.mpeg_headers import SYNC_BYTES, begins_stream, find_frames
 from mt3_runtime.audio.containers.ogg_pages import CAPTURE, ogg_part
+
+_MOST_PARTS = 4096
+"""Sounds, gaps and tags that are taken apart; what has more is made to take time."""
 
 
 class Gap(NamedTuple):
@@ -35,8 +38,11 @@ def sound_parts(source: Bytes) -> Iterator[Part | Gap]:
     A file whose format is not known here comes out as one part of kind "".
     """
     end = tail_start(source)
-    at, found_any = 0, False
+    at, found_any, count = 0, False, 0
     while at < end:
+        if (count := count + 1) > _MOST_PARTS:
+            yield Gap(at, end)
+            return
         part = _known(source, at, end)
         if part is None and (behind := skip_tags(source, at)) > at:
             at = behind
@@ -50,8 +56,11 @@ def sound_parts(source: Bytes) -> Iterator[Part | Gap]:
                 yield Gap(at, first)
             at = skip_tags(source, first)
             part = mpeg_part(source, at, end)
-        yield part
-        found_any = True
+        if part.kind == MPEG and found_any and part.frames is not None and part.frames <= LONGEST:
+            yield Gap(part.start, part.end)  # a frame alone: libmpg123 wants another behind it
+        else:
+            yield part
+            found_any = True
         at = max(part.end, at + 1)
 
 

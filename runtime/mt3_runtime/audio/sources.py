@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncIterable, Collection, Iterable, Iterator
 from numbers import Real
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeAlias, TypeGuard, cast
@@ -132,6 +132,7 @@ def open_audio(
     sr: float | None = None,
     target_rate: int = DEFAULT_RATE,
     containers: bool = True,
+    formats: Collection[str] | None = None,
 ) -> AudioStream:
     """Open a file, a binary file object or an array as a stream of mono blocks.
 
@@ -147,6 +148,8 @@ def open_audio(
         target_rate: Sample rate wanted [Hz].
         containers: Read files that libsndfile does not know (MP4, WebM, WMA, ...) through PyAV, if
             it is installed.  False keeps the bytes of strangers away from it.
+        formats: Of files, those that may be decoded, see `mt3_runtime.audio.accepted_formats`; None
+            for all.
 
     Raises:
         AudioNotFoundError: The path does not exist or is a folder.
@@ -160,7 +163,7 @@ def open_audio(
     if isinstance(source, AudioStream):
         return _opened(source, sr, target_rate)
     if _is_file(source):
-        return _open_file(source, sr, target_rate, containers=containers)
+        return _open_file(source, sr, target_rate, containers=containers, formats=formats)
     levels = LevelMeter("array", DEFAULT_RATE if sr is None else _valid_rate(sr))
     reader = FrameReader()
     frames = reader.read(source)
@@ -285,11 +288,16 @@ def _opened(stream: AudioStream, sr: float | None, target: int) -> AudioStream:
 
 
 def _open_file(
-    source: FileSource, sr: float | None, target: int, *, containers: bool
+    source: FileSource,
+    sr: float | None,
+    target: int,
+    *,
+    containers: bool,
+    formats: Collection[str] | None,
 ) -> AudioStream:
     wanted = None if sr is None else _valid_rate(sr)
     _check_readable(source)
-    reader = open_sound(source, containers=containers)
+    reader = open_sound(source, containers=containers, formats=formats)
     try:
         _check_header(reader, wanted)
         levels = LevelMeter(reader.name, reader.rate)

@@ -104,7 +104,7 @@ def read_parts(blocks: Iterable[FloatArray], plan: ReadingPlan) -> Iterator[Read
     spectra = SalienceSpectra(plan.rate) if plan.salience else None
     if plan.segments is None:
         for index, block in enumerate(blocks):
-            heard = spectra and spectra.hear(block)
+            heard = spectra.hear(block) if spectra else None
             yield ReadPart(index, last=False, samples=len(block), data=block, salience=heard)
         return
     counted = _Counted(blocks)
@@ -122,7 +122,7 @@ def _made_of(
     """Data and salience frames of a segment that has ``count`` samples without its padding."""
     samples, features, segments = segment.samples, plan.features, plan.segments
     if features is None or segments is None:
-        return samples, spectra and spectra.hear(samples[:count])
+        return samples, spectra.hear(samples[:count]) if spectra else None
     extract = _extractor(features)
     if spectra is None:
         return extract(samples), None

@@ -162,7 +162,7 @@ def open_audio(
     target_rate = _valid_target(target_rate)
     if isinstance(source, AudioStream):
         return _opened(source, sr, target_rate)
-    if _is_file(source):
+    if is_file(source):
         return _open_file(source, sr, target_rate, containers=containers, formats=formats)
     levels = LevelMeter("array", DEFAULT_RATE if sr is None else _valid_rate(sr))
     reader = FrameReader()
@@ -221,7 +221,7 @@ def is_recording(source: object) -> bool:
 
     Of an array of numbers the axes tell: iterating would give samples, or frames of few channels.
     """
-    if _is_file(source) or isinstance(source, bytes):
+    if is_file(source) or isinstance(source, bytes):
         return True
     kind = getattr(getattr(source, "dtype", None), "kind", "f")  # PyTorch's have none
     shape: tuple[int, ...] = getattr(source, "shape", (0, 0, 0))
@@ -229,11 +229,12 @@ def is_recording(source: object) -> bool:
     return kind in "iuf" and (len(shape) < 2 or few)
 
 
-def _is_file(source: object) -> TypeGuard[FileSource]:
+def is_file(source: object) -> TypeGuard[FileSource]:
+    """Whether this is a path or a file object, or something with another kind of ``read``."""
     return isinstance(source, str | os.PathLike) or hasattr(source, "read")
 
 
-def _check_readable(source: FileSource) -> None:
+def check_readable(source: FileSource) -> None:
     """Refuse objects with another kind of ``read`` than files have."""
     if isinstance(source, str | os.PathLike):
         return
@@ -296,7 +297,7 @@ def _open_file(
     formats: Collection[str] | None,
 ) -> AudioStream:
     wanted = None if sr is None else _valid_rate(sr)
-    _check_readable(source)
+    check_readable(source)
     reader = open_sound(source, containers=containers, formats=formats)
     try:
         _check_header(reader, wanted)

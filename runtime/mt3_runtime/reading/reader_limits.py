@@ -1,0 +1,180 @@
+"""Limits under which a file is read, and how a reader process holds itself to them.
+
+Contract: `ReaderLimits` says what a recording may cost; `confine` applies to the calling process
+what the system enforces, once, and `allow_cpu` again for every recording.  Whatever a limit ends is
+one `AudioError`, with a sentence from here.  Windows enforces neither memory nor processor time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mt3_runtime.audio.accepted_formats import SAFE_FORMATS
+from mt3_runtime.errors import OptionError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ReaderLimits:
+    """What reading one recording may cost; None is no limit.
+
+    Attributes:
+        memory_bytes: Beyond what a reader process has before it reads, and beyond the file itself
+            where that is a file object.
+        cpu_seconds: Of processor time, whatever the length ...
+        cpu_seconds_per_minute: ... and in addition for each minute of audio that was read.
+        wait_seconds: For the next part, while somebody waits for it.
+        open_files: At once.
+        file_bytes: Of the file.
+        audio_seconds: Of the recording, whatever its header states.
+        formats: Those that may be decoded, see `mt3_runtime.audio.accepted_formats`.
+        containers: Whether FFmpeg may read what libsndfile does not.
+
+    Raises:
+        OptionError: A limit is not a positive number.
+    """
+
+    memory_bytes: int | None = 1024 * MIB
+    cpu_seconds: float | None = 120.0
+    cpu_seconds_per_minute: float = 20.0
+    wait_seconds: float | None = 300.0
+    open_files: int | None = 64
+    file_bytes: int | None = None
+    audio_seconds: float | None = None
+    formats: frozenset[str] | None = None
+    containers: bool = True
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name in ("formats", "containers") or value is None:
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 < value < math.inf:
+                raise OptionError(f"{name}={value!r} is no limit; expected a positive number.")
+
+    @classmethod
+    def untrusted(cls) -> ReaderLimits:
+        """For files of strangers: the formats of music files, up to an hour and 200 MiB."""
+        return cls(
+            memory_bytes=256 * MIB,
+            cpu_seconds=10.0,
+            cpu_seconds_per_minute=3.0,
+            wait_seconds=30.0,
+            open_files=16,
+            file_bytes=200 * MIB,
+            audio_seconds=3600.0,
+            formats=SAFE_FORMATS,
+            containers=False,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"formats": sorted(self.formats) if self.formats else None}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ReaderLimits:
+        """Inverse of :meth:`to_dict`."""
+        formats = data["formats"]
+        return cls(**{**data, "formats": frozenset(formats) if formats else None})
+
+    @property
+    def room_for_file(self) -> int:
+        """Bytes that a file may take which is handed over as a file object."""
+        return self.file_bytes or self.memory_bytes or 0
+
+    def too_large(self, name: str) -> str:
+        """What is said of a file of too many bytes."""
+        return (
+            f"{name} is larger than {(self.file_bytes or 0) / MIB:g} MiB, the most that is read "
+            "here (file_bytes)."
+        )
+
+    def too_long(self, name: str) -> str:
+        """What is said of a recording of too many seconds."""
+        return (
+            f"{name} is longer than {self.audio_seconds:g} s, the most that is read here "
+            "(audio_seconds). Cut it into pieces."
+        )
+
+    def too_much_memory(self, name: str) -> str:
+        """What is said where memory ran out."""
+        return (
+            f"Reading {name} needs more than {(self.memory_bytes or 0) / MIB:g} MiB of memory "
+            "(memory_bytes); its header is probably damaged, or made to do harm."
+        )
+
+    def too_much_time(self, name: str) -> str:
+        """What is said where processor time ran out."""
+        return (
+            f"Reading {name} took more than {self.cpu_seconds:g} s of processor time and "
+            f"{self.cpu_seconds_per_minute:g} s for each minute of audio (cpu_seconds); it is "
+            "probably damaged, or made to do harm."
+        )
+
+    def too_slow(self, name: str) -> str:
+        """What is said where nothing came."""
+        return (
+            f"Nothing more of {name} could be read within {self.wait_seconds:g} s (wait_seconds); "
+            "check the disk or the network that it is on."
+        )
+
+
+def confine(limits: ReaderLimits) -> None:
+    """Bounds this process's memory and open files for good, and forbids it to write files."""
+    resource = _resource()
+    if resource is None:
+        return
+    bounds = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_NOFILE": limits.open_files}
+    present = _memory()
+    if limits.memory_bytes is not None and present:
+        bounds["RLIMIT_AS"] = present + limits.memory_bytes + limits.room_for_file
+    for name, bound in bounds.items():
+        if bound is None:
+            continue
+        kind = getattr(resource, name)
+        _, hard = resource.getrlimit(kind)
+        most = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        with contextlib.suppress(ValueError, OSError):  # not on this system
+            resource.setrlimit(kind, (most, most))
+
+
+def allow_cpu(limits: ReaderLimits, used: float, audio_seconds: float) -> None:
+    """Lets this process go on for as long as a recording may take.
+
+    Args:
+        limits: Of the recording.
+        used: Processor time of the process when it began [s].
+        audio_seconds: How much of the recording was read.
+    """
+    resource = _resource()
+    if resource is None or limits.cpu_seconds is None:
+        return
+    more = limits.cpu_seconds + limits.cpu_seconds_per_minute * audio_seconds / 60.0
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + more), hard))
+
+
+def _resource() -> Any:
+    """The module of that name; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource  # noqa: PLC0415  not on Windows
+
+    return resource
+
+
+def _memory() -> int:
+    """Address space of this process in bytes; 0 where it is not told."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return 0

@@ -16,12 +16,20 @@ from mt3_runtime.reading.reading_plan import ReadingPlan, ReadPart, read_parts
 class LocalReading:
     """One recording that is read in this process.
 
+    Args:
+        source: As of `open_audio`, which says what is raised.
+        plan: What is wanted; blocks of samples if None.
+        sr: Sample rate of an array.
+
     Attributes:
         name: Of the recording, for messages.
         target_rate: Sample rate of what is read [Hz].
     """
 
-    def __init__(self, source: AudioSource, plan: ReadingPlan, *, sr: float | None = None) -> None:
+    def __init__(
+        self, source: AudioSource, plan: ReadingPlan | None = None, *, sr: float | None = None
+    ) -> None:
+        plan = plan or ReadingPlan()
         self._stream: AudioStream = open_audio(source, sr=sr, target_rate=plan.rate)
         self.name, self.target_rate = self._stream.name, plan.rate
         self._parts = read_parts(self._stream.with_warnings(), plan)

@@ -27,7 +27,7 @@ from mt3_runtime.reading.reader_messages import GarbledError, Message, receive, 
 from mt3_runtime.reading.reading_plan import ReadPart
 
 _START_SECONDS = 120.0
-"""For the process to be ready: its imports take half a second, and much longer on a busy machine."""
+"""For the process to be ready: its imports take half a second, much longer on a busy machine."""
 
 _STOP_SECONDS = 5.0
 """For a recording that is called off: as long as one part may take, else the process is ended."""

@@ -11,7 +11,7 @@ environment() { # folder, requirements, pip arguments before and after them
     wanted=$(printf '%s\n' "$first" "$*" && cat "$requirements") || return 1
     if [ -f "$installed" ] && [ "$wanted" = "$(<"$installed")" ]; then return 0; fi
     # A chain, as `set -e` does not hold in a function whose status is asked for.
-    scripts/new-venv "$folder" &&
+    "$(dirname "${BASH_SOURCE[0]}")/../scripts/new-venv" "$folder" &&
         { [ -z "$first" ] || "$folder/bin/python" -m pip install --quiet "$first"; } &&
         "$folder/bin/python" -m pip install --quiet -r "$requirements" &&
         { [ $# = 0 ] || "$folder/bin/python" -m pip install --quiet --no-deps "$@"; } &&
@@ -28,7 +28,7 @@ all_of() { # process ids
 
 # Makes the tested environment: the built wheel in a new virtual environment, which it then enters.
 tested_environment() { # folder
-    scripts/new-venv "$1"
+    "$(dirname "${BASH_SOURCE[0]}")/../scripts/new-venv" "$1"
     source "$1/bin/activate"
     pip install --quiet build
     python -m build --wheel --outdir "$1/wheel" >"$1/build.log"

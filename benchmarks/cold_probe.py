@@ -35,7 +35,7 @@ def ours(path: str) -> None:
     import numpy as np
 
     segment = np.zeros(model.info.segments.samples, np.float32)
-    lane = model._pipeline.backend.lane(1)  # noqa: SLF001  the public face decodes whole segments only
+    lane = model._backend.lane(1)  # noqa: SLF001  the public face decodes whole segments only
     lane.load(0, model.preprocess(segment)[0])
     lane.step(1)
     mark("first token")

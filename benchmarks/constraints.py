@@ -53,8 +53,8 @@ class Shadow:
         self._allowed[target] = self._allowed[source]
         self._clock(self._inner.move, source, target)
 
-    def advance(self, allowed: Any, tokens: Any) -> None:  # noqa: ARG002
-        self._clock(self._inner.advance, self._allowed, tokens)
+    def advance(self, allowed: Any, tokens: Any, rows: Any = None) -> None:  # noqa: ARG002
+        self._clock(self._inner.advance, self._allowed, tokens, rows)
 
     def _clock(self, call: Callable[..., None], *arguments: Any) -> None:
         begin = time.thread_time()
@@ -104,7 +104,7 @@ def run(model: Model, features: Any, setting: dict[str, Any]) -> dict[str, Any]:
         return shadows[-1]
 
     search = partial(Greedy, spec=info.decoding, constrain=shadow if constrain else None)
-    backend = TimedBackend(model._pipeline.backend)  # noqa: SLF001  the loop itself is measured
+    backend = TimedBackend(model._backend)  # noqa: SLF001  the loop itself is measured
     starts = [info.segments.start(index) for index in range(len(features) + 1)]
     jobs = (
         Job(Span(i, starts[i], starts[i + 1]), partial(np.asarray, row))

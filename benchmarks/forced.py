@@ -70,9 +70,9 @@ class Forced(Greedy):
         super().move(source, target)
         self._wanted[target] = self._wanted[source]
 
-    def advance(self, lane: Any, rows: int) -> npt.NDArray[np.bool_]:
+    def advance(self, lane: Any, rows: Any) -> npt.NDArray[np.bool_]:
         ended = super().advance(lane, rows)
-        self._allow(lane, np.arange(rows))
+        self._allow(lane, self._rows[rows])
         return ended
 
     def _allow(self, lane: Any, slots: npt.NDArray[Any]) -> None:

@@ -15,7 +15,7 @@ from common import serve
 
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.backends.ort_cuda import CPU, OrtCudaBackend
-from mt3_runtime.backends.ort_memory import EngineTarget
+from mt3_runtime.backends.ort_memory import DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.model import Model, token_digest
 
@@ -32,7 +32,7 @@ def load(
         profile = "cpu" if "cpu" in found.profiles else "portable"
         backend: Any = OrtCpuBackend(found, profile=profile)
     else:
-        place = EngineTarget(CPU, "cpu") if rehearsal else None
+        place = DeviceSpec(CPU, "cpu") if rehearsal else None
         backend = OrtCudaBackend(found, cuda_graph=cuda_graph, place=place)
     loaded, weights = time.perf_counter(), memory()["used"]
     model = Model(found, backend, auto_filter=False)

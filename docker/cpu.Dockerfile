@@ -1,6 +1,6 @@
 # Transcription on the CPU, x86-64 and 64-bit Arm.
 #   docker build -f docker/cpu.Dockerfile -t mt3:cpu .
-#   docker run --rm -v mt3-models:/models -v "$PWD:/work" mt3:cpu transcribe song.wav
+#   docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" mt3:cpu transcribe song.wav
 ARG BASE=python:3.12-slim-bookworm
 
 FROM ${BASE} AS build

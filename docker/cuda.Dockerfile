@@ -1,8 +1,9 @@
 # Transcription on an NVIDIA GPU with ONNX Runtime, x86-64.  CUDA 13 and cuDNN come as wheels, so the
 # base holds neither; the host brings the driver (580 or newer) and the NVIDIA Container Toolkit.
+# The bundle needs the profile portable: export.Dockerfile's image makes it (--profiles cpu,portable).
 #   docker build -f docker/cuda.Dockerfile -t mt3:cuda .
-#   docker run --rm --gpus all -v mt3-models:/models -v "$PWD:/work" mt3:cuda \
-#       transcribe song.wav --device cuda
+#   docker run --rm --gpus all -v "$PWD:/work" --user "$(id -u):$(id -g)" mt3:cuda \
+#       transcribe song.wav -m bundle --device cuda
 ARG BASE=python:3.12-slim-bookworm
 
 FROM ${BASE} AS build

@@ -1,6 +1,6 @@
 # Checkpoints to bundles: no PyTorch, JAX or TensorFlow needed.
 #   docker build -f docker/export.Dockerfile -t mt3:export .
-#   docker run --rm -v mt3-models:/models -v "$PWD:/work" mt3:export checkpoint_folder -o bundle
+#   docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" mt3:export checkpoint_folder -o bundle
 ARG BASE=python:3.12-slim-bookworm
 
 FROM ${BASE} AS build

@@ -3,8 +3,10 @@
 #   JetPack 6   nvcr.io/nvidia/tensorrt:25.05-py3-igpu and "cuda-bindings>=12.6,<13"
 #   JetPack 7   nvcr.io/nvidia/tensorrt:25.08-py3 (NVIDIA's usual Arm image) and "cuda-bindings>=13,<14"
 #   docker build -f docker/jetson.Dockerfile -t mt3:jetson .
-#   docker run --rm --runtime nvidia -v mt3-models:/models -v "$PWD:/work" mt3:jetson \
-#       transcribe song.wav --device tensorrt
+#   docker run --rm --runtime nvidia -v "$PWD:/work" --user "$(id -u):$(id -g)" -e MT3_ENGINES=engines mt3:jetson \
+#       build bundle
+#   docker run --rm --runtime nvidia -v "$PWD:/work" --user "$(id -u):$(id -g)" -e MT3_ENGINES=engines mt3:jetson \
+#       transcribe song.wav -m bundle --device tensorrt
 ARG BASE=nvcr.io/nvidia/tensorrt:25.05-py3-igpu
 
 # The image's own Python packages, TensorRT's among them, stay in sight.

@@ -1,8 +1,10 @@
 # Transcription on an NVIDIA GPU with TensorRT 10 beside ONNX Runtime, x86-64.  TensorRT's libraries
-# come from NVIDIA's package index; as cuda.Dockerfile otherwise.
+# come from NVIDIA's package index; as cuda.Dockerfile otherwise.  Engines are built once.
 #   docker build -f docker/tensorrt.Dockerfile -t mt3:tensorrt .
-#   docker run --rm --gpus all -v mt3-models:/models -v "$PWD:/work" mt3:tensorrt \
-#       transcribe song.wav --device tensorrt
+#   docker run --rm --gpus all -v "$PWD:/work" --user "$(id -u):$(id -g)" -e MT3_ENGINES=engines mt3:tensorrt \
+#       build bundle
+#   docker run --rm --gpus all -v "$PWD:/work" --user "$(id -u):$(id -g)" -e MT3_ENGINES=engines mt3:tensorrt \
+#       transcribe song.wav -m bundle --device tensorrt
 ARG BASE=python:3.12-slim-bookworm
 
 FROM ${BASE} AS build

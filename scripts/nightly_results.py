@@ -54,7 +54,7 @@ PARTS = {
     # The export route through JAX and TensorFlow.
     "jax2tf": Part(
         ("flax_network.py", "jax2tf_route.py", "jax2tf-requirements.txt", "route_recipe.py",
-         "routes.py", "test_routes.py"),
+         "traced_graphs.py", "test_routes.py"),
         ("jax2tf",),
     ),
     # Whole recordings: T5X's search, the violin through all profiles and as stored in fp16.

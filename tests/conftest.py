@@ -101,9 +101,9 @@ def _beside(python: str, *before: str) -> Beside:
     """Runs programs with another Python, which finds our sources, and fails with what they say."""
     project = tomllib.loads((needs.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    rooms = dict.fromkeys(str((needs.ROOT / package).parent) for package in packages)
+    folders = dict.fromkeys(str((needs.ROOT / package).parent) for package in packages)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
-    environment = inherited | {"PYTHONPATH": os.pathsep.join([*rooms, str(needs.ROOT)])}
+    environment = inherited | {"PYTHONPATH": os.pathsep.join([*folders, str(needs.ROOT)])}
 
     def run(*arguments: object) -> str:
         done = subprocess.run(

@@ -47,6 +47,7 @@ NEEDS = {
     "ffmpeg": "apt-get install ffmpeg",
     "fluidsynth": "apt-get install fluidsynth",
     "timidity": "apt-get install timidity",
+    "encoders": "nothing to do: this libsndfile or FFmpeg reads the format and does not write it",
     "midi-readers": "pip install music21 partitura",
     "control-groups": "run as root where the kernel lets a group be made",
     "gpu": "run where there is an NVIDIA GPU",

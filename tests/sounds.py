@@ -7,7 +7,10 @@ import struct
 from functools import cache
 
 import numpy as np
+import pytest
 import soundfile
+
+from mt3_runtime.audio.sources import open_audio
 
 RATE = 44100
 FORMATS = {
@@ -93,3 +96,12 @@ def junk(size: int, seed: int = 0) -> bytes:
 def patched(data: bytes, at: int, value: bytes) -> bytes:
     """The data with some bytes replaced."""
     return data[:at] + value + data[at + len(value) :]
+
+
+def read(data: bytes) -> np.ndarray:
+    """All samples at 16 kHz, float32 [n]; a stated duration must be theirs."""
+    with open_audio(io.BytesIO(data)) as stream:
+        samples = np.concatenate(list(stream))
+    if stream.duration is not None:
+        assert stream.duration == pytest.approx(len(samples) / 16000, abs=0.01)
+    return samples

@@ -17,6 +17,7 @@ import pytest
 
 from tests import needs
 from tests.pace import HANGS
+from tests.pages import TEXTS, shell_blocks
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
@@ -55,6 +56,54 @@ def only(found: list[Step], name: str) -> Step:
 def command(step: Step) -> list[str]:
     """The words of a HEALTHCHECK's command."""
     return json.loads(step.rest.partition(" CMD ")[2])
+
+
+def runs() -> list[tuple[str, str]]:
+    """Every `docker run` of a container file's header or of a page, and where it stands."""
+    texts = {path.name: path.read_text().replace("\n#", "\n") for path in FILES}
+    texts |= {page: "\n".join(shell_blocks(text)) for page, text in TEXTS.items()}
+    return [
+        (line.strip(), where)
+        for where, text in texts.items()
+        for line in re.sub(r"\\\n\s*", "", text).splitlines()
+        if "docker run" in line
+    ]
+
+
+def writes_as_another_user(line: str) -> bool:
+    """Whether a folder of the host is mounted, in which the image's own user may not write."""
+    mounts = re.findall(r"(?:-v|--volume)[ =]([^:]+):\S+", line)
+    mounts += re.findall(r"--mount[ =]\S*(?:type=bind)", line)
+    named = all(re.fullmatch(r"[\w.-]+", mount) for mount in mounts)
+    return not named and '--user "$(id -u):$(id -g)"' not in line
+
+
+def test_mounted_folders_can_be_written() -> None:
+    """`mt3 transcribe` writes beside its input, and files should belong to who asked for them."""
+    found = runs()
+    assert {path.name for path in FILES} <= {where for _, where in found}
+    assert [item for item in found if writes_as_another_user(item[0])] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'docker run --rm -v "$PWD:/work" mt3:cpu transcribe song.wav',
+        "docker run -v mt3-models:/models --volume=/home/me/music:/work mt3:cpu transcribe x.wav",
+        "docker run --mount type=bind,source=/music,target=/work mt3:cpu transcribe x.wav",
+        'docker run -v "$PWD:/work" --user "$(id -u)" mt3:cpu transcribe x.wav',  # group root
+    ],
+)
+def test_runs_that_cannot_write_are_found(line: str) -> None:
+    assert writes_as_another_user(line)
+    assert not writes_as_another_user("docker run -v mt3-models:/models mt3:cpu models pull x")
+
+
+@pytest.mark.parametrize("name", ["cuda", "tensorrt", "jetson"])
+def test_runs_on_gpus_name_a_bundle(name: str) -> None:
+    """The model in the package has no graphs for them."""
+    lines = [line for line, where in runs() if where == f"{name}.Dockerfile"]
+    assert all(" build bundle" in line or " -m bundle " in line for line in lines)
 
 
 def test_there_is_an_image_for_every_target() -> None:

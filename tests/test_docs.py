@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -13,7 +14,6 @@ import shlex
 import textwrap
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ import pytest
 import mt3_runtime
 from mt3_export.graphs.profiles import PROFILES
 from mt3_export.variants import VARIANTS
-from mt3_runtime import cli, errors
+from mt3_runtime import cli, engine, errors
 from mt3_runtime.audio import sources as audio
 from mt3_runtime.audio.log_mel import FILTERS, FLOOR_RULES, FRAMINGS, SCALINGS, FeatureConfig
 from mt3_runtime.audio.segments import PADDINGS, SegmentConfig
@@ -35,54 +35,30 @@ from mt3_runtime.models import catalogue
 from mt3_runtime.notes.base import SegmentReport
 from mt3_runtime.notes.confidence import Weights
 from mt3_runtime.notes.note import Note, Probabilities
+from mt3_runtime.notes.note_events import NoteOff, NoteOn
 from mt3_runtime.notes.note_rules import ASSEMBLIES, Channel, NoteRules
 from mt3_runtime.notes.vocabulary import EventKind, EventRange, Vocabulary
+from mt3_runtime.transcription import Handle
+from tests.export.attacks import hostile_t5x, hostile_torch
+from tests.export.attacks.lookalikes import LOOKALIKES
+from tests.pages import (
+    CODE,
+    LINK,
+    ROOT,
+    TEXTS,
+    anchors,
+    blocks,
+    commands,
+    first_cells,
+    prose,
+    rows,
+    section,
+    shell_blocks,
+)
 
-ROOT = Path(__file__).parents[1]
-PAGES = [
-    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
-    *sorted((ROOT / "docs").glob("*.md")),
-]
-TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 SPEC = TEXTS["docs/SPEC.md"]
 FORMAT = TEXTS["docs/bundle-format.md"]
 CONTRACT = TEXTS["docs/graph-contract.md"]
-
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-CODE = re.compile(r"`([^`\n]+)`")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return [body for name, body in FENCE.findall(text) if name == language]
-
-
-def prose(text: str) -> str:
-    return FENCE.sub("", text)
-
-
-def anchors(text: str) -> set[str]:
-    """The ids that headings get."""
-    headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def section(text: str, heading: str) -> str:
-    """What stands below a heading, up to the next one."""
-    found = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found, f"there is no section {heading!r}"
-    return found[1]
-
-
-def rows(text: str) -> list[list[str]]:
-    """Cells of all table rows, heads included."""
-    lines = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-
-
-def first_cells(text: str) -> list[str]:
-    """The names in backquotes of every table row's first cell."""
-    return [name for row in rows(text) for name in CODE.findall(row[0])]
 
 
 # --- links and pictures --------------------------------------------------------------------------
@@ -108,11 +84,11 @@ def test_named_files_exist(page):
         "mt3_export",
     }
     named = set(CODE.findall(prose(TEXTS[page])))
-    for body in blocks(TEXTS[page], "sh"):
+    for body in shell_blocks(TEXTS[page]):
         named |= set(re.findall(r"\S+\.(?:py|txt)\b|scripts/\w+", body))
     for name in named:
         if re.fullmatch(r"[\w.]+/[\w./-]+", name) and name.partition("/")[0] in folders:
-            where = [ROOT / name, *(ROOT / room / name for room in ("runtime", "export"))]
+            where = [ROOT / name, *(ROOT / folder / name for folder in ("runtime", "export"))]
             assert any(path.exists() for path in where), f"{page}: {name}"
 
 
@@ -144,13 +120,11 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
 
 def shell_lines(text: str) -> Iterator[list[str]]:
-    """Words of every `mt3` command in the shell examples; pipes and redirections cut off."""
-    for body in [*blocks(text, "sh"), *blocks(text, "bash"), *blocks(text, "console")]:
-        for line in body.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
-            if words[:1] == ["mt3"]:
-                ends = [i for i, word in enumerate(words) if word in ("|", ">", "&&", ";")]
-                yield words[1 : ends[0] if ends else None]
+    """Words of every `mt3` command in the shell examples."""
+    for body in shell_blocks(text):
+        for command in commands(body):
+            if command.words[0] == "mt3":
+                yield list(command.words[1:])
 
 
 def mentions(text: str) -> Iterator[list[str]]:
@@ -161,13 +135,18 @@ def mentions(text: str) -> Iterator[list[str]]:
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    """All option strings of a parser and of those below it."""
+    """All option strings of a parser and of those below it, verbs that load late included."""
     found: set[str] = set()
     for action in parser._actions:
         found |= set(action.option_strings)
+        for name in getattr(action, "_verbs", ()):
+            verb = argparse.ArgumentParser()
+            action._verbs[name].load().add_arguments(verb)
+            found |= options_of(verb)
         if isinstance(action, argparse._SubParsersAction):
-            for below in action._name_parser_map.values():
-                found |= options_of(below)
+            for name, below in action._name_parser_map.items():
+                fill = getattr(action, "fill", None)  # of verbs, only the chosen one is complete
+                found |= options_of(below if fill is None else fill(name))
     return found
 
 
@@ -293,6 +272,12 @@ CLASSES = {
         Stretch,
         catalogue.ModelInfo,
         catalogue.ModelFile,
+        engine.Engine,
+        engine.LiveInput,
+        engine.Health,
+        Handle,
+        NoteOn,
+        NoteOff,
     )
 }
 
@@ -430,6 +415,26 @@ def test_names_of_modules_and_tests_exist():
         for name in CODE.findall(prose(TEXTS[page])):
             if re.fullmatch(r"\w+\.(py|json|txt)", name):
                 assert name in known, f"{page}: {name}"
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_dotted_names_lead_somewhere(page):
+    """`mt3_package.module.name` in prose and commands; groups of entry points are no modules."""
+    groups = {"commands", "backends", "checks", "calibrate"}
+    for name in set(re.findall(r"\bmt3_[a-z]+(?:\.\w+)+", TEXTS[page])) - {"mt3_pytorch.pth"}:
+        package, *rest = name.split(".")
+        if rest[-1] in ("py", "yaml", "json") or (len(rest) == 1 and rest[0] in groups):
+            continue
+        found = importlib.import_module(package)
+        for part in rest:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(f"{found.__name__}.{part}")
+            found = getattr(found, part)
+
+
+def test_the_number_of_attacks():
+    attacks = [*hostile_t5x.ATTACKS, *hostile_torch.ATTACKS, *LOOKALIKES]
+    assert f"some {len(attacks) // 20 * 20}" in " ".join(TEXTS["SECURITY.md"].split())
 
 
 # --- bundle format and graph contract ------------------------------------------------------------

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from examples import rhythm_kit_stage
+from examples import live_input, rhythm_kit_stage, song_to_midi
 from examples.rhythm_kit_stage import KIT, RhythmKitStage, keep_drums, onsets
-from mt3_runtime.files.formats import load_notes
+from mt3_runtime.errors import AudioWarning
+from mt3_runtime.files.formats import load_notes, render
 from mt3_runtime.files.midi import from_midi, to_midi
 from mt3_runtime.notes.note import Note
 from tests.export.writers import write_kunato
@@ -23,6 +24,7 @@ from tests.trees import snapshot
 ROOT = Path(__file__).parents[1]
 STAGE = ROOT / "examples" / "rhythm_kit_stage.py"
 DEMO = ROOT / "scripts" / "demo"
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 #: Two bars of a band: (onset, offset, pitch, program, is_drum).
 BAND = [
@@ -109,6 +111,73 @@ def test_the_stage_as_a_program(tiny_bundle, recording, tmp_path, monkeypatch, c
     assert written.exists()
     monkeypatch.setattr(sys, "argv", ["stage", "model"])
     assert rhythm_kit_stage.main() == 2
+
+
+def test_a_song_to_midi(tiny_bundle, tiny_model, recording, tmp_path, monkeypatch, capsys):
+    written = tmp_path / "song.mid"
+    arguments = ["song_to_midi", str(recording), str(written), str(tiny_bundle)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert song_to_midi.main() == 0
+    expected = tiny_model.transcribe_notes(recording)
+    assert written.read_bytes() == render(expected, "midi")
+    assert capsys.readouterr().out == f"{expected.summary()}\n"
+    monkeypatch.setattr(sys, "argv", arguments[:2])
+    assert song_to_midi.main() == 2
+
+
+def test_quiet_songs_are_told_of(tiny_bundle, audio, tmp_path, monkeypatch, capsys):
+    soundfile.write(tmp_path / "quiet.wav", audio[:32000] / 1000, 16000, subtype="FLOAT")
+    arguments = ["x", str(tmp_path / "quiet.wav"), str(tmp_path / "x.mid"), str(tiny_bundle)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.warns(AudioWarning, match="quiet"):
+        assert song_to_midi.main() == 0
+    assert "very quiet" in capsys.readouterr().err
+
+
+def test_notes_of_live_input_come_while_it_is_recorded(default_bundle, monkeypatch, capsys):
+    """The first note is printed before the last block is there."""
+    events = []
+    recorded = live_input.recorded
+
+    def watched(seconds):
+        yield from recorded(seconds)
+        events.append("end")
+
+    monkeypatch.setattr(live_input, "recorded", watched)
+    monkeypatch.setattr(sys.stdout, "write", lambda text: events.append("note"))
+    notes = live_input.transcribe_live(str(default_bundle), seconds=6.0, pace=0.5)
+    assert events[0] == "note"
+    assert "end" in events
+    played = [(0.5 * n, live_input.MELODY[n % len(live_input.MELODY)]) for n in range(12)]
+    found = {(round(note.onset * 2) / 2, note.pitch) for note in notes}
+    assert len(found & set(played)) >= 8  # 10 with the weights of today
+    assert len(found - set(played)) <= 2
+
+
+def test_arrays_need_no_packages_for_files(default_bundle):
+    """In a process of its own, in which neither soundfile nor soxr can be imported."""
+    program = (
+        "import sys\n"
+        "sys.modules['soundfile'] = sys.modules['soxr'] = None\n"
+        "from examples.notes_from_arrays import RATE, melody, transcribed\n"
+        "notes, midi = transcribed(melody(), RATE, sys.argv[1])\n"
+        "print(bytes(midi[:4]), *[note.pitch for note in notes])\n"
+    )
+    arguments = [sys.executable, "-c", program, str(default_bundle)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
+    head, *pitches = done.stdout.split()
+    assert head == "b'MThd'"
+    scale = {"60", "62", "64", "65", "67", "69", "71", "72"}
+    assert len(scale & set(pitches)) >= 6  # 7 with the weights of today
+    assert set(pitches) <= scale
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_short_and_says_how_to_start(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 105
+    assert f"    python examples/{path.name}" in text
+    assert f"examples/{path.name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def demo(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -239,5 +308,5 @@ def test_an_environment_of_ours_is_made_anew(tmp_path):
 
 
 def test_programs_can_be_started():
-    for path in (STAGE, DEMO, DEMO.with_name("new-venv")):
+    for path in (*EXAMPLES, DEMO, DEMO.with_name("new-venv")):
         assert path.stat().st_mode & stat.S_IXUSR, path

@@ -5,7 +5,6 @@ Slow: each is frozen once, in some ten seconds.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -19,6 +18,7 @@ import mt3_runtime.__pyinstaller as hooks
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.files.formats import load_notes
 from mt3_runtime.loading import load_model
+from tests import needs
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "calibration" / "demo" / "demo.flac"
@@ -29,8 +29,7 @@ PROGRAMS = {
     "mt3": "import sys\nfrom mt3_runtime.__main__ import main\nsys.exit(main())\n",
 }
 
-if importlib.util.find_spec("PyInstaller") is None:
-    pytest.skip("freezing needs pyinstaller (the extra `dev`)", allow_module_level=True)
+needs.package("PyInstaller")
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ RUNTIME_ORDER = (
     ("diagnostics",),
     ("backends",),
     ("decoding",),
-    ("request", "recording", "pipeline", "transcription", "model", "loading", "per_stem"),
+    ("request", "recording", "transcription", "engine", "model", "loading", "per_stem"),
     ("cli", "commands", "__main__"),
 )
 

@@ -55,7 +55,9 @@ def impatience(path: Path) -> list[str]:
         limits += call.args[:1] if last in ("wait", "join", "communicate") else []
         numbers = [limit.value for limit in limits if isinstance(limit, ast.Constant)]
         short = any(isinstance(n, int | float) and n < SHORTEST for n in numbers)
-        hurried = any(k.arg == "deadline" and ast.unparse(k.value) != "None" for k in call.keywords)
+        hurried = last == "settings" and any(
+            k.arg == "deadline" and ast.unparse(k.value) != "None" for k in call.keywords
+        )
         if short or hurried or (owner == "time" and last in CLOCKS):
             found.append(ast.unparse(call))
     return found

@@ -99,7 +99,7 @@ def test_moving_what_is_imported_changes_nothing(tree):
             "from mt3_export.graphs.graph_builder import Graph as T\n",
         ),
         ("import json", "import simplejson as json"),
-        ("from mt3_runtime import nvidia", "from mt3_runtime import weights as nvidia"),
+        ("from mt3_runtime.diagnostics import nvidia", "from mt3_runtime import weights as nvidia"),
     ],
 )
 def test_saying_something_else_changes_it(tree, old, new):

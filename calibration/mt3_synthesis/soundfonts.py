@@ -1,6 +1,6 @@
 """Catalogue of sample collections: where they are, their licences, and what they may be used for.
 
-Contract: `SOURCES` names every collection this room may use, and what for.  Each has one role, so
+Contract: `SOURCES` names every collection this package uses, and what for.  Each has one role, so
 that no sound a model is judged by was ever trained on:
 
 * ``train``: licences that put no condition on what is trained with them (MIT, public domain, CC0);
@@ -188,7 +188,7 @@ SOURCES: tuple[SoundSource, ...] = (
         samples=_TONEJS,
     ),
 )
-"""Every collection this room may use."""
+"""Every collection this package uses."""
 
 FONT_FOLDERS = (
     Path("/usr/share/sounds/sf2"),
@@ -200,7 +200,7 @@ FONT_FOLDERS = (
 
 
 def calibration_dir() -> Path:
-    """This room's part of the cache folder; it need not exist yet."""
+    """The sounds' part of the cache folder; it need not exist yet."""
     return cache_dir() / "calibration"
 
 

@@ -23,7 +23,7 @@ from mt3_engines.storage.shapes import CAPACITIES, SLOTS, make_plan, parse_numbe
 from mt3_engines.storage.store import EngineInfo, EngineStore
 from mt3_engines.versions import parse_version
 from mt3_runtime.bundles.bundle import EXPORT_ID_KEY, Bundle
-from mt3_runtime.bundles.integrity import scan
+from mt3_runtime.bundles.onnx_scan import scan
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import BundleError, OutputError
 from mt3_runtime.filesystem.atomic import check_output, make_folder, write_atomic

@@ -10,7 +10,10 @@ import sys
 def main() -> int:
     """Runs `mt3` with the process's arguments, which ends thereafter; returns its exit code."""
     try:
-        from mt3_runtime.cli import main as run  # noqa: PLC0415  see above
+        from mt3_runtime.imports.interrupts import Held  # noqa: PLC0415  see above
+
+        with Held():
+            from mt3_runtime.cli import main as run  # noqa: PLC0415
 
         code = run()
         import signal  # noqa: PLC0415  see above

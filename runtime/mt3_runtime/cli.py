@@ -2,7 +2,7 @@
 
 Contract: stdout is data, stderr is talk; an error raised on purpose is one line, never a traceback.
 Commands are objects of the shape `Command`.  Those of the runtime are listed here, those of the
-other rooms come in through the entry-point group ``mt3_runtime.commands``; a command whose room is
+other packages come in through the entry-point group ``mt3_runtime.commands``; one whose package is
 not installed still shows up and says how to install it.  Nothing heavy is imported before the
 chosen command runs, so that ``mt3 --help`` answers at once.
 """
@@ -36,8 +36,9 @@ from mt3_runtime.errors import (
     OutputError,
 )
 from mt3_runtime.imports import extras
+from mt3_runtime.imports.interrupts import Held
 
-#: Entry-point group through which other rooms add sub-commands.
+#: Entry-point group through which other packages add sub-commands.
 COMMAND_GROUP = "mt3_runtime.commands"
 
 #: Set to anything but an empty string, internal errors keep their traceback.
@@ -61,7 +62,7 @@ class ExitCode(IntEnum):
 
 
 class Command(Protocol):
-    """One sub-command of `mt3`; rooms register a class of this shape without arguments.
+    """One sub-command of `mt3`; packages register a class of this shape without arguments.
 
     Attributes:
         name: What the user types after `mt3`.
@@ -88,7 +89,7 @@ class Listing:
         name: What the user types.
         help: One line; empty where only the command itself knows (third-party entry points).
         extra: The extra of `mt3-runtime` that brings what it needs; empty for third-party ones.
-        source: Where its class is; None while its room is not installed.
+        source: Where its class is; None while its package is not installed.
     """
 
     name: str
@@ -100,7 +101,7 @@ class Listing:
         """Imports and makes the command.
 
         Raises:
-            MissingDependencyError: Its room, or a package its room needs, is not installed.
+            MissingDependencyError: Its package, or one that this needs, is not installed.
         """
         if self.source is None:
             raise MissingDependencyError(
@@ -108,7 +109,7 @@ class Listing:
                 f"{_version()}). Install mt3-runtime again, with the extra [{self.extra}]."
             )
         try:
-            with self.needs():
+            with self.needs(), Held():
                 command: Command = self.source.load()()
         except ModuleNotFoundError as error:
             what = f"The command {self.name!r}"
@@ -145,7 +146,7 @@ def listings() -> dict[str, Listing]:
     found = {listing.name: listing for listing in _LISTINGS}
     for entry in entry_points(group=COMMAND_GROUP):
         known = found.get(entry.name, Listing(entry.name, ""))
-        if known.source is None:  # a room may fill its place, but not take the runtime's own
+        if known.source is None:  # others may fill its place, not take the runtime's
             found[entry.name] = Listing(entry.name, known.help, known.extra, entry)
     return found
 

@@ -44,6 +44,18 @@ class DeviceError(MT3Error, RuntimeError):
     """The requested device, provider or graph profile cannot be used on this machine."""
 
 
+class EngineError(MT3Error, RuntimeError):
+    """An engine was closed or its device failed; what was submitted to it is not done."""
+
+
+class EngineBusyError(EngineError):
+    """An engine has as much to do as it may; try again later."""
+
+
+class DeadlineError(MT3Error, TimeoutError):
+    """A recording was not done in the time it was given."""
+
+
 class DownloadError(MT3Error, OSError):
     """A download failed, or what arrived is not what the catalogue promises."""
 

@@ -8,27 +8,37 @@ three thirds under the names mt3-infer's users know; `Model.stream` yields notes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import closing
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
 
 import numpy as np
 
-from mt3_runtime.audio.sources import AudioSource, is_recording, open_audio, open_blocks
+from mt3_runtime.audio.log_mel import FeatureExtractor
+from mt3_runtime.audio.sources import AudioSource, is_recording, open_audio
 from mt3_runtime.bundles.bundle import Bundle, Manifest
+from mt3_runtime.decoding.batching import Loop
 from mt3_runtime.decoding.search import search_for
-from mt3_runtime.decoding.types import Job
+from mt3_runtime.decoding.strands import Priority
+from mt3_runtime.decoding.types import Decoded, Job
 from mt3_runtime.decoding.types import Sequence as TokenSequence
+from mt3_runtime.engine import Engine
 from mt3_runtime.errors import OptionError
 from mt3_runtime.leakage.leakage_report import AutoFilter, check_auto_filter
 from mt3_runtime.notes.instruments import Instruments
 from mt3_runtime.notes.note import Note
-from mt3_runtime.pipeline import Pipeline
-from mt3_runtime.recording import assemble, token_digest
-from mt3_runtime.request import Options, Request, Wishes
-from mt3_runtime.transcription import Progress, Transcription, by_onset
+from mt3_runtime.recording import (
+    Recording,
+    loop_of,
+    notes_of,
+    segment_jobs,
+    span_of,
+    token_digest,
+    transcriptions,
+)
+from mt3_runtime.request import LiveOptions, Options, Request, check_live, searches_of
+from mt3_runtime.transcription import Progress, Transcription
 
 if TYPE_CHECKING:
     import mido
@@ -36,6 +46,7 @@ if TYPE_CHECKING:
 
     from mt3_runtime.backends.base import Backend, FloatArray
     from mt3_runtime.decoding.search import SearchName
+    from mt3_runtime.notes.note_events import NoteEvent
 
 __all__ = ["Model", "ProgressCallback", "token_digest"]
 
@@ -71,9 +82,12 @@ class Model:
         self.info: Manifest = bundle.manifest
         self.auto_filter = auto_filter
         self.decoding = decoding
-        self._pipeline = Pipeline(bundle.manifest, backend)
         self._device = backend.description if backend else "none"
         self._again = again
+        self._backend = backend
+        self._loop = None if backend is None else loop_of(self.info, backend)
+        self._extract = FeatureExtractor(self.info.features)
+        self._searches = searches_of(self.info)
 
     @property
     def device(self) -> str:
@@ -96,51 +110,34 @@ class Model:
         audio: AudioSource,
         sr: float | None = None,
         *,
-        auto_filter: AutoFilter | None = None,
-        decoding: SearchName | None = None,
-        instruments: Instruments | None = None,
-        exclude: Instruments | None = None,
-        grammar: bool = False,
-        min_confidence: float = 0.0,
-        smooth: bool = False,
-        upstream_quirks: bool = False,
         progress: ProgressCallback | None = None,
+        **options: Unpack[Options],
     ) -> Transcription:
         """Transcribes a recording.
 
         Args:
             audio: Path, binary file object, or samples; see `mt3_runtime.audio.sources.open_audio`.
             sr: Sample rate of an array in Hz; the model's own if None.
-            auto_filter: Filter of leakage (`leakage_report`): True, False, ``"classic"``.
-            decoding: ``greedy``, or ``t5x`` for the search of the published MT3 notebook.
-            instruments: What may occur, see `instruments.choose`: names, families, General MIDI
-                program numbers, ``drums``.  The model cannot say anything else.
-            exclude: What may not.
-            grammar: Whether the model may only say what means something (`decoding.grammar`).
-            min_confidence: Notes below it are left out, and counted in the result.
-            smooth: Whether to repair programs that slip for one segment (`program_smoothing`).
-            upstream_quirks: Imitate known defects of the model's original implementation.
             progress: Called after every segment, on this thread.
+            options: What else is asked for, see `mt3_runtime.request.Options`.
 
         Raises:
             AudioError: The audio cannot be read; see `mt3_runtime.audio.sources.open_audio`.
             OptionError: An argument is out of range, or an instrument is not known, or the model
                 has none of those asked for.
         """
-        request = self._request(
-            auto_filter=auto_filter,
-            decoding=decoding,
-            instruments=instruments,
-            exclude=exclude,
-            grammar=grammar,
-            min_confidence=min_confidence,
-            smooth=smooth,
-            upstream_quirks=upstream_quirks,
+        request = self._request(**options)
+        recording = Recording.of(request, self._extract, audio, sr)
+        run = transcriptions(
+            self._running(),
+            [recording],
+            request,
+            priority=Priority.INTERACTIVE,
+            progress=None if progress is None else lambda _, now: progress(now),
+            raising=True,
         )
-        each = None if progress is None else lambda _, now: progress(now)
-        run = self._pipeline.transcribe([audio], sr, request, progress=each)
         with closing(run):
-            return _given(next(run))
+            return cast("Transcription", next(run))
 
     @overload
     def transcribe_many(
@@ -198,21 +195,24 @@ class Model:
         if is_recording(sources):
             raise OptionError("sources must be several recordings; put a single one into a list.")
         request = self._request(**options)
-        run = self._pipeline.transcribe(sources, sr, request, progress=progress)
-        return run if return_exceptions else _raising(run)
+        made = (Recording.of(request, self._extract, source, sr) for source in sources)
+        recordings = list(made) if isinstance(sources, Sized) and len(sources) == 1 else made
+        return transcriptions(
+            self._running(),
+            recordings,
+            request,
+            priority=Priority.BATCH,
+            progress=progress,
+            raising=not return_exceptions,
+        )
 
     def stream(
         self,
         audio: AudioSource | Iterable[npt.ArrayLike],
         sr: float | None = None,
         *,
-        auto_filter: AutoFilter | None = None,
-        decoding: SearchName | None = None,
-        instruments: Instruments | None = None,
-        exclude: Instruments | None = None,
-        grammar: bool = False,
-        min_confidence: float = 0.0,
         live: bool | None = None,
+        **options: Unpack[LiveOptions],
     ) -> Iterator[Note]:
         """Yields notes as soon as the segment in which they end is decoded.
 
@@ -223,33 +223,51 @@ class Model:
             audio: As in `transcribe_notes`, or an iterator of sample blocks [n] or [n, channels]
                 (a microphone, a socket), which is read on a thread of its own.
             sr: Sample rate of arrays or blocks in Hz.
-            auto_filter: As in `transcribe_notes`, but notes are judged by the ten seconds before
-                the end of their segment, and not by what follows.
-            decoding: As in `transcribe_notes`.
-            instruments: As in `transcribe_notes`.
-            exclude: As in `transcribe_notes`.
-            grammar: As in `transcribe_notes`.
-            min_confidence: As in `transcribe_notes`.
             live: Whether ``audio`` is an iterable of blocks; iterators always are.
+            options: As in `transcribe_notes`, but with ``auto_filter`` notes are judged by the ten
+                seconds before the end of their segment, and not by what follows.
         """
-        request = self._request(
-            auto_filter=auto_filter,
-            decoding=decoding,
-            instruments=instruments,
-            exclude=exclude,
-            grammar=grammar,
-            min_confidence=min_confidence,
+        check_live(options)
+        recording = Recording.streamed(self._request(**options), self._extract, audio, sr, live)
+        return recording.notes(partial(recording.begin, self._running()))
+
+    def stream_events(
+        self,
+        audio: AudioSource | Iterable[npt.ArrayLike],
+        sr: float | None = None,
+        *,
+        live: bool | None = None,
+        **options: Unpack[LiveOptions],
+    ) -> Iterator[NoteEvent]:
+        """Yields note-on events when notes begin, and note-off events when they end.
+
+        Arguments and errors as in `stream`, whose notes are those of the note-off events; see
+        `mt3_runtime.notes.note_events`.  Every note-on has one note-off, also at the end.
+        """
+        check_live(options)
+        recording = Recording.streamed(self._request(**options), self._extract, audio, sr, live)
+        return recording.events(partial(recording.begin, self._running()))
+
+    def engine(
+        self,
+        *,
+        max_recordings: int = 256,
+        max_seconds: float = 36_000.0,
+        max_live: int = 8,
+    ) -> Engine:
+        """Opens an engine, to which recordings and live inputs are submitted while it runs.
+
+        It shares the slots with all other calls of this model; close it, or use it in a ``with``.
+
+        Args:
+            max_recordings: Recordings that may be under way or wait.
+            max_seconds: Of their audio, as far as their lengths are known.
+            max_live: Live inputs that may be open.
+        """
+        limits = {"max_recordings": max_recordings, "max_live": max_live}
+        return Engine(
+            self._running(), self._request, self._extract, max_seconds=max_seconds, **limits
         )
-        if live is None:
-            live = isinstance(audio, Iterator) and not hasattr(audio, "read")
-        if live:
-            blocks = cast("Iterable[npt.ArrayLike]", audio)
-            rate = self.sample_rate if sr is None else sr
-            opened = open_blocks(blocks, sr=rate, target_rate=self.sample_rate)
-        else:
-            source = cast("AudioSource", audio)
-            opened = open_audio(source, sr=sr, target_rate=self.sample_rate)
-        return self._pipeline.stream(opened, request, live=live)
 
     def preprocess(self, audio: AudioSource, sr: float | None = None) -> FloatArray:
         """Turns audio into the network's input.
@@ -258,7 +276,8 @@ class Model:
             float32 [segments, frames, bins].
         """
         with open_audio(audio, sr=sr, target_rate=self.sample_rate) as stream:
-            return np.stack([job.features() for job in self._pipeline.jobs(stream.with_warnings())])
+            jobs = segment_jobs(stream.with_warnings(), self.info.segments, self._extract)
+            return np.stack([job.features() for job in jobs])
 
     def forward(
         self,
@@ -295,13 +314,16 @@ class Model:
                 f"features must have shape [segments, {expected[0]}, {expected[1]}], "
                 f"got {list(features.shape)}; make them with preprocess()."
             )
-        last = len(features) - 1
+        config, last = self.info.segments, len(features) - 1
         jobs = (
-            Job(self._pipeline.span(i, last=i == last), partial(np.asarray, row))
+            Job(span_of(config, i, last=i == last), partial(np.asarray, row))
             for i, row in enumerate(features)
         )
-        with closing(self._pipeline.segments(jobs, request)) as run:
-            return [sequence for decoded in run for sequence in decoded.sequences]
+        with self._running().open() as run:
+            run.add(jobs, request.search)
+            run.end()
+            decoded = [item for item in run.results() if isinstance(item, Decoded)]
+        return [sequence for item in decoded for sequence in item.sequences]
 
     def decode(
         self, tokens: Sequence[TokenSequence], *, upstream_quirks: bool = False
@@ -315,25 +337,7 @@ class Model:
         self, tokens: Sequence[TokenSequence], *, upstream_quirks: bool = False
     ) -> tuple[Note, ...]:
         """Turns the tokens of consecutive segments, in the order of `forward`, into notes."""
-        for sequence in tokens:
-            if not isinstance(sequence, TokenSequence):
-                raise OptionError(
-                    f"tokens must be what forward() returns, got {type(sequence).__name__}."
-                )
-        channels = self.info.model.channels
-        count, rest = divmod(len(tokens), channels)
-        if rest:
-            raise OptionError(
-                f"This model has {channels} sequences per segment; {len(tokens)} are no whole "
-                "number of segments."
-            )
-        assembler = self._request(upstream_quirks=upstream_quirks).assembler()
-        notes: list[Note] = []
-        for index in range(count):
-            span = self._pipeline.span(index, last=index + 1 == count)
-            sequences = tokens[index * channels : (index + 1) * channels]
-            notes += assemble(assembler, span, sequences)[0]
-        return by_onset(notes + assembler.finish())
+        return notes_of(tokens, self._request(upstream_quirks=upstream_quirks))
 
     def warmup(self, *, live: bool = False) -> None:
         """Prepares the device and runs silence, so that real segments find everything in place.
@@ -342,17 +346,21 @@ class Model:
             live: Warm up what live input and recordings of one segment use, instead of what
                 longer recordings use.
         """
-        self._pipeline.warmup()
+        if self._backend is not None:
+            self._backend.warmup()
         segments = 1 if live else 2
         shape = (segments, self.info.features.frames, self.info.features.bins)
         self.forward(np.zeros(shape, np.float32))
 
     def close(self) -> None:
-        """Frees the graphs; the model cannot be used afterwards."""
-        self._pipeline.close()
+        """Frees the graphs; the model cannot be used afterwards, and what it still does ends."""
+        loop, backend, self._loop, self._backend = self._loop, self._backend, None, None
+        if loop is not None and backend is not None:
+            loop.close(_closed())
+            backend.close()
 
     def __reduce__(self) -> tuple[Callable[[], Model], tuple[()], dict[str, object]]:
-        if self._again is None or self._pipeline.backend is None:
+        if self._again is None or self._backend is None:
             raise OptionError(
                 "This model was closed, or not made by load_model, so it cannot be pickled or "
                 "copied. Call load_model where the model is used."
@@ -362,39 +370,31 @@ class Model:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _running(self) -> Loop:
+        """The decoding loop."""
+        if self._loop is None:
+            raise _closed()
+        return self._loop
 
     def _request(
         self,
         *,
         auto_filter: AutoFilter | None = None,
         decoding: SearchName | None = None,
-        **wishes: Unpack[Wishes],
+        **others: Any,
     ) -> Request:
-        """Checks what a call asks for; arguments and errors of `Request.of`."""
+        """Checks what a call asks for; errors of `Request.of`."""
         return Request.of(
             self.info,
+            self._searches,
             auto_filter=self.auto_filter if auto_filter is None else auto_filter,
             decoding=self.decoding if decoding is None else decoding,
-            **wishes,
+            **others,
         )
 
 
-def _given(outcome: Transcription | Exception) -> Transcription:
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
-
-
-def _raising(
-    run: Generator[Transcription | Exception, None, None],
-) -> Generator[Transcription, None, None]:
-    with closing(run):
-        for outcome in run:
-            yield _given(outcome)
+def _closed() -> OptionError:
+    return OptionError("This model has no device, or was closed; load it again.")

@@ -1,60 +1,151 @@
-"""One recording on its way from audio to notes: what lies on both sides of the decoder.
+"""One recording on its way from audio to notes: what lies on both sides of the decoding loop.
 
-Contract: `Recording.jobs` reads the audio and cuts it into segments, on the thread that feeds the
-decoder; `Recording.add` takes what was decoded of them, in their order, on the thread that wants
-the result, and `Recording.result` is that result once the last one was added.
+Contract: `Recording.jobs` reads the audio and cuts it into segments, on a reader's thread;
+`Recording.add` takes what was decoded of them, in their order, on the thread that wants the result,
+and `Recording.result` is that result once the last one was added.  While a recording still runs,
+`Recording.judge` or `Recording.events` take the place of `add`.
+
+`transcriptions` takes whole recordings through a loop; nothing else stands between the two.
 """
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from mt3_runtime.errors import ResultWarning
+from mt3_runtime.audio.segments import cut
+from mt3_runtime.audio.sources import may_block, open_audio, open_blocks
+from mt3_runtime.decoding.batching import Loop
+from mt3_runtime.decoding.search import previous_ids
+from mt3_runtime.decoding.strands import Priority
+from mt3_runtime.decoding.types import Decoded, Ended, Job, Jobs, Sequence, Span
+from mt3_runtime.diagnostics.cores import usable_cores
+from mt3_runtime.errors import MT3Error, OptionError, ResultWarning
 from mt3_runtime.notes.base import ChannelTokens
+from mt3_runtime.notes.note import Note
+from mt3_runtime.notes.note_events import NoteEvent, NoteEvents
 from mt3_runtime.transcription import Progress, Transcription, by_onset
 
 if TYPE_CHECKING:
-    from mt3_runtime.audio.sources import AudioStream
-    from mt3_runtime.backends.base import FloatArray
-    from mt3_runtime.decoding.types import Decoded, Jobs, Sequence, Span
+    import numpy.typing as npt
+
+    from mt3_runtime.audio.log_mel import FeatureExtractor
+    from mt3_runtime.audio.segments import SegmentConfig
+    from mt3_runtime.audio.sources import AudioSource, AudioStream
+    from mt3_runtime.backends.base import Backend, FloatArray
+    from mt3_runtime.bundles.manifest import Manifest
+    from mt3_runtime.decoding.decoding_run import Run
+    from mt3_runtime.leakage.leakage_filter import Judged
     from mt3_runtime.notes.base import Assembler, SegmentReport
-    from mt3_runtime.notes.note import Note
     from mt3_runtime.request import Request
+
+ProgressOf = Callable[[int, Progress], None]
+"""Is told how far a recording is, by its number."""
 
 
 class Recording:
-    """Collects the segments of one recording.
+    """Reads and collects one recording.
 
     Args:
         request: What is asked for.
+        extract: Makes the features of a segment.
+        opened: Opens the audio.
+        live: It is played right now.
+        slow: Whether reading may take long, as of a pipe.
+        measurable: The audio may be opened more than once.
     """
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
+    def __init__(
+        self,
+        request: Request,
+        extract: FeatureExtractor,
+        opened: Callable[[], AudioStream],
+        *,
+        live: bool = False,
+        slow: bool = False,
+        measurable: bool = False,
+    ) -> None:
+        self.request, self.live, self.slow = request, live, live or slow
+        self._extract, self._opened, self._measurable = extract, opened, measurable
         self._assembler = request.assembler()
-        self._leakage = request.leakage()
+        self._leakage, self._selection = request.leakage(), request.selection()
         self._reports: list[SegmentReport] = []
         self._digest = hashlib.sha256()
         self._stream: AudioStream | None = None
-        self._samples = 0
+        self._length: float | None = None
+        self._samples = self._notes = self._judged = 0
+        self._end = 0.0
 
-    def jobs(
-        self, opened: Callable[[], AudioStream], cut_up: Callable[[Iterable[FloatArray]], Jobs]
-    ) -> Jobs:
-        """The segments; opens the audio at the first one and closes it behind the last.
+    @classmethod
+    def of(
+        cls, request: Request, extract: FeatureExtractor, source: AudioSource, sr: float | None
+    ) -> Recording:
+        """A recording of a file or an array; arguments of `open_audio`."""
+        rate = request.info.segments.sample_rate
+        opened = partial(open_audio, source, sr=sr, target_rate=rate)
+        slow, once = may_block(source), hasattr(source, "read")
+        return cls(request, extract, opened, slow=slow, measurable=not (slow or once))
 
-        Args:
-            opened: Opens the audio.
-            cut_up: Makes segments of its blocks.
-        """
-        with opened() as stream:
+    @classmethod
+    def streamed(
+        cls,
+        request: Request,
+        extract: FeatureExtractor,
+        audio: AudioSource | Iterable[npt.ArrayLike],
+        sr: float | None,
+        live: bool | None,  # noqa: FBT001  as in `Model.stream`
+    ) -> Recording:
+        """A recording whose notes are wanted while it runs; opens it at once."""
+        rate = request.info.segments.sample_rate
+        if live is None:
+            live = isinstance(audio, Iterator) and not hasattr(audio, "read")
+        if live:
+            blocks = cast("Iterable[npt.ArrayLike]", audio)
+            opened, slow = (
+                open_blocks(blocks, sr=rate if sr is None else sr, target_rate=rate),
+                True,
+            )
+        else:
+            source = cast("AudioSource", audio)
+            opened, slow = open_audio(source, sr=sr, target_rate=rate), may_block(source)
+        return cls(request, extract, lambda: opened, live=live, slow=slow)
+
+    def jobs(self) -> Jobs:
+        """The segments; opens the audio at the first one and closes it behind the last."""
+        with self._opened() as stream:
             self._stream = stream
-            yield from cut_up(self._counted(stream))
+            blocks = self._counted(self._leakage.listen(stream.with_warnings()))
+            yield from segment_jobs(blocks, self.request.info.segments, self._extract)
+
+    def begin(self, loop: Loop, *, window: int | None = None, **how: Any) -> Run:
+        """A run of this recording alone; arguments as of `Loop.open` and `submit`."""
+        run = loop.open(window=window)
+        self.submit(run, **how)
+        run.end()
+        return run
+
+    def length(self) -> float | None:
+        """Seconds; None if that is not known, or not yet."""
+        return self._stream.duration if self._stream else self._length
+
+    def measure(self) -> None:
+        """Looks how long it is, where that takes no reading; what is wrong is told later."""
+        if self._measurable:
+            with suppress(MT3Error, OSError), self._opened() as stream:
+                self._length = stream.duration
+
+    def take(self, item: Decoded | Ended) -> Progress | Transcription | Exception:
+        """Takes in what the loop gave: `add`, `result`, or what reading or decoding raised."""
+        if isinstance(item, Decoded):
+            return self.add(item)
+        return item.error or self.result()
 
     def add(self, decoded: Decoded) -> Progress:
         """Takes in the next segment and returns how far the recording is."""
@@ -63,37 +154,89 @@ class Recording:
         self._reports.append(report)
         for sequence in decoded.sequences:
             update_digest(self._digest, sequence)
-        begun = sum(report.notes for report in self._reports)
-        total = self._stream.duration if self._stream else None
-        return Progress(decoded.span.next_start or self._seconds, total, begun)
+        self._notes += report.notes
+        return Progress(decoded.span.next_start or self._seconds, self.length(), self._notes)
 
-    def result(self, model: str) -> Transcription:
-        """Ends the recording; ``model`` is the name of the model."""
+    def result(self) -> Transcription:
+        """Ends the recording."""
         self._leakage.add(self._assembler.finish(), None)
         kept, leakage = self._leakage.finish()
         starts = [report.start for report in self._reports]
-        notes, smoothing = self._request.smoothed(kept, starts)
-        selection = self._request.selection()
-        sure = selection.keep(notes)
+        notes, smoothing = self.request.smoothed(kept, starts)
+        sure = self._selection.keep(notes)
         level = self._stream.level_warnings if self._stream else ()
-        remarks = selection.sentences(leakage.notes)
+        remarks = self._selection.sentences(leakage.notes)
         for remark in remarks:
             warnings.warn(remark, ResultWarning, stacklevel=2)
         return Transcription(
             notes=by_onset(sure),
             segments=tuple(self._reports),
             duration=self._seconds,
-            model=model,
+            model=self.request.info.name,
             token_digest=self._digest.hexdigest(),
-            removed_notes=selection.removed,
+            removed_notes=self._selection.removed,
             audio_warning=self._stream.warning if self._stream else None,
             leakage=leakage,
             smoothing=smoothing,
             remarks=(*level, *remarks),
         )
 
-    def _counted(self, stream: AudioStream) -> Iterator[FloatArray]:
-        for block in self._leakage.listen(stream.with_warnings()):
+    def judge(self, decoded: Decoded | None) -> list[Judged]:
+        """The notes that end in the next segment, and what becomes of each.
+
+        Args:
+            decoded: The segment; None behind the last one.
+        """
+        if decoded is None:
+            notes, end = self._assembler.finish(), None
+        else:
+            notes, _ = assemble(self._assembler, decoded.span, decoded.sequences)
+            end = decoded.span.next_start
+        self._judged += len(notes)
+        judged = [
+            (note, became if became is not None and self._selection.keep([became]) else None)
+            for note, became in self._leakage.judge(notes, end)
+        ]
+        if decoded is None:
+            for sentence in self._selection.sentences(self._judged):
+                warnings.warn(sentence, ResultWarning, stacklevel=2)
+        return judged
+
+    def submit(self, run: Run, *, priority: Priority | None = None, client: str = "") -> int:
+        """Hands it to the loop; returns its number in the run."""
+        if priority is None:
+            priority = Priority.LIVE if self.live else Priority.INTERACTIVE
+        return run.add(
+            self.jobs(),
+            self.request.search,
+            priority=priority,
+            client=client,
+            live=self.live,
+            slow=self.slow,
+            seconds=self.length,
+        )
+
+    def notes(self, opened: Callable[[], Run]) -> Iterator[Note]:
+        """The notes, as soon as the segment in which they end is decoded.
+
+        Args:
+            opened: Gives the run that decodes it, and nothing else.
+        """
+        with opened() as run:
+            for decoded in chain(_segments(run), (None,)):
+                yield from (note for _, note in self.judge(decoded) if note is not None)
+
+    def events(self, opened: Callable[[], Run]) -> Iterator[NoteEvent]:
+        """The events of notes that begin and end; arguments of `notes`."""
+        events, end = NoteEvents(), 0.0
+        with opened() as run:
+            for decoded in _segments(run):
+                judged, end = self.judge(decoded), decoded.span.next_start or self._seconds
+                yield from events.add(judged, self._assembler.sounding(), end)
+        yield from events.add(self.judge(None), (), end)
+
+    def _counted(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
+        for block in blocks:
             self._samples += len(block)
             yield block
 
@@ -101,6 +244,129 @@ class Recording:
     def _seconds(self) -> float:
         """How much was read."""
         return self._samples / self._stream.target_rate if self._stream else 0.0
+
+
+def transcriptions(
+    loop: Loop,
+    recordings: Iterable[Recording],
+    request: Request,
+    *,
+    priority: Priority,
+    progress: ProgressOf | None = None,
+    raising: bool = False,
+) -> Generator[Transcription | Exception, None, None]:
+    """Takes recordings through a loop; what goes wrong with one of them takes its place.
+
+    Args:
+        loop: Where they are decoded.
+        recordings: Looked at on a thread of its own, as there is room for them.
+        request: Of all of them.
+        priority: Of all of them.
+        progress: Called after every segment, on the thread that takes the results.
+        raising: What goes wrong is raised in its place, which ends all.
+
+    Yields:
+        One result for each, in their order.
+    """
+    under_way: dict[int, Recording] = {}
+    waiting: dict[int, Transcription | Exception] = {}  # for their turn
+
+    def jobs() -> Iterator[Jobs]:
+        for number, recording in enumerate(recordings):
+            under_way[number] = recording
+            yield recording.jobs()
+
+    following = 0
+    with loop.open() as run:
+        if isinstance(recordings, list) and len(recordings) == 1:
+            under_way[0] = recordings[0]
+            recordings[0].submit(run, priority=priority)
+            run.end()
+        else:
+            run.feed(jobs(), request.search, priority=priority, company=True)
+        for item in run.results():
+            number = item.recording
+            try:
+                outcome = under_way[number].take(item)
+            except Exception as error:  # noqa: BLE001  it is this recording's alone
+                run.cancel(number)
+                outcome = error
+            if isinstance(outcome, Progress):
+                if progress:
+                    progress(number, outcome)
+                continue
+            waiting[number] = outcome
+            del under_way[number]
+            while following in waiting:
+                result = waiting.pop(following)
+                if raising and isinstance(result, Exception):
+                    raise result
+                yield result
+                following += 1
+
+
+def _segments(run: Run) -> Iterator[Decoded]:
+    """What is decoded of the only recording of a run; raises what reading it raised."""
+    for item in run.results():
+        if isinstance(item, Decoded):
+            yield item
+        elif item.error is not None:
+            raise item.error
+
+
+def segment_jobs(
+    blocks: Iterable[FloatArray], config: SegmentConfig, extract: FeatureExtractor
+) -> Jobs:
+    """The segments of a recording, from blocks of samples [n]."""
+    for segment in cut(blocks, config):
+        features = partial(extract, segment.samples)
+        yield Job(Span(segment.index, segment.start, segment.next_start), features)
+
+
+def span_of(config: SegmentConfig, index: int, *, last: bool = False) -> Span:
+    """Where the segment of that number lies."""
+    return Span(index, config.start(index), None if last else config.start(index + 1))
+
+
+def notes_of(tokens: Collection[Sequence], request: Request) -> tuple[Note, ...]:
+    """The notes of the tokens of consecutive segments.
+
+    Args:
+        tokens: The sequences of all channels of the first segment, then those of the second, ...
+        request: What is asked for.
+
+    Raises:
+        OptionError: They are no sequences, or no whole number of segments.
+    """
+    info = request.info
+    for sequence in tokens if isinstance(tokens, Collection) else [tokens]:
+        if not isinstance(sequence, Sequence):
+            raise OptionError(
+                f"tokens must be what forward() returns, got {type(sequence).__name__}."
+            )
+    channels = info.model.channels
+    count, rest = divmod(len(tokens), channels)
+    if rest:
+        raise OptionError(
+            f"This model has {channels} sequences per segment; {len(tokens)} are no whole "
+            "number of segments."
+        )
+    assembler, left, notes = request.assembler(), iter(tokens), list[Note]()
+    for index in range(count):
+        span = span_of(info.segments, index, last=index + 1 == count)
+        notes += assemble(assembler, span, islice(left, channels))[0]
+    return by_onset(notes + assembler.finish())
+
+
+def loop_of(info: Manifest, backend: Backend) -> Loop:
+    """The decoding loop of a model on a device.
+
+    Reading and listening take one thread of Python to 200 times real time, so there is one for
+    every four cores.
+    """
+    spec = info.decoding
+    remember = partial(previous_ids, spec=spec) if spec.memory_tokens else None
+    return Loop(backend, remember=remember, readers=max(1, usable_cores() // 4))
 
 
 def assemble(

@@ -7,12 +7,12 @@ leakage filter of a recording; it has no state, so one serves any number of them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypedDict
 
-from mt3_runtime.decoding.search import Greedy, SearchName, search_for
+from mt3_runtime.decoding.search import MakeSearch, SearchName, search_for
 from mt3_runtime.decoding.token_masks import constraint_for, stand_ins, unwritten_for
 from mt3_runtime.errors import OptionError
 from mt3_runtime.leakage.leakage_filter import LeakageFilter, leakage_filter
@@ -23,8 +23,7 @@ from mt3_runtime.leakage.leakage_report import (
     check_auto_filter,
 )
 from mt3_runtime.leakage.program_smoothing import smooth
-from mt3_runtime.notes.assemblers import assembler_for
-from mt3_runtime.notes.finisher import Finisher
+from mt3_runtime.notes.assemblers import Finisher, assembler_for
 from mt3_runtime.notes.instruments import Instruments, Lineup, choose
 from mt3_runtime.notes.selection import Selection
 from mt3_runtime.notes.vocabulary import EventKind
@@ -33,26 +32,47 @@ if TYPE_CHECKING:
     from mt3_runtime.bundles.manifest import Manifest
     from mt3_runtime.notes.note import Note
 
-MakeSearch = Callable[[int], Greedy]
-"""Makes the search for a lane of so many slots."""
+
+Searches = Callable[[SearchName, Lineup | None, bool], MakeSearch]
+"""Makes what makes the search, of its name, the line-up, and whether there is a grammar; what was
+asked for before comes out again, so that rows of equal requests share their search."""
 
 
-class Wishes(TypedDict, total=False):
-    """What a call may ask for; see `mt3_runtime.model.Model.transcribe_notes`."""
+class LiveOptions(TypedDict, total=False):
+    """What a call of a model may ask for.
 
+    Attributes:
+        auto_filter: How to repair instrument leakage, see `mt3_runtime.leakage.leakage_report`:
+            True, False, or ``"classic"``; the model's default if None.
+        decoding: ``greedy``, or ``t5x`` for the search of the published MT3 notebook; the model's
+            default if None.
+        instruments: What may occur, see `mt3_runtime.notes.instruments.choose`: names, families,
+            General MIDI program numbers, ``drums``.  The model cannot say anything else.
+        exclude: What may not.
+        grammar: Whether the model may only say what means something; see
+            `mt3_runtime.decoding.grammar`.
+        min_confidence: Notes below it are left out, and counted in the result.
+    """
+
+    auto_filter: AutoFilter | None
+    decoding: SearchName | None
     instruments: Instruments | None
     exclude: Instruments | None
     grammar: bool
     min_confidence: float
+
+
+class Options(LiveOptions, total=False):
+    """That, and what needs a whole recording.
+
+    Attributes:
+        smooth: Whether to repair programs that slip for one segment; see
+            `mt3_runtime.leakage.program_smoothing`.
+        upstream_quirks: Imitate known defects of the model's original implementation.
+    """
+
     smooth: bool
     upstream_quirks: bool
-
-
-class Options(Wishes, total=False):
-    """That, and what the model has a default for."""
-
-    auto_filter: AutoFilter | None
-    decoding: SearchName | None
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,7 @@ class Request:
     def of(
         cls,
         info: Manifest,
+        searches: Searches,
         *,
         auto_filter: AutoFilter,
         decoding: SearchName,
@@ -95,10 +116,11 @@ class Request:
         smooth: bool = False,
         upstream_quirks: bool = False,
     ) -> Request:
-        """Checks the arguments of `Model.transcribe_notes`.
+        """Checks what is asked for, see `Options`, of a model and its `searches_of`.
 
         Raises:
-            OptionError: As there.
+            OptionError: An argument is out of range, or an instrument is not known, or the model
+                has none of those asked for.
         """
         check_auto_filter(auto_filter)
         number = isinstance(min_confidence, int | float)
@@ -108,18 +130,9 @@ class Request:
             )
         lineup = choose(instruments, exclude)
         drums = bool(info.vocabulary.id_range(EventKind.DRUM))
-        constrain = constraint_for(
-            info.vocabulary,
-            info.notes,
-            lineup,
-            grammar=grammar,
-            orderly=info.decoding.orderly,
-            seconds=info.segments.samples / info.segments.sample_rate,
-        )
-        silence = unwritten_for(info.vocabulary, info.notes, lineup)
         return cls(
             info,
-            partial(search_for(decoding), spec=info.decoding, constrain=constrain, silence=silence),
+            searches(decoding, lineup, bool(grammar)),
             Lineup() if lineup is None else lineup,
             # A model without drums, or of one instrument, has none to confuse with another.
             auto_filter if drums and not info.notes.flat_programs else False,
@@ -155,3 +168,34 @@ class Request:
     def selection(self) -> Selection:
         """Makes the selection by confidence of a recording."""
         return Selection(self.min_confidence, limited=self.lineup != Lineup())
+
+
+def check_live(options: Iterable[str]) -> None:
+    """Refuses options that need a whole recording, as Python refuses those that do not exist.
+
+    Raises:
+        TypeError: There is one.
+    """
+    for name in options:
+        if name not in LiveOptions.__optional_keys__:
+            raise TypeError(f"a stream has no option {name!r}")
+
+
+def searches_of(info: Manifest) -> Searches:
+    """The searches of a model; of the latest requests they are kept."""
+
+    @lru_cache(64)
+    def make(decoding: SearchName, lineup: Lineup | None, grammar: bool) -> MakeSearch:  # noqa: FBT001
+        search = search_for(decoding)
+        constrain = constraint_for(
+            info.vocabulary,
+            info.notes,
+            lineup,
+            grammar=grammar,
+            orderly=info.decoding.orderly,
+            seconds=info.segments.samples / info.segments.sample_rate,
+        )
+        silence = unwritten_for(info.vocabulary, info.notes, lineup)
+        return partial(search, spec=info.decoding, constrain=constrain, silence=silence)
+
+    return make

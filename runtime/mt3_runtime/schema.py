@@ -30,7 +30,7 @@ LARGEST_INT = (1 << 53) - 1
 LARGEST_FLOAT = 1e9
 """No quantity in a file of ours comes near; its square is still a float32."""
 
-_REMEDY = "the bundle is damaged or of another version: export it again, or update mt3-runtime"
+_REMEDY = "it is damaged or of another version: make it again, or update mt3-runtime"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def _optional(value: object, arguments: Arguments, where: str) -> Any:
 
 def _literal(value: object, arguments: Arguments, where: str) -> Any:
     if not any(type(value) is type(known) and value == known for known in arguments):
-        raise _wrong(where, value, f"one of {', '.join(map(str, arguments))}")
+        known = (str(argument) or "nothing" for argument in arguments)
+        raise _wrong(where, value, f"one of {', '.join(known)}")
     return value
 
 

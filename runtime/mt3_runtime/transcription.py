@@ -1,11 +1,18 @@
-"""The result of a transcription: notes, segment reports, warnings, and how to save them."""
+"""The result of a transcription: notes, segment reports, warnings, and how to save them.
+
+`Progress` tells how far one is, and a `Handle` stands for one that is not done.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mt3_runtime.leakage.leakage_report import LeakageReport
 
@@ -128,6 +135,78 @@ class Transcription:
         target = Path(path)
         write_atomic(target, render(self, format or format_from_suffix(target), tempo=tempo))
         return target
+
+
+class Handle(Future[Transcription]):
+    """A recording that was submitted to an engine: a future, which can also be awaited.
+
+    ``result`` raises what went wrong with the recording, `DeadlineError`, or `EngineError`.
+
+    Args:
+        length: Tells the length of the recording in seconds, if it is known.
+        deadline: Seconds from now until it is given up.
+        stop: Stops the work.
+
+    Attributes:
+        progress: How far it is; None before the first segment.
+    """
+
+    def __init__(
+        self,
+        length: Callable[[], float | None],
+        deadline: float | None,
+        *,
+        stop: Callable[[Handle], None],
+    ) -> None:
+        super().__init__()
+        self._length, self._deadline, self._stop = length, deadline, stop
+        self._submitted = time.monotonic()
+        self._settling = threading.Lock()
+        self.progress: Progress | None = None
+
+    def __await__(self) -> Generator[Any, None, Transcription]:
+        import asyncio  # noqa: PLC0415  half as long to import as everything else
+
+        return asyncio.wrap_future(self).__await__()
+
+    def cancel(self) -> bool:
+        """Stops the work: its slots are free after the step, or the encoder run, that is under way.
+
+        Returns:
+            False if it was done before.
+        """
+        with self._settling:
+            if self.done():
+                return self.cancelled()
+            super().cancel()
+            self.set_running_or_notify_cancel()  # wakes those who wait for several
+        self._stop(self)
+        return True
+
+    def finish(self, outcome: Transcription | BaseException) -> None:
+        """Sets the result, unless it was cancelled; for the engine."""
+        with self._settling:
+            if self.done():
+                return
+            self.set_running_or_notify_cancel()
+        if isinstance(outcome, BaseException):
+            self.set_exception(outcome)
+        else:
+            self.set_result(outcome)
+
+    @property
+    def left(self) -> float:
+        """Seconds of audio that are not transcribed, 0 if the length is not known."""
+        done = self.progress.seconds_done if self.progress else 0.0
+        return max(0.0, (self._length() or 0.0) - done)
+
+    def age(self, now: float) -> float:
+        """Seconds since it was submitted."""
+        return now - self._submitted
+
+    def time_left(self, now: float) -> float:
+        """Seconds until its deadline, 0 or less behind it; infinite if it has none."""
+        return math.inf if self._deadline is None else self._deadline - self.age(now)
 
 
 def by_onset(notes: Sequence[Note]) -> tuple[Note, ...]:

@@ -205,7 +205,7 @@ def test_our_code_runs_over_the_real_classes(version, tiny_bundle, tmp_path):
 
 def test_the_table_names_what_the_code_uses():
     """Classes and enumerations that our source takes from TensorRT are all in the table."""
-    source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     used = set(re.findall(r"\b(?:self\._)?tensorrt\.([A-Z]\w+)", source))
     known = {path.partition(".")[0] for path in (*CALLS, *ATTRIBUTES, *OPTIONAL)}
     assert used
@@ -213,7 +213,7 @@ def test_the_table_names_what_the_code_uses():
 
 
 def test_cuda_has_every_call_with_as_many_parameters():
-    source = (PACKAGE / "cuda.py").read_text(encoding="utf-8")
+    source = (PACKAGE / "running" / "cuda.py").read_text(encoding="utf-8")
     names = sorted(set(re.findall(r'"(cuda[A-Z]\w+)"', source)))
     docs = json.loads(python(CUDA, "cuda", *names).splitlines()[0])
     given = {

@@ -171,7 +171,7 @@ def test_each_rule_finds_its_fault(model, fault):
 
 
 def test_the_table_knows_its_sources():
-    path = Path(sys.modules["mt3_engines"].__file__).with_name("operators.json")
+    path = Path(sys.modules["mt3_engines.building"].__file__).with_name("operators.json")
     document = json.loads(path.read_text())
     assert set(document["versions"]) <= set(document["sources"])
     assert table().opset(Version(11, 4)) == 24

@@ -219,7 +219,7 @@ def test_graphs_are_named_after_their_numbers(bundle, kind, tmp_path, capsys):
 
 def test_unknown_formats_are_no_keys(bundle):
     stored = {**keys_of(bundle)[0].to_dict(), "slots": [1], "quantised": "int4"}
-    with pytest.raises(BundleError, match="does not describe an engine"):
+    with pytest.raises(BundleError, match="expected one of nothing, int8, fp8; .* make it again"):
         EngineKey.from_dict(stored, "key")
 
 

@@ -23,7 +23,7 @@ from mt3_evaluation.leakage_study.leakage_evidence import (
 )
 from mt3_runtime.errors import OptionError
 from mt3_runtime.files.formats import load_notes, render
-from mt3_runtime.leakage import drum_evidence as percussion
+from mt3_runtime.leakage import drum_evidence
 from mt3_runtime.notes.note import Note
 from tests.runtime.test_filtering import LEAKED as LEAK
 from tests.runtime.test_filtering import TRUE as MELODY
@@ -82,13 +82,13 @@ def test_tables(folder: Path):
     signs = signs_table(pieces)
     assert "clear: 100.0% of the true notes, 0.0% of the leaked ones" in signs
     assert signs.splitlines()[1].split()[:2] == ["clarity", "1.000"]
-    before = {name: getattr(percussion, name) for name in leakage_evidence.CONSTANTS}
+    before = {name: getattr(drum_evidence, name) for name in leakage_evidence.CONSTANTS}
     rows = {tuple(line.split()[:2]): line for line in constants_table(pieces).splitlines()}
     assert "0 / 24" in rows["as", "they"]
     assert "0 / 12" in rows["as", "they"]
     assert ("CLEAR", "0.8") in rows
     assert ("MELODY_TONES", "3.6") in rows
-    assert before == {name: getattr(percussion, name) for name in leakage_evidence.CONSTANTS}
+    assert before == {name: getattr(drum_evidence, name) for name in leakage_evidence.CONSTANTS}
 
 
 def test_from_the_command_line(folder, tiny_bundle, tmp_path, monkeypatch, capsys):

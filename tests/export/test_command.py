@@ -129,6 +129,9 @@ def test_a_pulled_file_that_changed_is_not_read(mirrored: None, tmp_path: Path, 
     index.write_bytes(b"\x80" + index.read_bytes()[1:])
     assert main(["export", "tiny"]) == 3
     assert "is not the file the catalogue describes" in capsys.readouterr().err
+    assert main(["models", "pull", "tiny"]) == 3
+    assert "so it is not replaced. Move it elsewhere or delete it" in capsys.readouterr().err
+    index.unlink()
     assert main(["models", "pull", "tiny"]) == 0
     assert main(["export", "tiny"]) == 0
 

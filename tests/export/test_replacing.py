@@ -159,9 +159,31 @@ def with_member(path: Path) -> None:
         archive.writestr("notes.txt", "mine")
 
 
+def with_comment(path: Path) -> None:
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"mine"
+
+
+def with_broken_extra(path: Path) -> None:
+    """The content of a member is not what its checksum says."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("ranges.json", '{"format": "mt3-runtime.ranges"}')
+    path.write_bytes(path.read_bytes().replace(b'"mt3-runtime.ranges"', b'"mt3-runtime-ranges"'))
+
+
+def with_gap(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-22] + b"mine" + data[-22:])
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        lambda path: path.write_bytes(path.read_bytes() + b"a movie"),
+        lambda path: path.write_bytes(b"#!/bin/sh\n" + path.read_bytes()),
+        with_comment,
+        with_gap,
+        with_broken_extra,
         lambda path: path.write_text("movie"),
         lambda path: path.write_bytes(b""),
         zipped("photo.jpg"),
@@ -189,6 +211,19 @@ def test_an_older_archive_is_replaced(copy: Path, tiny_weights: Weights) -> None
     export(tiny_weights, copy / "model.mt3", digest="1" * 64)
     assert Bundle(copy / "model.mt3").manifest.source["digest"] == "1" * 64
     assert len(zipfile.ZipFile(copy / "model.mt3").namelist()) == 3
+
+
+def test_an_archive_that_another_program_packed_is_replaced(
+    copy: Path, tiny_weights: Weights
+) -> None:
+    """Info-ZIP adds times and owners to every member."""
+    with zipfile.ZipFile(copy / "model.mt3", "w") as archive:
+        for path in sorted((copy / "model").iterdir()):
+            member = zipfile.ZipInfo(path.name)
+            member.extra = b"UT\x05\x00\x03\0\0\0\0"
+            archive.writestr(member, path.read_bytes())
+    export(tiny_weights, copy / "model.mt3", digest="1" * 64)
+    assert Bundle(copy / "model.mt3").manifest.source["digest"] == "1" * 64
 
 
 # Failures ----------------------------------------------------------------------------------------

@@ -93,7 +93,9 @@ def test_one_call_gives_the_same(
 # --- not worse -----------------------------------------------------------------------------------
 
 ONSET_FLOORS = {"violin_solo.mp3": 0.92, "piano_bach.mp3": 0.84}
-LABELLED_SECONDS = 60.0  # of the violin; the whole movement is scored in the README's table
+LABELLED_SECONDS = (
+    60.0  # of the violin, as in README's first table; docs/benchmarks.md says what is over what
+)
 
 #: Measured 0.8118.  The same scorer gives 0.822 for this recording when SciPy's polyphase filter
 #: resamples it and the last segment is padded as audio, which the published pipeline does not.

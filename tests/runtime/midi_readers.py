@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mido
-import pytest
 
 from mt3_runtime.files.midi import from_midi
 from mt3_runtime.notes.note import Note
+from tests import needs
 
 
 def ignoring_ports(path: Path) -> list[Note]:
@@ -53,7 +53,7 @@ def by_mido(path: Path) -> list[Note]:
 
 
 def by_pretty_midi(path: Path) -> list[Note]:
-    pretty_midi = pytest.importorskip("pretty_midi")
+    pretty_midi = needs.package("pretty_midi")
     return [
         Note(n.start, n.end, n.pitch, n.velocity, part.program, part.is_drum)
         for part in pretty_midi.PrettyMIDI(str(path)).instruments
@@ -62,7 +62,7 @@ def by_pretty_midi(path: Path) -> list[Note]:
 
 
 def by_miditoolkit(path: Path) -> list[Note]:
-    miditoolkit = pytest.importorskip("miditoolkit")
+    miditoolkit = needs.package("miditoolkit")
     midi = miditoolkit.MidiFile(str(path))
     seconds = midi.get_tick_to_time_mapping()
     return [
@@ -73,7 +73,7 @@ def by_miditoolkit(path: Path) -> list[Note]:
 
 
 def by_symusic(path: Path) -> list[Note]:
-    symusic = pytest.importorskip("symusic")
+    symusic = needs.package("symusic")
     return [
         Note(n.start, n.end, n.pitch, n.velocity, part.program, part.is_drum)
         for part in symusic.Score(str(path), ttype="second").tracks
@@ -82,7 +82,7 @@ def by_symusic(path: Path) -> list[Note]:
 
 
 def by_partitura(path: Path) -> list[Note]:
-    partitura = pytest.importorskip("partitura", reason="partitura is not installed")
+    partitura = needs.package("partitura", "midi-readers")
     notes = []
     for part in partitura.load_performance_midi(str(path)):
         changes = sorted(part.programs, key=lambda change: change["time"])
@@ -100,7 +100,7 @@ def by_partitura(path: Path) -> list[Note]:
 
 
 def by_music21(path: Path) -> list[Note]:
-    music21 = pytest.importorskip("music21", reason="music21 is not installed")
+    music21 = needs.package("music21", "midi-readers")
     reader = music21.midi.MidiFile()
     reader.open(str(path))
     reader.read()

@@ -22,6 +22,7 @@ from tests.sounds import (
     junk,
     lyrics,
     patched,
+    read,
     sound,
     tune,
     uncounted,
@@ -33,14 +34,6 @@ def _no_unexpected_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
-
-
-def read(data: bytes) -> np.ndarray:
-    with open_audio(io.BytesIO(data)) as stream:
-        samples = np.concatenate(list(stream))
-    if stream.duration is not None:
-        assert stream.duration == pytest.approx(len(samples) / 16000, abs=0.01)
-    return samples
 
 
 def stating(kind: str, length: int, data: bytes | None = None) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import subprocess
 import warnings
 from collections import Counter, defaultdict
@@ -23,6 +22,7 @@ from mt3_runtime.files.channels import assign_channels
 from mt3_runtime.files.midi import from_midi, port_warning, to_midi
 from mt3_runtime.notes.note import Note
 from mt3_runtime.transcription import Transcription
+from tests import needs
 from tests.runtime.midi_readers import READERS, ignoring_ports
 
 TICK = 1 / 4800
@@ -298,21 +298,14 @@ def test_more_than_a_midi_file_can_hold():
 
 
 def soundfont() -> Path:
-    pretty_midi = pytest.importorskip("pretty_midi")
+    pretty_midi = needs.package("pretty_midi")
     return Path(pretty_midi.__file__).parent / "TimGM6mb.sf2"
-
-
-def tool(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"no {name} to play MIDI files with: apt-get install {name}")
-    return path
 
 
 def rendered(player: str, path: Path) -> np.ndarray:
     """What a player makes of a file, without effects that mix the channels: float64 [n, 2]."""
-    soundfile = pytest.importorskip("soundfile")
-    wave, program = path.with_suffix(".wav"), tool(player)
+    soundfile = needs.package("soundfile")
+    wave, program = path.with_suffix(".wav"), needs.tool(player)
     if player == "fluidsynth":
         options = ["-niq", "-R0", "-C0", "-g0.1", "-r22050", "-F", str(wave), str(soundfont())]
     else:

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from mt3_runtime import cli
 from mt3_runtime.cli import ExitCode, Listing, main
+from mt3_runtime.commands import calibrate_command, jobs, results
 from mt3_runtime.commands import folder_inputs as folders
-from mt3_runtime.commands import jobs, results
 from mt3_runtime.commands.transcribe_command import TranscribeCommand
 from mt3_runtime.errors import (
     AudioError,
@@ -118,7 +118,7 @@ def songs(tmp_path):
 
 
 def test_help_lists_every_command_and_what_the_missing_ones_need(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "entry_points", lambda group: ())  # no other room is installed
+    monkeypatch.setattr(cli, "entry_points", lambda group: ())  # no other package is installed
     assert main(["--help"]) == ExitCode.OK
     text = " ".join(capsys.readouterr().out.split())
     for name in ("transcribe", "models", "export", "build", "engines", "calibrate", "evaluate"):
@@ -166,15 +166,16 @@ def test_main_reads_the_arguments_of_the_process(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("name", "extra"), [("engines", "trt"), ("calibrate", "calibration"), ("plot", "viz")]
 )
-def test_a_command_without_its_room_names_the_extra(monkeypatch, capsys, name, extra):
-    monkeypatch.setattr(cli, "entry_points", lambda group: ())
-    assert main([name, "--whatever", "x"]) == ExitCode.UNUSABLE
+def test_a_command_without_its_package_names_the_extra(monkeypatch, capsys, name, extra):
+    for module in (cli, calibrate_command):
+        monkeypatch.setattr(module, "entry_points", lambda group: ())
+    assert main([name, "x"]) == ExitCode.UNUSABLE
     error = capsys.readouterr().err
     assert f"with the extra [{extra}]" in error
     assert error.count("\n") == 1
 
 
-def test_a_room_with_a_missing_package_names_it(monkeypatch, capsys):
+def test_a_package_that_lacks_another_names_it(monkeypatch, capsys):
     entry = EntryPoint("export", "no_such_package.commands:Export", cli.COMMAND_GROUP)
     monkeypatch.setattr(cli, "entry_points", lambda group: (entry,))
     assert main(["export"]) == ExitCode.UNUSABLE

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import BundleError, OptionError
+from mt3_runtime.notes.assemblers import Finisher
 from mt3_runtime.notes.confidence import Calibration, Weights, logit
-from mt3_runtime.notes.finisher import Finisher
 from mt3_runtime.notes.note import Note, Probabilities
 
 PITCHED = Weights(bias=-1.0, onset=0.5, pitch=2.0, program=0.25, offset=-0.5)

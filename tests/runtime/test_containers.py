@@ -14,12 +14,16 @@ import pytest
 
 from mt3_runtime.audio.sources import load_audio, open_audio
 from mt3_runtime.errors import AudioError, AudioWarning, OptionError
+from tests import needs
 from tests.sounds import RATE, id3, patched, sound, tune
 
-needs_av = pytest.mark.skipif(
-    importlib.util.find_spec("av") is None,
-    reason="PyAV is not installed; the extra [formats] brings it: pip install '.[formats]'",
-)
+
+@pytest.fixture
+def _av() -> None:
+    needs.package("av")
+
+
+needs_av = pytest.mark.usefixtures("_av")
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +157,7 @@ def encoded(
                 for ready in [*resampler.resample(frame), None]:
                     file.mux(stream.encode(ready))
     except (av.error.FFmpegError, ValueError) as error:
-        pytest.skip(f"this FFmpeg does not write {codec} in {container}: {error}")
+        needs.missing("encoders", f"FFmpeg writes no {codec} in {container}: {error}")
     return buffer.getvalue()
 
 

@@ -14,11 +14,11 @@ import pytest
 
 from mt3_runtime.bundles.bundle import DecodingSpec
 from mt3_runtime.decoding.batching import decode
-from mt3_runtime.decoding.scheduler import Remember, Schedule, Turn
+from mt3_runtime.decoding.scheduler import Remember
 from mt3_runtime.decoding.search import Greedy, T5XBeam, previous_ids
 from mt3_runtime.decoding.types import Decoded, Ended, Job, Jobs, Sequence, Span
 from tests.pace import HANGS, until
-from tests.scripted import ScriptedBackend, decode_table, segments, table_jobs
+from tests.scripted import ScriptedBackend, ScriptedLane, decode_table, segments, table_jobs
 
 SPEC = DecodingSpec(start_id=0, eos_id=1, max_tokens=16, beam_alpha=0.6)
 SEARCH = partial(Greedy, spec=SPEC)
@@ -69,14 +69,14 @@ def test_channels_end_alone_and_come_out_together(workers: int, slots: int, chan
 
 @pytest.fixture
 def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoding takes time, so the feeder is ahead: it waits for room whenever the worker asks."""
-    take = Schedule.take
+    """Encoding takes a little time, as it does, so readers are always ahead."""
+    load = ScriptedLane.load
 
-    def later(self: Schedule, *, wait: bool) -> Turn | None:
-        until(lambda: self._changed._waiters or self._fed or self.closed)
-        return take(self, wait=wait)
+    def slow(*arguments: object) -> None:
+        time.sleep(0.005)
+        load(*arguments)
 
-    monkeypatch.setattr(Schedule, "take", later)
+    monkeypatch.setattr(ScriptedLane, "load", slow)
 
 
 @pytest.mark.usefixtures("_unhurried")
@@ -256,16 +256,48 @@ def test_an_error_in_the_list_of_recordings_ends_the_run() -> None:
     assert threading.active_count() <= before
 
 
+@pytest.mark.parametrize("place", [0, 3, 5])
 @pytest.mark.parametrize("remember", [None, partial(previous_ids, spec=MEMORY)])
-def test_an_error_in_a_worker_reaches_the_caller_and_stops_all(remember: Remember | None) -> None:
+def test_an_error_in_features_ends_their_recording_alone(
+    remember: Remember | None, place: int
+) -> None:
+    """What lies before it still comes out, and nothing behind it."""
+
     def broken() -> np.ndarray:
         raise ArithmeticError("no features")
 
-    jobs = [*list(table_jobs(9))[:5], Job(Span(5, 0.0, None), broken)]
+    jobs = list(table_jobs(9))
+    jobs[place] = Job(jobs[place].span, broken)
     backend = ScriptedBackend([_table(2)] * 9, workers=3)
     before = threading.active_count()
-    with pytest.raises(ArithmeticError, match="no features"):
-        list(decode(backend, [table_jobs(9), _one_by_one(jobs)], SEARCH, remember=remember))
+    recordings = [table_jobs(9), _one_by_one(jobs), table_jobs(4)]
+    found = list(decode(backend, recordings, SEARCH, remember=remember))
+    counts = [sum(item.recording == number for item in found) for number in range(3)]
+    assert counts == [9 + 1, place + 1, 4 + 1]
+    ends = {item.recording: item for item in found if isinstance(item, Ended)}
+    assert str(ends[1].error) == "no features"
+    assert [ends[number].segments for number in range(3)] == [9, place, 4]
+    assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("broken", ["load", "step", "lane"])
+@pytest.mark.parametrize("remember", [None, partial(previous_ids, spec=MEMORY)])
+def test_an_error_of_the_device_reaches_the_caller_and_stops_all(
+    remember: Remember | None, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = itertools.count()
+
+    def fails(*_: object, **__: object) -> None:
+        if broken == "lane" or next(calls) == 5:
+            raise ArithmeticError("no device")
+
+    monkeypatch.setattr(ScriptedBackend if broken == "lane" else ScriptedLane, broken, fails)
+    if broken == "load":
+        monkeypatch.setattr(ScriptedLane, "step", lambda lane, rows: lane.top_ids[:rows].fill(1))
+    backend = ScriptedBackend([_table(2)] * 9, workers=3)
+    before = threading.active_count()
+    with pytest.raises(ArithmeticError, match="no device"):
+        list(decode(backend, [table_jobs(9), table_jobs(9)], SEARCH, remember=remember))
     assert threading.active_count() <= before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from mt3_runtime.errors import DownloadError
 from mt3_runtime.models import catalogue, connection, download
+from tests.pace import HANGS
 from tests.web_server import CONTENT, DIGEST, Handler, Server, running
 
 
@@ -319,10 +321,8 @@ def drip(*parts: bytes):
 @pytest.mark.parametrize("size", [None, 2000])
 def test_a_server_that_drips_is_given_up(raw, target, monkeypatch, parts, size):
     monkeypatch.setattr(connection, "WINDOW", 0.3)
-    begin = time.monotonic()
     with pytest.raises(DownloadError, match=r"bytes per second.*the same command again"):
         download.fetch(raw(drip(*parts)), target, size=size, sha256=None)
-    assert time.monotonic() - begin < 5
     assert not target.exists()
 
 
@@ -430,7 +430,7 @@ def test_two_programs_that_fetch_one_file_both_end_well(server, target):
     assert second.poll() is None  # it waits
     server.stop_after = None
     server.stall.set()  # the first one's connection ends too early; the second one goes on
-    said = [process.communicate(timeout=30) for process in (first, second)]
+    said = [process.communicate(timeout=HANGS) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [1, 0]
     assert "What has arrived is kept" in said[0][1]
     assert said[1][0].strip() == str(len(CONTENT))
@@ -453,6 +453,30 @@ def test_many_threads_that_fetch_one_file_ask_for_it_once(server, target, monkey
         found = list(pool.map(lambda _: fetch(server, target, sha256=sha256), range(6)))
     assert found == [len(CONTENT)] * 6
     assert server.paths == ["/model.bin"]
+    assert left(target) == ["model.bin"]
+
+
+def test_a_part_that_another_program_takes_between_two_looks_is_no_odd_file(
+    server, target, monkeypatch
+):
+    """Asked twice, whether it is there and what it is, the second answer may be of nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = download.part_of(target)
+    looks = []
+
+    def taken(path, real=os.lstat):
+        if os.fspath(path) == os.fspath(part):
+            looks.append(path)
+            if len(looks) == 1:
+                part.write_bytes(b"")
+                found = real(path)
+                part.unlink()
+                return found
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", taken)
+    assert fetch(server, target) == len(CONTENT)
+    assert looks
     assert left(target) == ["model.bin"]
 
 

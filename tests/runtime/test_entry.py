@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from mt3_runtime.cli import ExitCode
+from mt3_runtime.imports.interrupts import Held
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +62,64 @@ def test_ctrl_c_while_it_starts_is_one_line(moment):
     assert ended.stderr == "mt3: interrupted\n"
     assert ended.returncode == ExitCode.INTERRUPTED
     assert ended.stdout == ""
+
+
+#: As C extensions answer an exception in the middle of their import: with another one.
+FRAGILE = """
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == {moment!r}:
+            try:
+                os.kill(os.getpid(), signal.{signal})
+                for _ in range(100):
+                    pass
+            except BaseException as error:
+                raise ImportError("initialization failed", name=name) from error
+"""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("name", "said", "code"),
+    [("SIGINT", "mt3: interrupted\n", 130), ("SIGTERM", "mt3: terminated\n", -15)],
+)
+@pytest.mark.parametrize("moment", ["numpy", "mido", "onnxruntime", "soundfile"])
+def test_a_signal_while_an_extension_is_imported_waits(tmp_path, moment, name, said, code):
+    soundfile.write(tmp_path / "a.wav", [0.1, -0.1] * 4000, 16000)
+    words = ["transcribe", "-q", str(tmp_path / "a.wav"), "-o", str(tmp_path / "a.mid")]
+    before, _, after = INTERRUPTED.partition("class Press:")
+    after = after[after.index("\nfrom mt3_runtime") :]
+    code_ = (before + FRAGILE.replace("{signal}", name) + after).format(
+        moment=moment, words=words, before=""
+    )
+    ended = python("-c", code_)
+    assert (ended.stderr, ended.returncode) == (said, code)
+    assert not (tmp_path / "a.mid").exists()
+
+
+@posix
+def test_held_signals_reach_the_handlers_there_were():
+    called = []
+    before = signal.signal(signal.SIGINT, lambda number, _: called.append(number))
+    ignored = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Held():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            assert called == []
+        assert called == [signal.SIGINT]
+        signal.raise_signal(signal.SIGINT)
+        assert called == [signal.SIGINT] * 2
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, ignored)
+
+
+def test_other_threads_import_without_handlers():
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: Held().__enter__() or "fine").result() == "fine"
 
 
 @posix

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mt3_runtime.leakage.leakage_filter import LeakageFilter, leakage_filter
 from mt3_runtime.leakage.leakage_report import LeakageReport
 from mt3_runtime.notes.note import Note
-from tests.runtime.test_hearing import RATE, Audio, hit, silence, tone
+from tests.runtime.test_salience import RATE, Audio, hit, silence, tone
 
 SEGMENT = 2.0  # seconds
 

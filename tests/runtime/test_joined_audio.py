@@ -11,7 +11,7 @@ import pytest
 
 from mt3_runtime.audio.sources import load_audio, open_audio
 from mt3_runtime.errors import AudioWarning
-from tests.sounds import FORMATS, ID3V1, ape, id3, junk, patched, sound, uncounted
+from tests.sounds import FORMATS, ID3V1, ape, id3, junk, patched, read, sound, uncounted
 
 
 @pytest.fixture(autouse=True)
@@ -19,14 +19,6 @@ def _no_unexpected_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
-
-
-def read(data: bytes) -> np.ndarray:
-    with open_audio(io.BytesIO(data)) as stream:
-        samples = np.concatenate(list(stream))
-    if stream.duration is not None:
-        assert stream.duration == pytest.approx(len(samples) / 16000, abs=0.01)
-    return samples
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -340,9 +340,9 @@ def test_a_lone_segment_uses_all_threads(tiny_bundle: Path, audio: Audio) -> Non
     model = load_model(tiny_bundle, threads=3)
     features = model.preprocess(audio)
     together = model.forward(features)
-    assert list(model._pipeline.backend._sessions) == [1]
+    assert list(model._backend._sessions) == [1]
     alone = [model.forward(features[i : i + 1])[0] for i in range(len(features))]
-    assert list(model._pipeline.backend._sessions) == [1, 3]
+    assert list(model._backend._sessions) == [1, 3]
     assert token_digest(alone) == token_digest(together)
     live = list(model.stream(iter([audio]), sr=16000))
     assert sorted(live) == sorted(model.transcribe_notes(audio).notes)

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
-from mt3_runtime.bundles.integrity import _MESSAGES, fields, scan
+from mt3_runtime.bundles.onnx_scan import _MESSAGES, fields, scan
 from mt3_runtime.bundles.tiny_graphs import sum_model
 from mt3_runtime.errors import BundleError
 from tests.protobuf_spellings import ODD, delimited, spelled, varint

@@ -22,6 +22,7 @@ from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import BundleError, BundleNotFoundError, MT3Error, OptionError
 from mt3_runtime.loading import clear_cache, load_model
 from mt3_runtime.model import Model
+from tests.pace import HANGS
 
 METHODS = [m for m in ("spawn", "forkserver") if m in multiprocessing.get_all_start_methods()]
 
@@ -170,22 +171,22 @@ def test_threads_change_and_clear_the_kept_model(tiny_bundle, bundle, monkeypatc
     assert not wrong
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
 def test_a_process_that_is_forked_while_a_thread_loads_is_not_stuck(tiny_bundle, monkeypatch):
     loading_now, release = threading.Event(), threading.Event()
 
     def slow(path, device):
         loading_now.set()
-        release.wait(30)
+        release.wait(HANGS)
         return np.zeros(1)
 
     monkeypatch.setattr(loading, "load_model", slow)
     thread = threading.Thread(target=loading._kept.get, args=(tiny_bundle, "cpu"))
     thread.start()
-    loading_now.wait(30)
+    loading_now.wait(HANGS)
     child = multiprocessing.get_context("fork").Process(target=clear_cache)
     child.start()
-    child.join(20)
+    child.join(HANGS)
     stuck = child.is_alive()
     child.kill()
     release.set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import time
 import warnings
 
 import numpy as np
@@ -21,16 +20,13 @@ SOUNDS = {
     for seconds in (0.5, 1.0)
 } | {"bare mp3 1.0": uncounted(sound("mp3", 1.0))}
 TAGS = {"id3": id3(333), "id3v1": ID3V1, "ape": ape(100), "zeros": bytes(1000), "nothing": b""}
-SLOW_SECONDS = 20.0
 
 
 def read(data: bytes) -> tuple[float, list[str]]:
     """Seconds of audio and warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        began = time.perf_counter()
         samples = load_audio(io.BytesIO(data), containers=False)
-        assert time.perf_counter() - began < SLOW_SECONDS
     assert np.isfinite(samples).all()
     assert all(issubclass(item.category, AudioWarning) for item in caught)
     return len(samples) / 16000, [str(item.message) for item in caught]

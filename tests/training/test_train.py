@@ -234,6 +234,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, stops):
         done = stop
     # What was done after the last state is lost, and done again.
     with (tmp_path / "cut" / "log.csv").open("a") as file:
+        if not file.tell():  # nothing was logged yet; the header comes with the first row
+            file.write(",".join(LOG_COLUMNS) + "\n")
         file.write("2026-01-01,99,0.5,short,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1\n2026-01-0")
     with begin(tmp_path / "cut", config) as run:
         assert run.train(never)

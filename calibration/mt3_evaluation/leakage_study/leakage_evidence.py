@@ -34,7 +34,7 @@ from mt3_runtime.cli import guarded
 from mt3_runtime.errors import MT3Error
 from mt3_runtime.files.formats import load_notes, render
 from mt3_runtime.filesystem.atomic import make_folder, write_atomic
-from mt3_runtime.leakage import drum_evidence as percussion
+from mt3_runtime.leakage import drum_evidence
 from mt3_runtime.leakage.drum_evidence import CONTEXT_SECONDS, DrumContext, Heard, together
 from mt3_runtime.leakage.leakage_filter import filter_notes
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
@@ -127,14 +127,14 @@ def read(folder: Path, transcribe: Callable[[Path], Sequence[Note]], *, rate: in
     for path in sorted(folder.glob("*.wav")):
         labels, notes = load_notes(path.with_suffix(".mid")), transcribe(path)
         audio = load_audio(path, target_rate=rate)
-        ear = SalienceAnalyser(rate)
-        ear.hear(audio)
+        analyser = SalienceAnalyser(rate)
+        analyser.hear(audio)
         melodic = sorted(pitched(notes))
-        sounding = [(note, ear.note(note), ear.tones(note.onset)) for note in melodic]
+        sounding = [(note, analyser.note(note), analyser.tones(note.onset)) for note in melodic]
         judged = [
-            Judged(heard, ear.tonal_share(*_context(heard.note)), truth)
+            Judged(heard, analyser.tonal_share(*_context(heard.note)), truth)
             for heard, truth in zip(
-                together(sounding, ear.harmonics), truths(labels, melodic), strict=True
+                together(sounding, analyser.harmonics), truths(labels, melodic), strict=True
             )
         ]
         pieces.append(Piece(path.stem.rpartition("-")[0], labels, notes, judged, audio))
@@ -197,7 +197,7 @@ def constants_table(pieces: Sequence[Piece]) -> str:
     head = ("constant", "value", "lost", "left in stems", f"{HARD}: lost", "left")
     lines = [head, ("as they are", "", *_outcome(pieces))]
     for name in ("CLEAR", *CONSTANTS):
-        value = 1.0 if name == "CLEAR" else getattr(percussion, name)
+        value = 1.0 if name == "CLEAR" else getattr(drum_evidence, name)
         for factor in (0.8, 1.2):
             changed = value * factor
             if name == "CLEAR":
@@ -267,12 +267,12 @@ def _pitch_class(note: Note) -> int:
 
 @contextmanager
 def _set(name: str, value: float) -> Iterator[None]:
-    before = getattr(percussion, name)
-    setattr(percussion, name, value)
+    before = getattr(drum_evidence, name)
+    setattr(drum_evidence, name, value)
     try:
         yield
     finally:
-        setattr(percussion, name, before)
+        setattr(drum_evidence, name, before)
 
 
 def main() -> int:

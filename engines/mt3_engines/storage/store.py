@@ -27,7 +27,7 @@ from mt3_runtime.backends.devices import check_profile
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import BundleError, DeviceError, OutputError
 from mt3_runtime.filesystem.atomic import make_folder, write_atomic
-from mt3_runtime.filesystem.ownership import delete, foreign_names, is_regular
+from mt3_runtime.filesystem.ownership import delete, foreign_names, is_irregular, is_regular
 from mt3_runtime.models.cache import cache_dir, expanded
 from mt3_runtime.schema import read_document, read_fields
 
@@ -114,7 +114,7 @@ class EngineStore:
             engine = path.with_suffix(ENGINE)
             if not _STEM.fullmatch(path.stem) or not _is_marked(path):
                 continue
-            if os.path.lexists(engine) and not is_regular(engine):
+            if is_irregular(engine):
                 continue
             try:
                 info = read_info(path)

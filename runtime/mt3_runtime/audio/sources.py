@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import stat
 import warnings
 from collections.abc import AsyncIterable, Collection, Iterable, Iterator
 from numbers import Real
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeAlias, TypeGuard, cast
 
@@ -203,6 +205,19 @@ def open_blocks(
     )
 
 
+def may_block(source: AudioSource) -> bool:
+    """Whether reading a source may wait for somebody who writes: a pipe, a socket, a terminal."""
+    try:
+        if isinstance(source, str | os.PathLike):
+            mode = Path(source).stat().st_mode
+            return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        if hasattr(source, "read"):
+            return not (hasattr(source, "seekable") and source.seekable())
+    except (OSError, ValueError):  # opening it says what is wrong
+        pass
+    return False
+
+
 def load_audio(
     source: AudioSource,
     *,
@@ -270,7 +285,7 @@ def _check_blocks(blocks: object) -> None:
     if isinstance(blocks, AsyncIterable):
         raise AudioError(
             f"A {kind} is asynchronous; expected an iterable of sample blocks. Hand them over "
-            "through a queue.Queue: iter(queue.get, None)."
+            "through a queue.Queue, with a generator that yields what queue.get() gives."
         )
     if is_recording(blocks) or not isinstance(blocks, Iterable):
         raise AudioError(

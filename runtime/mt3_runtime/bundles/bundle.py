@@ -1,4 +1,4 @@
-"""Opens bundles: everything one model needs at run time, in a folder or an uncompressed zip.
+"""Opens bundles and checks the digests of their files: all one model needs, in a folder or a zip.
 
 ``docs/bundle-format.md`` specifies it byte by byte.  In short: ``bundle.json`` describes features,
 segments, vocabulary, decoding and note rules as data, and lists the graph files with their SHA-256.
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mt3_runtime.bundles.container import Extent, open_container
-from mt3_runtime.bundles.integrity import scan
 from mt3_runtime.bundles.manifest import DecodingSpec, GraphFile, Manifest, ModelSpec, Role
+from mt3_runtime.bundles.onnx_scan import scan
 from mt3_runtime.bundles.weights_in_place import referring
 from mt3_runtime.errors import BundleError, BundleNotFoundError
 

@@ -8,11 +8,11 @@ anything else is refused by name, so that nobody's notes go with a model.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from mt3_runtime.bundles.bundle import MANIFEST, Bundle
+from mt3_runtime.bundles.container import Archive
 from mt3_runtime.errors import BundleError, OutputError
 from mt3_runtime.filesystem.ownership import foreign_names, is_regular, listed
 
@@ -63,12 +63,13 @@ def bundle_files(path: Path, *, unchanged: bool) -> list[Path]:
 def _contents(path: Path, names: set[str]) -> tuple[list[str], set[str]]:
     """What does not belong to a bundle, and what does and is there."""
     if not path.is_dir():
-        with zipfile.ZipFile(path) as archive:
-            there = archive.namelist()
-            extras = [name for name in EXTRAS if name in there]
-            fitting = [name for name in extras if archive.getinfo(name).file_size <= _MOST]
-            names |= {name for name in fitting if _is_extra(name, archive.read(name))}
-        return sorted(set(there) - names), names & set(there)
+        archive = Archive(path)
+        there = archive.names
+        found = {name: archive.find(name) for name in EXTRAS if name in there}
+        fitting = {name: extent for name, extent in found.items() if extent.size <= _MOST}
+        names |= {name for name, extent in fitting.items() if _is_extra(name, extent.read())}
+        outside = [] if archive.is_filled() else ["bytes outside its members"]
+        return sorted(there - names) + outside, names & there
     for name in EXTRAS:
         extra = path / name
         if is_regular(extra) and extra.stat().st_size <= _MOST:

@@ -21,6 +21,9 @@ from typing import BinaryIO, NamedTuple, Protocol
 from mt3_runtime.errors import BundleError
 from mt3_runtime.filesystem.regular_file import kind_of, open_regular
 
+#: Bytes of an entry of an archive's directory without its texts, and of the directory's end, in
+#: archives up to 2 GiB and beyond.
+_ENTRY, _ENDS = 46, (22, 98)
 #: Of a member's header in front of its content: signature, then at 26 the lengths of two fields.
 _HEADER, _SIGNATURE, _LENGTHS = 30, b"PK\x03\x04", 26
 _ENCRYPTED = 0x1
@@ -126,7 +129,12 @@ class Archive:
         with open_regular(path, follow=True) as file, _reading(path):
             self._state = _state(file)
             with zipfile.ZipFile(file) as archive:
-                self._members = archive.infolist()
+                self._members, self._directory = archive.infolist(), archive.start_dir
+
+    @property
+    def names(self) -> set[str]:
+        """Of all members."""
+        return {member.filename for member in self._members}
 
     def find(self, name: str) -> Extent:
         found = [member for member in self._members if member.filename == name]
@@ -144,6 +152,21 @@ class Archive:
         if size != member.compress_size or not 0 <= offset <= offset + size <= length:
             raise BundleError(f"{name} in {self.path} is cut off or damaged; copy it again.")
         return Extent(self.path, offset, size, self._state, member.CRC)
+
+    def is_filled(self) -> bool:
+        """Whether the file is its members and their directory, and not one byte else.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+        at = 0
+        for member in sorted(self._members, key=lambda one: one.header_offset):
+            if member.header_offset != at:
+                return False
+            at = self._offset(member) + member.compress_size
+        texts = [(one.orig_filename.encode(), one.extra, one.comment) for one in self._members]
+        entries = sum(_ENTRY + sum(map(len, three)) for three in texts)
+        return at == self._directory and self._state[2] - at - entries in _ENDS
 
     def _offset(self, member: zipfile.ZipInfo) -> int:
         """Where a member's content begins, behind its own header."""

@@ -12,7 +12,7 @@ The references are made here, to a file whose digest was checked; those in a bun
 
 from __future__ import annotations
 
-from mt3_runtime.bundles.integrity import BYTES, fields, number
+from mt3_runtime.bundles.onnx_scan import BYTES, fields, number
 from mt3_runtime.bundles.tiny_graphs import field, number_field, text
 
 FOLDER = "session.model_external_initializers_file_folder_path"

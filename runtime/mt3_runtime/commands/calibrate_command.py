@@ -83,9 +83,19 @@ class _Verbs(argparse._SubParsersAction):  # type: ignore[type-arg]  # noqa: SLF
     ) -> None:
         if values[0] not in self._verbs:
             values = [BUNDLE_VERB, *values]
-        listing = self._verbs[values[0]]
-        verb = listing.load()
-        row = self._name_parser_map[values[0]]
-        row.set_defaults(verb=verb, listing=listing)
-        verb.add_arguments(row)
+        self.fill(values[0])
         super().__call__(parser, namespace, values, option_string)
+
+    def fill(self, name: str) -> argparse.ArgumentParser:
+        """Imports a verb and adds its arguments to its parser, once.
+
+        Raises:
+            MissingDependencyError: It, or a package it needs, is not installed.
+        """
+        listing = self._verbs[name]
+        parser: argparse.ArgumentParser = self._name_parser_map[name]
+        if parser.get_default("verb") is None:
+            verb = listing.load()
+            parser.set_defaults(verb=verb, listing=listing)
+            verb.add_arguments(parser)
+        return parser

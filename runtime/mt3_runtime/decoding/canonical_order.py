@@ -37,7 +37,7 @@ from mt3_runtime.decoding.grammar import (
 from mt3_runtime.notes.vocabulary import EventKind
 
 if TYPE_CHECKING:
-    from mt3_runtime.decoding.types import BoolArray, Span, TokenArray
+    from mt3_runtime.decoding.types import BoolArray, Rows, Span, TokenArray
 
 _KEYS = np.arange(128, dtype=np.int32)
 # Notes of one step, or of the tie section, in order: by their kind, by program, by pitch.
@@ -78,34 +78,32 @@ class CanonicalOrder(Grammar):
         for state in (self._key, self._said):
             state[target] = state[source]
 
-    def advance(self, allowed: BoolArray, tokens: TokenArray) -> None:
+    def advance(self, allowed: BoolArray, tokens: TokenArray, rows: Rows | None = None) -> None:
         """As `Constraint.advance`."""
-        super().advance(allowed, tokens)
-        rows = np.s_[: len(tokens)]
+        rows = slice(len(tokens)) if rows is None else rows
+        super().advance(allowed, tokens, rows)
         kinds, values = self._kinds[tokens], self._values[tokens]
-        pitched = self._pitched_key(rows) + values
-        key = self._key[rows]
-        np.copyto(key, pitched, where=kinds == PITCH)
-        np.copyto(key, _DRUMS + values, where=kinds == DRUM)
+        key = np.where(kinds == PITCH, self._pitched_key(rows) + values, self._key[rows])
+        key = np.where(kinds == DRUM, _DRUMS + values, key)
         key[(kinds == SHIFT) | (kinds == TIE)] = _NONE
+        self._key[rows] = key
         self._said[rows] = kinds
         self._narrow(allowed, rows)
 
-    def _pitched_key(self, rows: slice) -> IntArray:
+    def _pitched_key(self, rows: Rows) -> IntArray:
         """The key of pitch 0 of the current program, as an offset or onset: what sorts notes."""
         onset = (self._velocity[rows] > 0) & ~self._ties[rows]
         return np.where(onset, _ONSETS, 0) + 128 * self._program[rows]
 
-    def _narrow(self, allowed: BoolArray, rows: slice) -> None:
+    def _narrow(self, allowed: BoolArray, rows: Rows) -> None:
         """Forbids in some rows what would break the order."""
         column = (rows, np.newaxis)
         key, said, ties = self._key[column], self._said[column], self._ties[column]
         program, velocity = self._program[column], self._velocity[column]
         stated = (said == PROGRAM) | (said == VELOCITY)
 
-        shifts = allowed[rows, self._slices[EventKind.SHIFT]]
-        shifts &= self._shifts > self._time[column]
-        shifts &= ~(stated | (said == SHIFT))
+        shifts = (self._shifts > self._time[column]) & ~(stated | (said == SHIFT))
+        allowed[rows, self._slices[EventKind.SHIFT]] &= shifts
 
         # Behind a note-off a lower program may still follow, for an onset.
         bound = np.where(ties, key, np.where(key >= _ONSETS, key - _ONSETS, _NONE)) // 128
@@ -119,7 +117,7 @@ class CanonicalOrder(Grammar):
         velocities &= ~ties & (said != VELOCITY)
         allowed[rows, self._slices[EventKind.VELOCITY]] = self._velocities & velocities
 
-        pitches = allowed[rows, self._slices[EventKind.PITCH]]
-        pitches &= self._pitched_key(rows)[:, np.newaxis] + _KEYS > key
+        pitches = self._pitched_key(rows)[:, np.newaxis] + _KEYS > key
+        allowed[rows, self._slices[EventKind.PITCH]] &= pitches
         drums = (velocity > 0) & ~ties & (_DRUMS + self._drum_values > key)
         allowed[rows, self._slices[EventKind.DRUM]] = self._drums & drums

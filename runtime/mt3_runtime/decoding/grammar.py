@@ -31,7 +31,7 @@ import numpy.typing as npt
 from mt3_runtime.notes.vocabulary import EventKind, Vocabulary
 
 if TYPE_CHECKING:
-    from mt3_runtime.decoding.types import BoolArray, Span, TokenArray
+    from mt3_runtime.decoding.types import BoolArray, Rows, Span, TokenArray
     from mt3_runtime.notes.note_rules import NoteRules
 
 IntArray = npt.NDArray[np.integer[Any]]
@@ -155,7 +155,7 @@ class Grammar:
         self._sounding[slot] = not (first or rules.ties)
         allowed[slot] = self._in_ties if rules.ties else self._in_main
         self._settle(allowed, self._rows[slot : slot + 1])
-        self._renew(allowed, slot, slot + 1)
+        self._renew(allowed, slice(slot, slot + 1))
 
     def move(self, source: int, target: int) -> None:
         """As `Constraint.move`."""
@@ -174,22 +174,23 @@ class Grammar:
         ):
             state[target] = state[source]
 
-    def advance(self, allowed: BoolArray, tokens: TokenArray) -> None:
+    def advance(self, allowed: BoolArray, tokens: TokenArray, rows: Rows | None = None) -> None:
         """As `Constraint.advance`."""
-        count = len(tokens)
+        rows = slice(len(tokens)) if rows is None else rows
+        slots = self._rows[rows]
         kinds, values = self._kinds[tokens], self._values[tokens]
-        time, base = self._time[:count], self._base[:count]
         shift = kinds == SHIFT
-        np.copyto(time, base + values, where=shift)
+        time = np.where(shift, self._base[rows] + values, self._time[rows])
+        self._time[rows] = time
         if self._dialect.shifts_add_up:  # in a row; any other event ends it
-            np.multiply(time, shift, out=base)
+            self._base[rows] = time * shift
         pitch = np.flatnonzero(kinds == PITCH)
         if pitch.size:
-            self._sound(pitch, values[pitch])
+            self._sound(slots[pitch], values[pitch])
         setting = np.flatnonzero(kinds >= _FIRST_SETTING)
         if setting.size:
-            self._set(allowed, setting, kinds[setting], values[setting])
-        self._renew(allowed, 0, count)
+            self._set(allowed, slots[setting], kinds[setting], values[setting])
+        self._renew(allowed, rows)
 
     def _steps_in(self, span: Span) -> int:
         """The latest time that is not past the start of the next segment."""
@@ -238,15 +239,15 @@ class Grammar:
         self._if_silent[rows] = pitched & np.where(ties, ~self._first[rows], loud)
         allowed[rows, self._slices[EventKind.DRUM]] = self._drums & drums[:, np.newaxis]
 
-    def _renew(self, allowed: BoolArray, begin: int, end: int) -> None:
-        """Sets shifts and pitches in the rows of some slots from their state."""
-        column = np.s_[begin:end, np.newaxis]
+    def _renew(self, allowed: BoolArray, rows: Rows) -> None:
+        """Sets shifts and pitches in some rows from their state."""
+        column = (rows, np.newaxis)
         lowest = self._time[column] - self._base[column] + self._far[column]
         longest = (self._end[column] - self._time[column]).view(np.uint32)
         distance = (self._shifts - lowest).view(np.uint32)  # what is too low is far too high
         shifts = self._slices[EventKind.SHIFT]
-        np.less_equal(distance, longest, out=allowed[begin:end, shifts])
-        sounding = self._sounding[self._rows[begin:end], self._program[begin:end]] > 0
-        allowed[begin:end, self._slices[EventKind.PITCH]] = np.where(
+        allowed[rows, shifts] = distance <= longest
+        sounding = self._sounding[self._rows[rows], self._program[rows]] > 0
+        allowed[rows, self._slices[EventKind.PITCH]] = np.where(
             sounding, self._if_sounding[column], self._if_silent[column]
         )

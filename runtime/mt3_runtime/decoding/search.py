@@ -4,6 +4,8 @@ A search owns the tokens of a lane's slots.  After every step it reads the two b
 row, records one, decides which one the row reads next, and says which rows have ended.  Both
 searches are independent of the other rows, so results never depend on batch composition.  If there
 is a constraint, the search tells it what was chosen, and it says what may be chosen next.
+
+Rows of one lane may belong to different searches; each is told which ones are its own.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, IdArray, Lane
     from mt3_runtime.bundles.bundle import DecodingSpec
     from mt3_runtime.decoding.token_masks import UnwrittenTokens
-    from mt3_runtime.decoding.types import Constraint, Span
+    from mt3_runtime.decoding.types import BoolArray, Constraint, Rows, Span
 
 SearchName = Literal["greedy", "t5x"]
 
@@ -74,6 +76,8 @@ class Greedy:
         self._lengths[slot] = 0
         if self._constraint:
             self._constraint.start(lane.allowed, slot, span)
+        else:
+            lane.allowed[slot] = True
 
     def move(self, source: int, target: int) -> None:
         """Copies a slot's sequence, following `Lane.move`."""
@@ -82,16 +86,16 @@ class Greedy:
         if self._constraint:
             self._constraint.move(source, target)
 
-    def advance(self, lane: Lane, rows: int) -> npt.NDArray[np.bool_]:
-        """Takes in one step of the lane.
+    def advance(self, lane: Lane, rows: Rows) -> BoolArray:
+        """Takes in one step of the lane in those rows that are this search's.
 
         Returns:
             bool [rows], true where the row's sequence is complete.
         """
-        chosen = lane.top_ids[:rows, 0]
-        self._record(lane, chosen, lane.top_log_probs[:rows, 0])
-        lengths = self._lengths[:rows]
-        ended: npt.NDArray[np.bool_] = chosen == self._spec.eos_id
+        chosen = lane.top_ids[rows, 0]
+        self._record(lane, rows, chosen, lane.top_log_probs[rows, 0])
+        lengths = self._lengths[rows]
+        ended: BoolArray = chosen == self._spec.eos_id
         ended &= lengths >= self._spec.min_tokens
         return ended | (lengths >= self._spec.max_tokens)
 
@@ -99,15 +103,16 @@ class Greedy:
         """The complete sequence of a row that ended."""
         return self._cut(slot, int(self._lengths[slot]))
 
-    def _record(self, lane: Lane, tokens: npt.NDArray[np.int64], log_probs: FloatArray) -> None:
-        """Appends the token that each of the first rows reads next."""
-        rows = len(tokens)
-        at = self._lengths[:rows]
-        self._tokens[self._rows[:rows], at] = tokens
-        self._log_probs[self._rows[:rows], at] = log_probs
-        at += 1
+    def _record(
+        self, lane: Lane, rows: Rows, tokens: npt.NDArray[np.int64], log_probs: FloatArray
+    ) -> None:
+        """Appends the token that each of some rows reads next."""
+        slots, at = self._rows[rows], self._lengths[rows]
+        self._tokens[slots, at] = tokens
+        self._log_probs[slots, at] = log_probs
+        self._lengths[rows] += 1
         if self._constraint:
-            self._constraint.advance(lane.allowed, tokens)
+            self._constraint.advance(lane.allowed, tokens, rows)
 
     def _cut(self, slot: int, length: int) -> Sequence:
         tokens = self._tokens[slot, :length].copy()
@@ -162,28 +167,27 @@ class T5XBeam(Greedy):
         for state in (self._live, self._score, self._finished, self._finished_log_prob):
             state[target] = state[source]
 
-    def advance(self, lane: Lane, rows: int) -> npt.NDArray[np.bool_]:
-        ids, log_probs = lane.top_ids[:rows], lane.top_log_probs[:rows]
-        lengths = self._lengths[:rows]
+    def advance(self, lane: Lane, rows: Rows) -> BoolArray:
+        ids, log_probs = lane.top_ids[rows], lane.top_log_probs[rows]
+        slots, lengths, live = self._rows[rows], self._lengths[rows], self._live[rows]
         is_eos = ids == self._spec.eos_id
-        live = self._live[:rows]
 
         eos_log_prob = np.where(is_eos[:, 0], log_probs[:, 0], log_probs[:, 1])
         score = (live + eos_log_prob) / self._penalty[lengths + 1]
         may_end = is_eos.any(axis=1) & (lengths + 1 >= self._spec.min_tokens)
-        better = np.flatnonzero(may_end & (score > self._score[:rows]))
-        self._score[better] = score[better]
-        self._finished[better] = lengths[better] + 1
-        self._finished_log_prob[better] = eos_log_prob[better]
+        better = np.flatnonzero(may_end & (score > self._score[rows]))
+        self._score[slots[better]] = score[better]
+        self._finished[slots[better]] = lengths[better] + 1
+        self._finished_log_prob[slots[better]] = eos_log_prob[better]
 
         best_other = is_eos[:, 0].astype(np.intp)
-        chosen = ids[self._rows[:rows], best_other]
-        chosen_log_prob = log_probs[self._rows[:rows], best_other]
-        live += chosen_log_prob
-        lane.token_ids[:rows, 0] = chosen
-        self._record(lane, chosen, chosen_log_prob)
-        settled: npt.NDArray[np.bool_] = self._score[:rows] > live / self._penalty[-1]
-        return settled | (self._lengths[:rows] >= self._spec.max_tokens)
+        each = self._rows[: len(slots)]
+        chosen, chosen_log_prob = ids[each, best_other], log_probs[each, best_other]
+        self._live[rows] = live = live + chosen_log_prob
+        lane.token_ids[rows, 0] = chosen
+        self._record(lane, rows, chosen, chosen_log_prob)
+        settled: BoolArray = self._score[rows] > live / self._penalty[-1]
+        return settled | (self._lengths[rows] >= self._spec.max_tokens)
 
     def result(self, slot: int) -> Sequence:
         length = int(self._finished[slot])
@@ -193,6 +197,9 @@ class T5XBeam(Greedy):
         self._log_probs[slot, length - 1] = self._finished_log_prob[slot]
         return self._cut(slot, length)
 
+
+MakeSearch = Callable[[int], Greedy]
+"""Makes the search for a lane of so many slots."""
 
 _SEARCHES: dict[str, type[Greedy]] = {"greedy": Greedy, "t5x": T5XBeam}
 

@@ -31,7 +31,7 @@ from mt3_runtime.errors import OptionError
 from mt3_runtime.notes.vocabulary import EventKind, Vocabulary
 
 if TYPE_CHECKING:
-    from mt3_runtime.decoding.types import BoolArray, Constraint, Span, TokenArray
+    from mt3_runtime.decoding.types import BoolArray, Constraint, Rows, Span, TokenArray
     from mt3_runtime.notes.instruments import Lineup
     from mt3_runtime.notes.note_rules import NoteRules
 
@@ -257,8 +257,8 @@ class LineupMask:
     def move(self, source: int, target: int) -> None:
         """As `Constraint.move`; the rows themselves are the state."""
 
-    def advance(self, allowed: BoolArray, tokens: TokenArray) -> None:
+    def advance(self, allowed: BoolArray, tokens: TokenArray, rows: Rows | None = None) -> None:
         """As `Constraint.advance`."""
         said = np.flatnonzero(self._is_program[tokens])
         if said.size:
-            allowed[said] = self._later
+            allowed[said if rows is None else np.arange(len(allowed))[rows][said]] = self._later

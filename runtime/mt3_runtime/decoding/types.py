@@ -16,6 +16,8 @@ from mt3_runtime.backends.base import FloatArray
 
 BoolArray = npt.NDArray[np.bool_]
 TokenArray = npt.NDArray[np.integer[Any]]
+Rows = slice | npt.NDArray[np.intp]
+"""Some rows of a lane: the first ones, or any, by their slots in ascending order."""
 
 
 class Sequence(NamedTuple):
@@ -104,5 +106,11 @@ class Constraint(Protocol):
     def move(self, source: int, target: int) -> None:
         """Copies a slot's state; its row of ``allowed`` was copied by `Lane.move`."""
 
-    def advance(self, allowed: BoolArray, tokens: TokenArray) -> None:
-        """Renews the first rows of ``allowed``, given the token [rows] that each of them took."""
+    def advance(self, allowed: BoolArray, tokens: TokenArray, rows: Rows | None = None) -> None:
+        """Renews rows of ``allowed``, given the token that each of them took.
+
+        Args:
+            allowed: As in `start`.
+            tokens: One per row.
+            rows: Which ones; None for the first ones.
+        """

@@ -112,7 +112,7 @@ def _registered(device: str) -> Iterator[Finding]:
         subject, asked = f"device {entry.name}", entry.name == device
         try:
             yield from entry.load()(asked=asked)
-        except ModuleNotFoundError as error:  # a room of which only the registration is here
+        except ModuleNotFoundError as error:  # only the registration is here
             if asked:
                 yield Finding(subject, Level.NOTE, absent("it", error), "use another device")
         except Exception as error:  # noqa: BLE001  others' code; all else is still worth saying

@@ -16,47 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mt3_runtime.errors import OutputError
-from mt3_runtime.filesystem.atomic import real_path
-from mt3_runtime.filesystem.ownership import delete, foreign_names, listed
+from mt3_runtime.filesystem.ownership import delete
 
 #: Returns the files of a folder that may be deleted, all of them; raises for any other folder.
 Check = Callable[[Path], list[Path]]
 
 _NEW, _OLD = "new", "old"
-
-
-def no_files(folder: Path) -> list[Path]:
-    """The check that lets empty folders pass only.
-
-    Raises:
-        OutputError: There is anything else.
-    """
-    if not folder.is_dir():
-        raise OutputError(f"{folder} exists and is no folder; choose another name.")
-    found = foreign_names(folder, ())
-    if found:
-        raise OutputError(f"The folder {folder} holds {listed(found)}; choose a new folder.")
-    return []
-
-
-@contextmanager
-def new_folder(out: Path, *, replaceable: Check = no_files) -> Iterator[Path]:
-    """Yields a temporary folder to fill, which becomes ``out`` if all went well.
-
-    Args:
-        out: The place; folders above are made, links are followed.
-        replaceable: What may be there; by default an empty folder.
-
-    Raises:
-        OutputError: Something else is there, or the folder cannot be written; what was there is
-            unharmed and nothing is left behind.
-    """
-    target = real_path(out)
-    if os.path.lexists(target):
-        replaceable(target)
-    with folder_beside(target) as folder:
-        yield folder
-        move_folder(folder, target, replaceable=replaceable)
 
 
 @contextmanager

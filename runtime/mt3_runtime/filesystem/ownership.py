@@ -27,6 +27,17 @@ def is_regular(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def is_irregular(path: str | os.PathLike[str]) -> bool:
+    """Whether something is there that is no file itself.
+
+    One look: what another program takes away meanwhile is not there, and no such thing.
+    """
+    try:
+        return not stat.S_ISREG(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def foreign_names(folder: Path, own: Collection[str]) -> list[str]:
     """Names in a folder that are not among our own, or that are no regular files; sorted.
 

@@ -20,6 +20,7 @@ from importlib import metadata
 from types import ModuleType
 
 from mt3_runtime.errors import MissingDependencyError, MT3Error
+from mt3_runtime.imports.interrupts import Held
 
 DISTRIBUTION = "mt3-runtime"
 
@@ -49,7 +50,8 @@ def require(module: str, purpose: str, *extras: str) -> ModuleType:
         MissingDependencyError: The package, or a library below it, is not installed.
     """
     try:
-        return importlib.import_module(module)
+        with Held():
+            return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a C library is missing
         raise _missing(module, error, purpose, extras) from error
 

@@ -2,8 +2,8 @@
 
 Contract: `LeakageFilter.listen` passes on the audio as it is read, on any thread, always ahead of
 the notes.  Then either `add` takes the notes that end in each segment, in order, and `finish` gives
-all that remain; or `live` gives what remains of each segment at once.  That depends on audio and
-notes alone, not on threads or on how far the audio was read ahead.
+all that remain; or `judge` says at once what becomes of those of each segment.  That depends on
+audio and notes alone, not on threads or on how far the audio was read ahead.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 NEEDED_SECONDS = SETTLED_SECONDS + WINDOW_SECONDS
 """Of audio behind an onset, to say what is heard there."""
+
+Judged = tuple[Note, Note | None]
+"""A note, and what became of it while the recording goes on; None if it was removed."""
 
 REMEMBERED_SECONDS = 30.0
 """Of audio; what is held longer is no drum."""
@@ -108,9 +111,13 @@ class LeakageFilter:
         """What remains of all notes, in the order in which they were handed over."""
         return Filtered(self._notes, LeakageReport(notes=len(self._notes)))
 
-    def live(self, notes: Sequence[Note], end: float | None) -> list[Note]:  # noqa: ARG002
+    def judge(self, notes: Sequence[Note], end: float | None) -> list[Judged]:  # noqa: ARG002
+        """What becomes of the notes that end in a segment, by offset; arguments as of `add`."""
+        return [(note, note) for note in notes]
+
+    def live(self, notes: Sequence[Note], end: float | None) -> list[Note]:
         """What remains of the notes that end in a segment, by offset; arguments as of `add`."""
-        return list(notes)
+        return [became for _, became in self.judge(notes, end) if became is not None]
 
 
 class ClassicFilter(LeakageFilter):
@@ -119,13 +126,12 @@ class ClassicFilter(LeakageFilter):
     def finish(self) -> Filtered:
         return classic(self._notes)
 
-    def live(self, notes: Sequence[Note], end: float | None) -> list[Note]:
+    def judge(self, notes: Sequence[Note], end: float | None) -> list[Judged]:
         latest = max((note.onset for note in notes), default=0.0) if end is None else end
         past = [note for note in self._notes if note.onset >= latest - LOOK_BACK_SECONDS]
         self._notes = [*past, *notes]
         became = {change.note: change.became for change in classic(self._notes).report.changes}
-        kept = (became.get(note, note) for note in notes)
-        return [note for note in kept if note is not None]
+        return [(note, became.get(note, note)) for note in notes]
 
 
 class EvidenceFilter(LeakageFilter):
@@ -190,18 +196,18 @@ class EvidenceFilter(LeakageFilter):
         report = LeakageReport("auto", len(after), tuple(changes.values()), join(stretches))
         return Filtered([note for note in after if note is not None], report)
 
-    def live(self, notes: Sequence[Note], end: float | None) -> list[Note]:
+    def judge(self, notes: Sequence[Note], end: float | None) -> list[Judged]:
         until = self._ear.seconds if end is None else end
         start = max(0.0, until - LOOK_BACK_SECONDS)
         new = [self._listen(note, until=until) for note in notes if not note.is_drum]
-        self._ear.forget(until - REMEMBERED_SECONDS)
+        self._ear.forget(until - REMEMBERED_SECONDS, shares=True)
         self._recent = [one for one in self._recent if one[0].onset >= start] + new
         recent = together(self._recent, self._ear.harmonics)
         hits = [note.onset for note in notes if note.is_drum]
         self._recent_drums = sorted([t for t in self._recent_drums if t >= start] + hits)
         scene, drums = DrumContext(recent, self._recent_drums), self._drums(self._recent_drums)
         share = self._ear.tonal_share(start, until)
-        kept = [note for note in notes if note.is_drum]
+        judged: list[Judged] = [(note, note) for note in notes if note.is_drum]
         added = {id(note) for note, *_ in new}
         for heard in (one for one in recent if id(one.note) in added):
             verdict = scene.judge(
@@ -214,9 +220,8 @@ class EvidenceFilter(LeakageFilter):
             became: Note | None = heard.note
             if verdict.reason:
                 became = drums.replace(heard, verdict).became
-            if became:
-                kept.append(became)
-        return sorted(kept, key=lambda note: note.offset)
+            judged.append((heard.note, became))
+        return sorted(judged, key=lambda pair: (pair[1] or pair[0]).offset)
 
     def _listen(self, note: Note, *, until: float = math.inf) -> Sounding:
         return note, self._ear.note(note, until=until), self._ear.tones(note.onset, until=until)

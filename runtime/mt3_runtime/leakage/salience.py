@@ -82,7 +82,8 @@ class SalienceAnalyser:
         self._lock = threading.Lock()
         self._heard = self._samples = 0
         self._chunks: deque[_Chunk] = deque()
-        self._tones, self._amplitudes = array("d", [0.0]), array("d", [0.0])  # cumulative sums
+        # Cumulative sums, and the frame ahead of which they begin.
+        self._tones, self._amplitudes, self._first_sum = array("d", [0.0]), array("d", [0.0]), 0
 
     def hear(self, block: npt.NDArray[np.float32]) -> None:
         """Takes the next samples, float32 [n]."""
@@ -98,10 +99,19 @@ class SalienceAnalyser:
             self._heard += len(frames.clarity)
             self._samples = frames.samples
 
-    def forget(self, seconds: float) -> None:
-        """Frees what is only needed for notes that start before this time."""
+    def forget(self, seconds: float, *, shares: bool = False) -> None:
+        """Frees what is only needed for notes that start before this time.
+
+        Args:
+            seconds: The time.
+            shares: `tonal_share` is not asked for earlier times either.
+        """
         with self._lock:
             frame = int(seconds / self._seconds)
+            if shares and frame - self._first_sum > MOST_FRAMES:
+                del self._tones[: frame - self._first_sum]
+                del self._amplitudes[: frame - self._first_sum]
+                self._first_sum = frame
             while self._chunks and self._chunks[0].end <= frame - FRAMES_PER_WINDOW - 1:
                 self._chunks.popleft()
 
@@ -149,10 +159,12 @@ class SalienceAnalyser:
 
     def tonal_share(self, start: float, end: float) -> float:
         """Share of the amplitudes from one time to another that belongs to tones, 0..1."""
-        last = max(0, self._last(end) + 1)
-        first = min(max(0, int(start / self._seconds)), last)
-        whole = self._amplitudes[last] - self._amplitudes[first]
-        return (self._tones[last] - self._tones[first]) / whole if whole > 0.0 else 0.0
+        with self._lock:
+            last = max(0, self._last(end) + 1)
+            first = min(max(0, int(start / self._seconds)), last)
+            last, first = last - self._first_sum, max(0, first - self._first_sum)
+            whole = self._amplitudes[last] - self._amplitudes[first]
+            return (self._tones[last] - self._tones[first]) / whole if whole > 0.0 else 0.0
 
     @property
     def seconds(self) -> float:

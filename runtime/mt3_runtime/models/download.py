@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from mt3_runtime.errors import DownloadError
-from mt3_runtime.filesystem.ownership import is_regular
+from mt3_runtime.filesystem.ownership import is_irregular
 from mt3_runtime.models.connection import open_address
 
 MOST = 1 << 30
@@ -127,14 +127,14 @@ def is_right(path: Path, *, size: int | None, sha256: str | None) -> bool:
 
 def _in_place(target: Path, wanted: _Wanted) -> int | None:
     """Length of the file if it is there and right, None if nothing is there."""
+    if not os.path.lexists(target):  # looked at first: another program may put it there by now
+        return None
     if target.is_file() and is_right(target, size=wanted.size, sha256=wanted.sha256):
         return target.stat().st_size
-    if os.path.lexists(target):
-        raise DownloadError(
-            f"{target} is there and is not the file the catalogue describes, so it is not "
-            "replaced. Move it elsewhere or delete it, and run the same command again."
-        )
-    return None
+    raise DownloadError(
+        f"{target} is there and is not the file the catalogue describes, so it is not "
+        "replaced. Move it elsewhere or delete it, and run the same command again."
+    )
 
 
 def _fetch(addresses: Sequence[str], target: Path, wanted: _Wanted, report: Report) -> int:
@@ -184,7 +184,7 @@ def _refusal(name: str, failures: dict[str, str], *, kept: bool, wrong: bool) ->
 def _locked(part: Path, report: Report) -> Iterator[BinaryIO]:
     """Opens a part to append to it, when no other program does; an empty one is not left behind."""
     while True:
-        if os.path.lexists(part) and not is_regular(part):
+        if is_irregular(part):
             raise DownloadError(f"{part} is no regular file, so it is left alone; see what it is.")
         with part.open("ab") as file:
             while not _try_to_lock(file):

@@ -145,8 +145,11 @@ def remove_model(name: str) -> int:
     manifest names.
 
     Raises:
+        OptionError: The cache folder is unknown or cannot be looked into.
         OutputError: Something else is with them, which the message names; nothing is deleted.
     """
+    for kind in ("checkpoints", "bundles"):
+        contents(cache_dir() / kind)  # or what is there would be said not to be
     aliases = {alias: model.name for model in catalogue.list_models() for alias in model.aliases}
     files: list[Path] = []
     folders: list[Path] = []

@@ -83,6 +83,9 @@ class Assembler(Protocol):
             OptionError: Segments are out of order, or an argument contradicts another.
         """
 
+    def sounding(self) -> list[Note]:
+        """The notes that have begun and are not settled; their ends mean nothing yet."""
+
     def finish(self) -> list[Note]:
         """End the recording; returns the notes that were not settled."""
 

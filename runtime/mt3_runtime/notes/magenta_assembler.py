@@ -146,6 +146,13 @@ class NoteAssembler:
             only.tokens, only.probabilities, start, next_start, truncated=only.truncated
         )
 
+    def sounding(self) -> list[Note]:
+        """The notes that have begun and not ended."""
+        return [
+            _note(found, found.onset, pitch, self._rules.program(program))
+            for (pitch, program), found in self._open.items()
+        ]
+
     def finish(self) -> list[Note]:
         """End the recording: all open notes end together, at the latest time seen."""
         self._closed = []

@@ -25,7 +25,7 @@ import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import attrgetter
 from typing import NamedTuple
@@ -144,20 +144,7 @@ class ChannelAssembler:
     def add_channels(
         self, channels: Sequence[ChannelTokens], start: float, next_start: float | None
     ) -> tuple[list[Note], SegmentReport]:
-        """Take the next segment.
-
-        Args:
-            channels: What was decoded, in the order of ``rules.channels``.
-            start: Start of the segment in seconds.
-            next_start: Start of the next segment, None for the last one.
-
-        Returns:
-            The notes that are settled now, in the order of their ends, and the report.
-
-        Raises:
-            OptionError: Segments are out of order, there are more or fewer channels than the model
-                has, or tokens and probabilities differ in length.
-        """
+        """As `Assembler.add_channels`; the channels are in the order of ``rules.channels``."""
         check_order(self._segments, self._last_start, start, next_start)
         if len(channels) != len(self._channels):
             raise OptionError(
@@ -186,6 +173,12 @@ class ChannelAssembler:
         self._last_start = start
         late = self._quirks & {CUT_LONG_NOTES, CUT_OPEN_NOTES}
         return ([] if late else self._settled(horizon)), report
+
+    def sounding(self) -> list[Note]:
+        """The notes that have begun, ended ones too as long as they are not settled."""
+        drafts = ((key, draft) for key, drafts in self._score.items() for draft in drafts)
+        begun = [self._note(key, replace(draft, offset=draft.onset)) for key, draft in drafts]
+        return sorted(set(begun))
 
     def finish(self) -> list[Note]:
         """End the recording: all open notes end together, at the latest time seen."""

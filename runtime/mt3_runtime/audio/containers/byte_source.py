@@ -56,7 +56,7 @@ class Part:
         kind: Format, for messages.
         frames: Number of sample frames, where it is known better than the decoder can know.
         claim: How many times its length the decoder is told, see :class:`VirtualFile`.
-        forward: The decoder does not seek, see ``decoders``.
+        forward: The decoder must not seek, see ``decoders``.
         stated: Bytes of samples that its header states ...
         present: ... and that are there.
         lost: Bytes between its frames that are neither audio nor a tag.

@@ -110,12 +110,11 @@ class SndfileDecoder:
 
 @cache
 def _forward_only(soundfile: ModuleType) -> type:
-    """soundfile.SoundFile that reads forward only, for MPEG 2, frames with a checksum, and FLAC.
+    """soundfile.SoundFile that reads forward only, for MPEG 2 and for frames with a checksum.
 
     The original seeks to where it is after every read.  libmpg123 then decodes again, from frames
     whose bits in earlier ones it has forgotten; of the two kinds it fails to silence them, and says
-    so on standard error.  (Of MPEG 1 it does not fail, and rounds a little differently.)  Of FLAC
-    the samples are the same without, and cost a tenth less.
+    so on standard error.  (Of MPEG 1 it does not fail, and rounds a little differently.)
     """
 
     class ForwardOnly(soundfile.SoundFile):  # type: ignore[name-defined, misc]

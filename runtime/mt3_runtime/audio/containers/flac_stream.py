@@ -69,18 +69,18 @@ def flac_part(source: Bytes, start: int, end: int) -> Part:
     frames = _metadata_end(source, start + 4, stop)
     last = info and last_frame(source, frames, stop, info)
     if info is None or last is None:
-        return Part(start, stop, whole, "FLAC", forward=True)
+        return Part(start, stop, whole, "FLAC")
     first = _frame_samples(source.at(frames, _FRAME_MOST), info) or (0, 0)
     samples = last.behind - first[0]  # what was cut from a broadcast does not begin with sample 0
     reach = min(stop, last.at + _most_bytes(info))
     stop = _end_of_frame(source, last.at, reach, stop)
     if info.samples >= samples:
-        return Part(start, stop, ByteView(source, [range(start, reach)]), "FLAC", forward=True)
+        return Part(start, stop, ByteView(source, [range(start, reach)]), "FLAC")
     field = start + _START_BYTES + 13  # four bits, then four bytes, of the number of samples
     upper = source.at(field, 1)[0] & 0xF0
     count = (upper << 32 | samples).to_bytes(5)
     view = ByteView(source, [range(start, field), count, range(field + 5, reach)])
-    return Part(start, stop, view, "FLAC", forward=True)
+    return Part(start, stop, view, "FLAC")
 
 
 def read_info(head: bytes) -> StreamInfo | None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt3_runtime.leakage import drum_evidence as percussion
+from mt3_runtime.leakage import drum_evidence
 from mt3_runtime.leakage.drum_evidence import (
     DUPLICATE,
     RINGING,
@@ -242,7 +242,7 @@ def test_stretches_whose_contexts_touch_are_one():
 
 
 def test_the_context_is_as_long_while_running():
-    assert percussion.LOOK_BACK_SECONDS == 2 * percussion.CONTEXT_SECONDS
+    assert drum_evidence.LOOK_BACK_SECONDS == 2 * drum_evidence.CONTEXT_SECONDS
 
 
 NOTES = st.lists(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from hypothesis import strategies as st
 from mt3_runtime.audio.log_mel import FeatureConfig
 from mt3_runtime.audio.segments import SegmentConfig
 from mt3_runtime.errors import AudioError, AudioNotFoundError, AudioWarning, OptionError
-from mt3_runtime.reading import LocalReading, ReaderPool, ReadingPlan
-from mt3_runtime.reading.reader_messages import GarbledError, receive, send
+from mt3_runtime.reading import LocalReading, ReaderPool, ReadingPlan, reader_process
+from mt3_runtime.reading.reader_messages import GarbledError, Message, receive, send
+from mt3_runtime.reading.reader_process import ReaderProcess
 from tests.pace import until
 from tests.sounds import sound
 
@@ -146,85 +148,165 @@ def test_file_objects_that_are_none(pool, source):
         list(pool.open(Odd()))
 
 
-def test_more_recordings_than_processes_come_in_order_and_bounded(files, tmp_path):
-    with ReaderPool(2, ahead=3) as pool:
-        long = [pool.open(long_file(tmp_path), MAGENTA) for _ in range(2)]
-        waiting = [pool.open(path, MAGENTA) for path in files]
-        until(lambda: all(len(reading._items) == 3 for reading in long))
-        assert not any(reading.ready for reading in waiting)
+def test_more_recordings_than_processes_take_turns(files, tmp_path):
+    with ReaderPool(2) as pool:
+        long = [pool.open(long_file(tmp_path), MAGENTA) for _ in range(5)]
+        for number in range(3):
+            assert [next(reading).index for reading in long] == [number] * 5
         assert len(pool.pids) == 2
-        assert [next(long[0]).index for _ in range(9)] == [*range(9)]
+        for path in files:  # though five are under way
+            assert len(list(pool.open(path, MAGENTA))) == len(list(LocalReading(path, MAGENTA)))
         long[1].close()
-        for path, reading in zip(files, waiting, strict=True):
-            assert len(list(reading)) == len(list(LocalReading(path, MAGENTA)))
-        assert [part.index for part in long[0]][:2] == [9, 10]
+        assert [next(long[0]).index for _ in range(9)] == [*range(3, 12)]
+        assert next(long[1], None) is None
+
+
+def test_threads_share_a_pool(pool, files):
+    expected = [[*map(essence, LocalReading(path, MAGENTA))] for path in files]
+    with ThreadPoolExecutor(6) as threads:
+        found = threads.map(lambda path: [*map(essence, pool.open(path, MAGENTA))], files * 4)
+        assert list(found) == expected * 4
+
+
+def doomed_by(monkeypatch, name):
+    """A process that gets a signal in the midst of a part of a file that is called doomed."""
+    original = ReaderProcess._send
+
+    def send(self, fields, data=None):
+        original(self, fields, data)
+        if fields["kind"] == "open" and "doomed" in fields["name"]:
+            os.kill(self.pid, signal.SIGSTOP)  # so that it does not answer before
+            os.kill(self.pid, getattr(signal, name))
+            os.kill(self.pid, signal.SIGCONT)
+
+    monkeypatch.setattr(ReaderProcess, "_send", send)
 
 
 @posix
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
-def test_a_process_that_dies_fails_its_recording_alone(files, tmp_path, name):
-    with ReaderPool(2) as pool:
-        doomed = pool.open(long_file(tmp_path), MAGENTA)
-        first = next(doomed)
+def test_a_process_that_dies_fails_its_recording_alone(files, tmp_path, name, monkeypatch):
+    doomed_by(monkeypatch, name)
+    (tmp_path / "doomed.flac").write_bytes(files[0].read_bytes())
+    expected = [[*map(essence, LocalReading(path, MAGENTA))] for path in files]
+    with ReaderPool(1) as pool:
+        others = [pool.open(path, MAGENTA) for path in files]
+        found = [[essence(next(reading))] for reading in others]
         (pid,) = pool.pids
-        other = pool.open(long_file(tmp_path), MAGENTA)
-        next(other)
-        os.kill(pid, getattr(signal, name))
-        with pytest.raises(AudioError, match=rf"long\.wav was ended by {name}; other recordings"):
-            list(doomed)
-        assert first.index == 0
-        assert next(other).index == 1
-        for path in files * 2:
-            assert [*map(essence, pool.open(path, MAGENTA))] == [
-                *map(essence, LocalReading(path, MAGENTA))
-            ]
+        with pytest.raises(
+            AudioError, match=rf"doomed\.flac was ended by {name}; other recordings"
+        ):
+            list(pool.open(tmp_path / "doomed.flac", MAGENTA))
+        for parts, reading in zip(found, others, strict=True):
+            parts.extend(map(essence, reading))
+        assert found == expected
         assert pid not in pool.pids
 
 
 @posix
-def test_a_process_that_dies_between_recordings_costs_none(files):
+def test_a_process_that_dies_between_parts_costs_nothing(files, tmp_path):
+    (tmp_path / "cut.mp3").write_bytes(sound("mp3", 9.0)[:50000])
+    local = LocalReading(files[0], MAGENTA)
+    with ReaderPool(1) as pool, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        reading, warned = pool.open(files[0], MAGENTA), pool.open(tmp_path / "cut.mp3")
+        first = next(warned)
+        for part in local:
+            assert essence(next(reading)) == essence(part)
+            os.kill(pool.pids[0], KILLED)
+            until(lambda: not pool.pids)
+        assert [first.samples, *(part.samples for part in warned)] == [
+            part.samples for part in LocalReading(tmp_path / "cut.mp3")
+        ]
+    said = [str(one.message) for one in caught]
+    assert len(said) == 2  # once here, once there
+    assert len(set(said)) == 1
+
+
+@posix
+def test_processes_that_are_always_ended_from_outside(files, monkeypatch):
     with ReaderPool(1) as pool:
-        list(pool.open(files[0]))
-        os.kill(pool.pids[0], signal.SIGKILL)
-        failures = 0
-        for path in files:
-            try:
-                assert list(pool.open(path))
-            except AudioError:
-                failures += 1
-        assert failures <= 1  # whose request was on its way
+        reading = pool.open(files[0], MAGENTA)
+        next(reading)
+        take = pool.take
+
+        def taken(name, *, apart):
+            process = take(name, apart=apart)
+            process.kill()
+            until(lambda: not process.alive)
+            return process
+
+        monkeypatch.setattr(pool, "take", taken)
+        os.kill(pool.pids[0], KILLED)
+        with pytest.raises(AudioError, match="ended from outside"):
+            list(reading)
 
 
 def test_a_reading_that_is_closed_frees_its_process(files, tmp_path):
-    with ReaderPool(1, ahead=2) as pool:
+    with ReaderPool(1) as pool:
         with pool.open(long_file(tmp_path), MAGENTA) as reading:
             next(reading)
             pids = pool.pids
         assert next(reading, None) is None
         reading.close()
-        assert len(list(pool.open(files[0], MAGENTA))) == 3
-        assert pool.pids == pids
         unread = [pool.open(long_file(tmp_path), MAGENTA) for _ in range(3)]
         for one in unread:
             one.close()
         assert len(list(pool.open(files[0], MAGENTA))) == 3
+        assert pool.pids == pids
+        (process,) = pool._processes
+        assert process.recordings == 0
+
+
+def test_a_process_that_talks_nonsense(files, monkeypatch):
+    """What a decoder that was taken over might answer."""
+    answers = [
+        Message({"kind": "part"}, []),
+        Message({"kind": "part", "index": 1, "last": False, "samples": 1, "heard": 0}, []),
+        Message({"kind": "part", "index": 0, "last": False, "samples": 1}, [np.zeros(3)]),
+        Message(
+            {"kind": "part", "index": 0, "last": False, "samples": 1, "heard": 0},
+            [np.zeros((2, 512), np.float32), *[np.zeros(1)] * 5],
+        ),
+        Message({"kind": "end"}, []),
+        Message({"kind": []}, []),
+        Message({}, []),
+        Message({"kind": "error", "type": "AudioError"}, []),
+    ]
+    original = receive
+    for answer in answers:
+        with ReaderPool(1) as pool:
+            reading, other = pool.open(files[0], MAGENTA), pool.open(files[0], MAGENTA)
+            begun = essence(next(other))
+
+            def lie(file, answer=answer):
+                message = original(file)
+                return message if message.fields["kind"] == "opened" else answer
+
+            monkeypatch.setattr(reader_process, "receive", lie)
+            with pytest.raises(AudioError, match="talked nonsense"):
+                next(reading)
+            monkeypatch.setattr(reader_process, "receive", original)
+            assert [begun, *map(essence, other)] == [*map(essence, LocalReading(files[0], MAGENTA))]
 
 
 def test_closing_the_pool_ends_processes_and_readers(tmp_path):
-    pool = ReaderPool(1, ahead=1)
+    pool = ReaderPool(1)
     under_way, waiting = (pool.open(long_file(tmp_path), MAGENTA) for _ in range(2))
     next(under_way)
     (pid,) = pool.pids
     failures = []
+    began = threading.Event()
 
     def take() -> None:
         try:
-            next(waiting)
+            for _ in waiting:
+                began.set()
         except AudioError as error:
             failures.append(str(error))
 
     thread = threading.Thread(target=take)
     thread.start()
+    began.wait()
     pool.close()
     thread.join()
     assert "its reader pool was closed" in failures[0]
@@ -244,10 +326,10 @@ def _alive(pid: int) -> bool:
     return os.name != "nt"
 
 
-@pytest.mark.parametrize("options", [{"count": 0}, {"count": 1.5}, {"count": 2, "ahead": True}])
-def test_pools_that_make_no_sense(options):
-    with pytest.raises(OptionError):
-        ReaderPool(**options)
+@pytest.mark.parametrize("count", [0, 1.5, True, 257])
+def test_pools_that_make_no_sense(count):
+    with pytest.raises(OptionError, match="from 1 to 256"):
+        ReaderPool(count)
 
 
 SCRIPT = """
@@ -353,3 +435,28 @@ HUGE = b'{"arrays": [["float64", [99999999999]]]}\n'
 def test_nonsense_is_no_message(data):
     with pytest.raises((EOFError, GarbledError)):
         receive(io.BytesIO(data))
+
+
+@posix
+def test_a_fork_of_the_program_keeps_no_process_alive(tmp_path):
+    """Pipes that a forked child inherits would."""
+    then = "import os, time\nif os.fork() == 0: time.sleep(1000)\nthreading.Event().wait()"
+    program = _run(tmp_path, then, str(long_file(tmp_path, 30)))
+    assert program.stdout is not None
+    program.stdout.readline()
+    pids = [int(pid) for pid in program.stdout.readline().split()[1:]]
+    until(lambda: len(_children(program.pid)) == len(pids) + 1)
+    (forked,) = set(_children(program.pid)) - set(pids)
+    program.kill()
+    try:
+        until(lambda: not any(map(_alive, pids)))
+        assert _alive(forked)
+    finally:
+        os.kill(forked, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    if not path.exists():
+        pytest.skip("this system does not tell the children of a process")
+    return [int(word) for word in path.read_text().split()]

@@ -16,7 +16,8 @@ import inspect
 import os
 import stat
 import warnings
-from collections.abc import AsyncIterable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
@@ -165,8 +166,10 @@ def open_audio(
     if isinstance(source, AudioStream):
         return _opened(source, sr, target_rate)
     if is_file(source):
-        return _open_file(source, sr, target_rate, containers=containers, formats=formats)
-    levels = LevelMeter("array", DEFAULT_RATE if sr is None else _valid_rate(sr))
+        check_readable(source)
+        opened = partial(open_sound, source, containers=containers, formats=formats)
+        return _open_file(opened, sr, target_rate)
+    levels = LevelMeter("array", DEFAULT_RATE if sr is None else valid_rate(sr))
     reader = FrameReader()
     frames = reader.read(source)
     levels.remark = reader.remark
@@ -197,7 +200,7 @@ def open_blocks(
             channel count changes, a value is NaN or infinite, or there was no sample at all.
         MissingDependencyError: soxr is needed and not installed.
     """
-    levels = LevelMeter("stream", _valid_rate(sr))
+    levels = LevelMeter("stream", valid_rate(sr))
     target_rate = _valid_target(target_rate)
     _check_blocks(blocks)
     return AudioStream(
@@ -303,17 +306,9 @@ def _opened(stream: AudioStream, sr: float | None, target: int) -> AudioStream:
     return stream
 
 
-def _open_file(
-    source: FileSource,
-    sr: float | None,
-    target: int,
-    *,
-    containers: bool,
-    formats: Collection[str] | None,
-) -> AudioStream:
-    wanted = None if sr is None else _valid_rate(sr)
-    check_readable(source)
-    reader = open_sound(source, containers=containers, formats=formats)
+def _open_file(opened: Callable[[], SoundReader], sr: float | None, target: int) -> AudioStream:
+    wanted = None if sr is None else valid_rate(sr)
+    reader = opened()
     try:
         _check_header(reader, wanted)
         levels = LevelMeter(reader.name, reader.rate)
@@ -347,7 +342,8 @@ def _check_header(reader: SoundReader, wanted: float | None) -> None:
         )
 
 
-def _valid_rate(rate: object, argument: str = "sr") -> float:
+def valid_rate(rate: object, argument: str = "sr") -> float:
+    """The sample rate in Hz; raises `OptionError` if it is none."""
     hint = ""
     if isinstance(rate, Real) and not isinstance(rate, bool):
         hertz = cast("float", rate)
@@ -362,7 +358,7 @@ def _valid_rate(rate: object, argument: str = "sr") -> float:
 
 
 def _valid_target(rate: object) -> int:
-    valid = _valid_rate(rate, "target_rate")
+    valid = valid_rate(rate, "target_rate")
     if not isinstance(valid, int):
         raise OptionError(f"target_rate={rate!r} is not a whole number of Hz.")
     return valid

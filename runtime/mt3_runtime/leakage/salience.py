@@ -29,6 +29,7 @@ from mt3_runtime.leakage.partials import PIANO
 from mt3_runtime.leakage.salience_frames import (
     FLOOR,
     FRAMES_PER_WINDOW,
+    MOST_FRAMES,
     SalienceFrames,
     SalienceSpectra,
 )

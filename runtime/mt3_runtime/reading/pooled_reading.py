@@ -1,75 +1,94 @@
 """One recording that a reader process reads: what its consumer sees of it.
 
-Contract: a :class:`PooledReading` is an iterator over :class:`ReadPart`, in order.  The pool's
-thread puts parts into it, a bounded number ahead of the consumer; whatever ends the recording early
-reaches the consumer behind the parts that came before.
+Contract: a :class:`PooledReading` is an iterator over :class:`ReadPart`, in order.  A part is made
+when it is asked for, so whoever asks decides what is read next.  If the process is lost while it
+was at another recording, or idle, another one reads this recording once more, up to where it was.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 import warnings
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
-from mt3_runtime.errors import AudioError, AudioWarning
-from mt3_runtime.reading.reader_limits import ReaderLimits
-from mt3_runtime.reading.reading_plan import ReadPart
+import numpy as np
 
+from mt3_runtime import errors
+from mt3_runtime.errors import AudioError, AudioWarning, MT3Error
+from mt3_runtime.leakage.salience_frames import SalienceFrames
+from mt3_runtime.reading.reader_process import Answer, LostError, ReaderProcess
+from mt3_runtime.reading.reading_plan import ReadingPlan, ReadPart
 
-class _End:
-    """The recording is read."""
+if TYPE_CHECKING:
+    from mt3_runtime.reading.reader_messages import Message
+    from mt3_runtime.reading.reader_pool import ReaderPool
 
-
-_Item = ReadPart | str | Exception | _End
-"""A part, a warning, what went wrong, or the end."""
+_MOST_LOST = 3
+"""Processes that may be lost in the midst of a recording, though others are to blame."""
 
 
 class PooledReading:
-    """One recording; threads may put, take and close at once.
+    """One recording; one thread takes its parts, any may close it.
 
     Args:
-        name: For messages.
-        target_rate: Sample rate of what is read [Hz].
-        limits: Under which it is read.
-        ahead: Most parts that wait for the consumer.
+        pool: Whose processes read it.
+        plan: What is wanted.
+        request: What is asked of them.
+        data: The file, if it is not told by its path.
+        apart: It may keep its process waiting, so it has one of its own.
 
     Attributes:
-        source_rate: Of the source [Hz]; 0 until the first part is there.
+        name: Of the recording, for messages.
+        target_rate: Sample rate of what is read [Hz].
+        source_rate: Of the source [Hz]; 0 until the first part was asked for.
         duration: Of the source [s]; None until then, or where it is not known beforehand.
         warning: What could not be read, known once the rest was; None if nothing.
         level_warnings: What of the level makes notes doubtful, known at the end.
     """
 
-    def __init__(self, name: str, target_rate: int, limits: ReaderLimits, ahead: int) -> None:
-        self.name, self.target_rate = name, target_rate
+    def __init__(
+        self,
+        pool: ReaderPool,
+        plan: ReadingPlan,
+        request: dict[str, Any],
+        data: bytes | None,
+        *,
+        apart: bool,
+    ) -> None:
+        self.name, self.target_rate = str(request["name"]), plan.rate
+        features = plan.features
+        self._shape = (features.frames, features.bins) if features else None
+        self._columns = len(SalienceFrames._fields) - 1 if plan.salience else 0
         self.source_rate = 0.0
         self.duration: float | None = None
         self.warning: str | None = None
         self.level_warnings: tuple[str, ...] = ()
-        self._limits, self._ahead = limits, ahead
-        self._items: deque[_Item] = deque()
-        self._changed = threading.Condition()
-        self._stop: Callable[[], None] | None = None
-        self._closed = self._ended = self._over = False
+        self._pool, self._request, self._data, self._apart = pool, request, data, apart
+        self._process: ReaderProcess | None = None
+        self._lock = threading.Lock()
+        self._count = self._lost = 0
+        self._over = False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> ReadPart:
-        while not self._over:
-            item = self._take()
-            if isinstance(item, ReadPart):
-                return item
-            if isinstance(item, str):
-                warnings.warn(item, AudioWarning, stacklevel=2)
-                continue
+        try:
+            while not self._over:
+                part = self._next()
+                if part is not None:
+                    self._count += 1
+                    return part
+        except BaseException as error:
             self._over = True
-            if isinstance(item, Exception):
-                raise item
+            if isinstance(error, AudioError) and self._pool.closed:
+                raise AudioError(self._pool.why_not(self.name)) from None
+            raise
+        finally:
+            if self._over:
+                self._let_go()
         raise StopIteration
 
     def __enter__(self) -> Self:
@@ -84,67 +103,113 @@ class PooledReading:
         self.close()
 
     def close(self) -> None:
-        """Ends the reading, also in its midst; may be called twice."""
-        with self._changed:
-            stop = None if self._closed else self._stop
-            self._closed = self._over = True
-            self._items.clear()
-            self._changed.notify_all()
-        if stop:
-            stop()
+        """Ends the reading; may be called twice."""
+        self._over = True
+        self._let_go()
 
-    @property
-    def ready(self) -> bool:
-        """Whether the next part, or the end, is there, so that nobody needs to wait for it."""
-        return self._over or bool(self._items)
+    def _next(self) -> ReadPart | None:
+        """The next part; None if there is no more, or if it must be asked for once more."""
+        number = self._request["number"]
+        try:
+            process = self._process or self._begin()
+            answer = self._ask(process, {"kind": "next", "number": number}, self._understand)
+        except LostError:
+            self._let_go()
+            self._lost += 1
+            if self._lost > _MOST_LOST:
+                raise AudioError(
+                    f"{self.name} was not read: {self._lost} processes that read it were ended "
+                    "from outside. Look for what ends them: the system may be out of memory."
+                ) from None
+            return None
+        if isinstance(answer, ReadPart):
+            return answer
+        self._over = True
+        self.warning, self.level_warnings = answer
+        return None
 
-    @property
-    def closed(self) -> bool:
-        """Whether nobody wants any more of it."""
-        return self._closed
+    def _begin(self) -> ReaderProcess:
+        """Has a process open the recording, up to the parts that were taken before."""
+        again = {"again": self.source_rate > 0.0, "skip": self._count}
+        process = self._pool.take(self.name, apart=self._apart)
+        try:
+            self.source_rate, self.duration = self._ask(
+                process, self._request | again, _opened, self._data
+            )
+        except BaseException:
+            self._pool.give_back(process, self._request["number"])
+            raise
+        with self._lock:
+            self._process = process
+        return process
 
-    def begin(self, stop: Callable[[], None]) -> None:
-        """A reader process takes it up; ``stop`` calls that off."""
-        with self._changed:
-            self._stop = stop
-            self._changed.notify_all()
+    def _ask(
+        self,
+        process: ReaderProcess,
+        request: dict[str, Any],
+        understand: Callable[[Message], Answer],
+        data: bytes | None = None,
+    ) -> Answer:
+        """What a process answers; raises what it says."""
+        said, answer = process.ask(self.name, request, _or_error(understand), data)
+        for text in said:
+            warnings.warn(text, AudioWarning, stacklevel=4)
+        if isinstance(answer, MT3Error):
+            raise answer
+        return answer
 
-    def put(self, item: ReadPart | str) -> None:
-        """Adds a part or a warning; waits while as many wait for the consumer as may."""
-        with self._changed:
-            while len(self._items) >= self._ahead and not (self._closed or self._ended):
-                self._changed.wait()
-            self._add(item)
+    def _understand(self, message: Message) -> ReadPart | _End:
+        """The answer to what comes next, if it can be that; the process is not believed."""
+        fields, arrays = message
+        if fields["kind"] == "end":
+            warning = fields["warning"]
+            return None if warning is None else str(warning), tuple(
+                map(str, fields["level_warnings"])
+            )
+        if fields["kind"] != "part" or fields["index"] != self._count:
+            raise ValueError("no such part")
+        data, *frames = arrays
+        shape = self._shape or data.shape[:1]
+        if data.dtype != np.float32 or data.shape != shape or len(frames) != self._columns:
+            raise ValueError("not what was asked for")
+        salience = None
+        if frames:
+            if len({len(column) for column in frames}) != 1:
+                raise ValueError("columns of several lengths")
+            clarity, power, level, tones, amplitudes = frames
+            heard = int(fields["heard"])
+            salience = SalienceFrames(clarity, power, level, tones, amplitudes, heard)
+        count = int(fields["samples"])
+        return ReadPart(self._count, bool(fields["last"]), count, data, salience)
 
-    def end(self, error: Exception | None = None) -> None:
-        """Nothing more comes; what is there can still be taken.  The first end counts."""
-        with self._changed:
-            self._stop = None
-            self._add(error or _End())
-            self._ended = True
+    def _let_go(self) -> None:
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            self._pool.give_back(process, self._request["number"])
 
-    def _add(self, item: _Item) -> None:
-        if not (self._closed or self._ended):
-            self._items.append(item)
-        self._changed.notify_all()
 
-    def _take(self) -> _Item:
-        """The next item; waits for it, but not longer than allowed once a process has begun."""
-        most = self._limits.wait_seconds
-        with self._changed:
-            while not self._items and self._stop is None and not self._closed:
-                self._changed.wait()  # for its turn
-            until = None if most is None else time.monotonic() + most
-            while not self._items and not self._closed:
-                left = None if until is None else until - time.monotonic()
-                if left is not None and left <= 0.0:
-                    break
-                self._changed.wait(left)
-            if self._items:
-                item = self._items.popleft()
-                self._changed.notify_all()
-                return item
-            if self._closed:
-                return _End()
-        self.close()
-        return AudioError(self._limits.too_slow(self.name))
+_End = tuple[str | None, tuple[str, ...]]
+"""What could not be read, and what of the level makes notes doubtful."""
+
+
+def _opened(message: Message) -> tuple[float, float | None]:
+    """Sample rate and length of a source."""
+    if message.fields["kind"] != "opened":
+        raise ValueError("not opened")
+    duration = message.fields["duration"]
+    return float(message.fields["source_rate"]), None if duration is None else float(duration)
+
+
+def _or_error(understand: Callable[[Message], Answer]) -> Callable[[Message], Answer | MT3Error]:
+    """The same, or what went wrong, as the exception that it was."""
+
+    def understood(message: Message) -> Answer | MT3Error:
+        fields = message.fields
+        if fields["kind"] != "error":
+            return understand(message)
+        kind = getattr(errors, str(fields["type"]), None)
+        known = isinstance(kind, type) and issubclass(kind, MT3Error)
+        return kind(str(fields["text"])) if known and kind else AudioError(str(fields["text"]))
+
+    return understood

@@ -1,9 +1,11 @@
-"""The reader process: reads one recording after another, under limits, and sends what it made.
+"""The reader process: reads recordings by turns, under limits, and sends what it made.
 
 Contract: `main` is all a reader process runs.  It takes requests from its standard input and sends
-messages (`mt3_runtime.reading.reader_messages`) where its standard output was: "ready", then for
-each request "opened", "part" and "warning" in any number, and at last "end" or "error".  It ends
-when its input does, also in mid-recording, so that nothing is left behind by a parent that dies.
+messages (`mt3_runtime.reading.reader_messages`) where its standard output was: "ready", then one
+answer to each request, behind any number of "warning".  "open" is answered by "opened", "next" by
+"part" or "end", all of them by "error" if that is how the recording ends; "close" by nothing.  It
+ends when its input does, also in the midst of a part, so that nothing is left behind by a parent
+that dies.
 """
 
 from __future__ import annotations
@@ -15,18 +17,19 @@ import queue
 import signal
 import sys
 import threading
-import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from mt3_runtime.audio.sources import AudioStream, open_audio
 from mt3_runtime.errors import AudioError, AudioWarning, MT3Error
 from mt3_runtime.imports.extras import require
-from mt3_runtime.reading.reader_limits import ReaderLimits, allow_cpu, confine
+from mt3_runtime.reading.reader_limits import Account, ReaderLimits, confine
 from mt3_runtime.reading.reader_messages import GarbledError, receive, send
 from mt3_runtime.reading.reading_plan import FloatArray, ReadingPlan, read_parts
 
@@ -36,6 +39,9 @@ FLAG = "--mt3-reader-process"
 _KEPT_FREE = 30 << 20
 """Bytes.  glibc gives memory back to the system that it will need again for the next block, unless
 a piece of such a size (up to 32 MiB) was freed once; to be given it again costs a tenth."""
+
+Answer = tuple[dict[str, Any], Sequence[npt.NDArray[Any]]]
+"""Fields and arrays of a message."""
 
 
 def main() -> None:
@@ -47,13 +53,21 @@ def main() -> None:
         with contextlib.suppress(MT3Error):  # said when a file needs it
             require(package, "Reading audio files", "cpu")
     np.empty(_KEPT_FREE, np.uint8)
-    inbox = _Inbox(sys.stdin.buffer)
-    first = inbox.requests.get()
-    confine(ReaderLimits.from_dict(first["limits"]))
-    send(out, {"kind": "ready"})
+    requests = _requests(sys.stdin.buffer)
+    confine()
+    open_ones: dict[int, _Recording] = {}
     with contextlib.suppress(BrokenPipeError):
+        send(out, {"kind": "ready"})
         while True:
-            _Reading(inbox.requests.get(), inbox, out).run()
+            request = requests.get()
+            number = request["number"]
+            if request["kind"] == "open":
+                open_ones[number] = _Recording(request)
+            elif request["kind"] == "close":
+                open_ones.pop(number).close()
+                continue
+            for fields, arrays in open_ones[number].answer(len(open_ones) - 1):
+                send(out, fields, arrays)
 
 
 def freeze_support() -> None:
@@ -62,35 +76,24 @@ def freeze_support() -> None:
         main()
 
 
-class _Inbox:
-    """Takes requests on a thread of its own, so that the end of the input is noticed at once.
+def _requests(file: BinaryIO) -> queue.SimpleQueue[dict[str, Any]]:
+    """Where requests arrive, as their fields, with the bytes of the file if there are any.
 
-    Attributes:
-        requests: Those that wait, as their fields, with the bytes of the file if there are any.
-        cancelled: Number of the last request that is no longer wanted.
+    They are taken in by a thread of its own, which notices the end of the input at once.
     """
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.cancelled = -1
-        self._file = file
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
+    def take() -> None:
         with contextlib.suppress(EOFError, GarbledError, OSError):
             while True:
-                fields, _ = receive(self._file)
-                if fields["kind"] == "cancel":
-                    self.cancelled = fields["number"]
-                    continue
+                fields, _ = receive(file)
                 if count := fields.get("bytes"):
-                    fields["data"] = self._file.read(count)
-                self.requests.put(fields)
+                    fields["data"] = file.read(count)
+                requests.put(fields)
         os._exit(0)
 
-
-class _CancelledError(Exception):
-    """The recording is no longer wanted."""
+    threading.Thread(target=take, daemon=True).start()
+    return requests
 
 
 class _NamedBytes(io.BytesIO):
@@ -101,57 +104,70 @@ class _NamedBytes(io.BytesIO):
         self.name = name
 
 
-class _Reading:
-    """One request."""
+class _Recording:
+    """A recording that is read here."""
 
-    def __init__(self, request: dict[str, Any], inbox: _Inbox, out: BinaryIO) -> None:
-        self._request, self._inbox, self._out = request, inbox, out
+    def __init__(self, request: dict[str, Any]) -> None:
+        self._request = request
         self._limits = ReaderLimits.from_dict(request["limits"])
+        self._account = Account(self._limits)
         self._name = str(request["name"])
-        self._seconds = 0.0
-        self._began = time.process_time()
+        self._answers = self._read()
 
-    def run(self) -> None:
-        """Answers it, whatever happens."""
-        allow_cpu(self._limits, self._began, 0.0)
-        if self._request["folder"]:
-            with contextlib.suppress(OSError):  # said when the file is opened
-                os.chdir(self._request["folder"])
+    def answer(self, others: int) -> list[Answer]:
+        """The answer to the next request, whatever happens, and the warnings ahead of it.
+
+        Args:
+            others: How many recordings are open beside it.
+        """
+        with warnings.catch_warnings(record=True) as caught, self._account.turn(others):
+            warnings.simplefilter("always")
+            last = self._next()
+        said = [str(one.message) for one in caught if issubclass(one.category, AudioWarning)]
+        return [*(({"kind": "warning", "text": text}, ()) for text in said), last]
+
+    def close(self) -> None:
+        """Ends it, and closes the file."""
+        self._answers.close()
+
+    def _next(self) -> Answer:
         try:
-            fields = self._read()
-        except _CancelledError:
-            fields = {"kind": "cancelled"}
+            return next(self._answers)
         except MemoryError:
             text = self._limits.too_much_memory(self._name)
-            fields = _error(AudioError(text)) | {"spent": True}
+            return _error(AudioError(text)) | {"spent": True}, ()
         except MT3Error as error:
-            fields = _error(error)
+            return _error(error), ()
         except Exception as error:  # noqa: BLE001  the recording fails, not the process
             text = f"{self._name} cannot be read ({type(error).__name__}: {error})."
-            fields = _error(AudioError(text))
-        self._send(fields)
+            return _error(AudioError(text)), ()
 
-    def _read(self) -> dict[str, Any]:
-        plan = ReadingPlan.from_dict(self._request["plan"])
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            with self._open(plan) as stream:
-                fields = {"source_rate": stream.source_rate, "duration": stream.duration}
-                self._send({"kind": "opened", "name": stream.name, **fields})
-                if stream.duration is not None:
-                    self._check_length(stream.duration)
-                for part in read_parts(self._blocks(stream), plan):
-                    self._report(caught)
-                    salience = part.salience
-                    arrays = [part.data, *(salience[:-1] if salience else ())]
-                    heard = salience.samples if salience else None
-                    fields = {"index": part.index, "last": part.last, "samples": part.samples}
-                    self._send({"kind": "part", "heard": heard, **fields}, arrays)
-                    if self._inbox.cancelled >= self._request["number"]:
-                        raise _CancelledError
-            self._report(caught)
+    def _read(self) -> Generator[Answer, None, None]:
+        """Opens it, makes its parts, and says how it ended."""
+        request = self._request
+        plan, again = ReadingPlan.from_dict(request["plan"]), request["again"]
+        if request["folder"]:
+            with contextlib.suppress(OSError):  # said when the file is opened
+                os.chdir(request["folder"])
+        with _silenced(again):
+            stream = self._open(plan)
+        with stream:
+            duration = stream.duration
+            yield {"kind": "opened", "source_rate": stream.source_rate, "duration": duration}, ()
+            if duration is not None:
+                self._check_length(duration)
+            parts = read_parts(self._blocks(stream), plan)
+            with _silenced(again):
+                for _ in islice(parts, request["skip"]):
+                    pass
+            for part in parts:
+                salience = part.salience
+                heard = salience.samples if salience else None
+                fields = {"index": part.index, "last": part.last, "samples": part.samples}
+                arrays = [part.data, *(salience[:-1] if salience else ())]
+                yield {"kind": "part", "heard": heard, **fields}, arrays
             levels = stream.level_warnings
-        return {"kind": "end", "warning": stream.warning, "level_warnings": levels}
+        yield {"kind": "end", "warning": stream.warning, "level_warnings": levels}, ()
 
     def _open(self, plan: ReadingPlan) -> AudioStream:
         limits, request = self._limits, self._request
@@ -170,10 +186,11 @@ class _Reading:
 
     def _blocks(self, stream: AudioStream) -> Iterator[FloatArray]:
         """The stream's blocks, as far as limits allow."""
+        seconds = 0.0
         for block in stream.with_warnings():
-            self._seconds += len(block) / stream.target_rate
-            self._check_length(self._seconds)
-            allow_cpu(self._limits, self._began, self._seconds)
+            seconds += len(block) / stream.target_rate
+            self._check_length(seconds)
+            self._account.read(seconds)
             yield block
 
     def _check_length(self, seconds: float) -> None:
@@ -181,15 +198,14 @@ class _Reading:
         if most is not None and seconds > most:
             raise AudioError(self._limits.too_long(self._name))
 
-    def _report(self, caught: list[warnings.WarningMessage]) -> None:
-        """Passes on what was warned of since."""
-        for one in caught:
-            if issubclass(one.category, AudioWarning):
-                self._send({"kind": "warning", "text": str(one.message)})
-        caught.clear()
 
-    def _send(self, fields: dict[str, Any], arrays: Any = ()) -> None:
-        send(self._out, {**fields, "number": self._request["number"]}, arrays)
+@contextlib.contextmanager
+def _silenced(silent: bool) -> Iterator[None]:  # noqa: FBT001  what it is called
+    """Drops warnings, if they were given before."""
+    with warnings.catch_warnings():
+        if silent:
+            warnings.simplefilter("ignore")
+        yield
 
 
 def _error(error: MT3Error) -> dict[str, Any]:

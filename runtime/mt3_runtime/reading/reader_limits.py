@@ -1,8 +1,9 @@
 """Limits under which a file is read, and how a reader process holds itself to them.
 
-Contract: `ReaderLimits` says what a recording may cost; `confine` applies to the calling process
-what the system enforces, once, and `allow_cpu` again for every recording.  Whatever a limit ends is
-one `AudioError`, with a sentence from here.  Windows enforces neither memory nor processor time.
+Contract: `ReaderLimits` says what a recording may cost.  A process reads several by turns; an
+`Account` for each has the system enforce what is left of its limits while it has its turn.
+Whatever a limit ends is one `AudioError`, with a sentence from here.  Windows enforces neither
+memory nor processor time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,12 +28,12 @@ class ReaderLimits:
     """What reading one recording may cost; None is no limit.
 
     Attributes:
-        memory_bytes: Beyond what a reader process has before it reads, and beyond the file itself
-            where that is a file object.
+        memory_bytes: Beyond what a reader process has without it, and beyond the file itself where
+            that is a file object.
         cpu_seconds: Of processor time, whatever the length ...
         cpu_seconds_per_minute: ... and in addition for each minute of audio that was read.
-        wait_seconds: For the next part, while somebody waits for it.
-        open_files: At once.
+        wait_seconds: For the next part, while a process is at it.
+        open_files: At once, by a process, without those of other recordings.
         file_bytes: Of the file.
         audio_seconds: Of the recording, whatever its header states.
         formats: Those that may be decoded, see `mt3_runtime.audio.accepted_formats`.
@@ -126,40 +128,71 @@ class ReaderLimits:
         )
 
 
-def confine(limits: ReaderLimits) -> None:
-    """Bounds this process's memory and open files for good, and forbids it to write files."""
+def confine() -> None:
+    """Forbids this process to write files, for good."""
     resource = _resource()
-    if resource is None:
-        return
-    bounds = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_NOFILE": limits.open_files}
-    present = _memory()
-    if limits.memory_bytes is not None and present:
-        bounds["RLIMIT_AS"] = present + limits.memory_bytes + limits.room_for_file
-    for name, bound in bounds.items():
-        if bound is None:
-            continue
-        kind = getattr(resource, name)
-        _, hard = resource.getrlimit(kind)
-        most = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-        with contextlib.suppress(ValueError, OSError):  # not on this system
-            resource.setrlimit(kind, (most, most))
+    if resource is not None:
+        for name in ("RLIMIT_CORE", "RLIMIT_FSIZE"):
+            with contextlib.suppress(ValueError, OSError):  # not on this system
+                resource.setrlimit(getattr(resource, name), (0, 0))
 
 
-def allow_cpu(limits: ReaderLimits, used: float, audio_seconds: float) -> None:
-    """Lets this process go on for as long as a recording may take.
+class Account:
+    """What one of the recordings that a process reads by turns has used of it.
 
     Args:
         limits: Of the recording.
-        used: Processor time of the process when it began [s].
-        audio_seconds: How much of the recording was read.
     """
+
+    def __init__(self, limits: ReaderLimits) -> None:
+        self._limits = limits
+        self._cpu = self._since = self._audio = 0.0
+        self._memory = self._present = 0
+
+    @contextlib.contextmanager
+    def turn(self, others: int) -> Iterator[None]:
+        """Lets the process use for the recording what is left, and counts it.
+
+        Args:
+            others: How many files it holds open for other recordings.
+        """
+        limits = self._limits
+        self._since, self._present = time.process_time(), _memory()
+        if limits.memory_bytes is not None and self._present:
+            _allow("RLIMIT_AS", self._present + max(0, limits.memory_bytes - self._memory))
+        if limits.open_files is not None:
+            _allow("RLIMIT_NOFILE", limits.open_files + others)
+        self._allow_cpu()
+        try:
+            yield
+        finally:
+            _allow("RLIMIT_AS", None)
+            self._memory += _memory() - self._present
+            self._cpu += time.process_time() - self._since
+
+    def read(self, audio_seconds: float) -> None:
+        """So much of it was read, which makes processor time for more."""
+        self._audio = audio_seconds
+        self._allow_cpu()
+
+    def _allow_cpu(self) -> None:
+        limits = self._limits
+        if limits.cpu_seconds is not None:
+            more = limits.cpu_seconds + limits.cpu_seconds_per_minute * self._audio / 60.0
+            _allow("RLIMIT_CPU", math.ceil(self._since - self._cpu + more))
+
+
+def _allow(name: str, bound: int | None) -> None:
+    """Sets what the system lets this process have now; as much as possible if None."""
     resource = _resource()
-    if resource is None or limits.cpu_seconds is None:
+    if resource is None:
         return
-    more = limits.cpu_seconds + limits.cpu_seconds_per_minute * audio_seconds / 60.0
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + more), hard))
+    kind = getattr(resource, name)
+    _, hard = resource.getrlimit(kind)
+    endless = hard == resource.RLIM_INFINITY
+    with contextlib.suppress(ValueError, OSError):  # not on this system
+        soft = hard if bound is None else bound if endless else min(bound, hard)
+        resource.setrlimit(kind, (soft, hard))
 
 
 def _resource() -> Any:

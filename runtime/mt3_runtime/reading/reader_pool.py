@@ -1,25 +1,30 @@
 """A pool of reader processes: decodes files side by side, under limits, and makes features of them.
 
-Contract: `ReaderPool.open` returns at once; recordings are read in the order in which they were
-opened, as many side by side as there are processes, and each a bounded number of parts ahead of its
-consumer.  A process that dies, or reaches a limit, fails its recording alone and is replaced.  The
-parts are those that `LocalReading` gives, bit by bit.
+Contract: a part of a recording is made when it is asked for, in the process that has the recording
+open beside others.  So as many threads as there are processes keep them busy, and decide what is
+read next.  A process that dies, or reaches a limit, fails the recording that it was at, and is
+replaced.  The parts are those that `LocalReading` gives, bit by bit.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import BinaryIO, Self
 
 from mt3_runtime.audio.containers.byte_source import FileBytes, open_bytes
-from mt3_runtime.audio.sources import AudioSource, check_readable, is_file
-from mt3_runtime.errors import AudioError, MT3Error, OptionError
+from mt3_runtime.audio.sources import (
+    AudioSource,
+    check_readable,
+    is_file,
+    may_block,
+    valid_rate,
+)
+from mt3_runtime.errors import AudioError, OptionError
 from mt3_runtime.reading.local_reading import LocalReading
 from mt3_runtime.reading.pooled_reading import PooledReading
 from mt3_runtime.reading.reader_limits import ReaderLimits
@@ -28,47 +33,31 @@ from mt3_runtime.reading.reading_plan import ReadingPlan
 
 MOST_READERS = 256
 
-AHEAD = 8
-"""Parts that wait for their consumer: 16 s and, as features, 4 MiB; an encoder call takes fewer."""
-
-
-class _Job(NamedTuple):
-    """A recording that waits for a process."""
-
-    reading: PooledReading
-    request: dict[str, Any]
-    data: bytes | None
-
 
 class ReaderPool:
     """Reader processes; use it as a context manager, or close it.
 
+    They start when recordings need them.  Threads may share it.
+
     Args:
-        count: How many processes at most; one is busy with one recording at a time.
+        count: How many processes at most, beside those for pipes, which have one each.
         limits: Under which they read; those for files of one's own if None.
-        ahead: Most parts of a recording that wait for their consumer.
 
     Raises:
-        OptionError: ``count`` or ``ahead`` is out of range.
+        OptionError: ``count`` is out of range.
     """
 
-    def __init__(
-        self, count: int, *, limits: ReaderLimits | None = None, ahead: int = AHEAD
-    ) -> None:
-        for name, value, most in (("count", count, MOST_READERS), ("ahead", ahead, 1 << 16)):
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-                raise OptionError(f"{name}={value!r}; expected a whole number from 1 to {most}.")
+    def __init__(self, count: int, *, limits: ReaderLimits | None = None) -> None:
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_READERS:
+            raise OptionError(
+                f"{count!r} reader processes; expected a whole number from 1 to {MOST_READERS}."
+            )
         self.count = count
-        self._limits, self._ahead = limits or ReaderLimits(), ahead
-        self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._limits = limits or ReaderLimits()
         self._numbers = itertools.count()
-        self._lock = threading.Lock()
-        self._open: set[PooledReading] = set()
+        self._lock, self._starting = threading.Lock(), threading.Lock()
         self._processes: set[ReaderProcess] = set()
         self._closed = False
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
-        for thread in self._threads:
-            thread.start()
 
     def __enter__(self) -> Self:
         return self
@@ -84,10 +73,7 @@ class ReaderPool:
     def open(
         self, source: AudioSource, plan: ReadingPlan | None = None, *, sr: float | None = None
     ) -> PooledReading | LocalReading:
-        """Has a recording read.
-
-        Of the recordings that were opened and not read to their end, only the first ``count`` are
-        being read: who takes from a later one first waits until enough of them have ended.
+        """Has a recording read; its file is opened when its first part is asked for.
 
         Args:
             source: As of `open_audio`.  The bytes of a file object are read here.  An array needs
@@ -96,91 +82,102 @@ class ReaderPool:
             sr: Sample rate of an array.
 
         Returns:
-            An iterator over its parts.  It raises what `open_audio` raises, and `AudioError` where
-            a limit is reached or the process dies.
+            An iterator over its parts.  It raises what `open_audio` raises, `AudioError` where a
+            limit is reached or the process dies, and `DeviceError` where none can be started.
 
         Raises:
-            OptionError: The pool is closed.
+            OptionError: The pool is closed, or ``sr`` is no sample rate.
             AudioError: ``source`` is no audio, or a file object of too many bytes.
         """
         plan, limits = plan or ReadingPlan(), self._limits
         if not is_file(source):
             return LocalReading(source, plan, sr=sr)
-        data, path = None, ""
+        if self._closed:
+            raise OptionError("This reader pool is closed; open another.")
+        data, path, apart = None, "", False
         if isinstance(source, str | os.PathLike):
             name = path = os.fspath(source)
+            apart = may_block(source)
         else:
             name, data = _contents(source, limits)
         request = {
-            "kind": "read",
+            "kind": "open",
             "number": next(self._numbers),
             "name": name,
             "path": path,
             "folder": _folder(),
-            "sr": sr,
+            "sr": None if sr is None else valid_rate(sr),
             "plan": plan.to_dict(),
             "limits": limits.to_dict(),
         }
-        reading = PooledReading(name, plan.rate, limits, self._ahead)
-        with self._lock:
-            if self._closed:
-                raise OptionError("This reader pool is closed; open another.")
-            self._open.add(reading)
-        self._waiting.put(_Job(reading, request, data))
-        return reading
+        return PooledReading(self, plan, request, data, apart=apart)
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The numbers of its processes in the system; they start when recordings need them."""
+        """The numbers of its processes in the system."""
         with self._lock:
-            return tuple(process.pid for process in self._processes if not process.spent)
+            return tuple(process.pid for process in self._processes if process.alive)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
 
     def close(self) -> None:
         """Ends all processes; recordings that are not read to their end fail."""
         with self._lock:
             self._closed = True
-            open_ones, processes = list(self._open), list(self._processes)
-        for reading in open_ones:
-            reading.end(AudioError(f"{reading.name} was not read: its reader pool was closed."))
-        for _ in self._threads:
-            self._waiting.put(None)
+            processes, self._processes = self._processes, set()
         for process in processes:
             process.kill()
-        for thread in self._threads:
-            thread.join()
+        for process in processes:
+            process.close()
 
-    def _work(self) -> None:
-        """Reads recordings through one process after another."""
-        process: ReaderProcess | None = None
-        while (job := self._waiting.get()) is not None:
-            try:
-                if not job.reading.closed:
-                    if process is None or process.spent:
-                        process = self._replaced(process)
-                    process.read(job.reading, job.request, job.data)
-            except MT3Error as error:  # none can be started
-                job.reading.end(error)
-            finally:
-                with self._lock:
-                    self._open.discard(job.reading)
-        if process:
-            self._end(process)
+    # --- for readings
 
-    def _replaced(self, process: ReaderProcess | None) -> ReaderProcess:
-        if process:
-            self._end(process)
-        process = ReaderProcess(self._limits)
-        with self._lock:
-            self._processes.add(process)
-            closed = self._closed
+    def take(self, name: str, *, apart: bool) -> ReaderProcess:
+        """A process in which a recording may be opened, until it is given back.
+
+        Args:
+            name: Of the recording, for messages.
+            apart: No other recording may be read there.
+        """
+        with self._starting:
+            process = None if apart else self._least_busy()
+            if process is None:
+                process = ReaderProcess(self._limits)
+                process.spent = apart
+            with self._lock:
+                process.recordings += 1
+                closed = self._closed
+                if not closed:
+                    self._processes.add(process)
         if closed:
-            process.kill()
+            process.close()
+            raise AudioError(self.why_not(name))
         return process
 
-    def _end(self, process: ReaderProcess) -> None:
-        process.close()
+    def give_back(self, process: ReaderProcess, number: int) -> None:
+        """Closes a recording in a process; ends that if it takes no further ones."""
+        process.forget(number)
         with self._lock:
-            self._processes.discard(process)
+            process.recordings -= 1
+            over = process.spent and not process.recordings
+            if over:
+                self._processes.discard(process)
+        if over:
+            process.close()
+
+    def why_not(self, name: str) -> str:
+        """What is said of recordings once the pool is closed."""
+        return f"{name} was not read: its reader pool was closed."
+
+    def _least_busy(self) -> ReaderProcess | None:
+        """The process with fewest recordings; None if there may be another one without any."""
+        with self._lock:
+            able = [process for process in self._processes if not process.spent]
+        found = min(able, key=lambda process: process.recordings, default=None)
+        return found if found and (not found.recordings or len(able) >= self.count) else None
 
 
 def _folder() -> str | None:

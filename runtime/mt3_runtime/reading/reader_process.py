@@ -1,9 +1,10 @@
-"""The parent's end of a reader process: starts it, hands it recordings, says how it ended.
+"""The parent's end of a reader process: starts it, asks it, says how it ended.
 
-Contract: `ReaderProcess.read` puts everything of one recording into its `PooledReading`, on the
-calling thread, and never raises for what the recording is to blame for.  The process imports this
-package and nothing of the program that uses it: it is neither a fork (threads would break it) nor
-the program's main module once more, so programs need no ``if __name__ == "__main__"``.
+Contract: `ReaderProcess.ask` sends a request and waits for its answer, for one thread at a time.
+Whoever is answered when the process dies, or takes too long, is told why; everybody else that it
+has lost them.  The process imports this package and nothing of the program that uses it: it is
+neither a fork (threads would break it) nor the program's main module once more, so programs need no
+``if __name__ == "__main__"``.
 """
 
 from __future__ import annotations
@@ -14,29 +15,36 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
 from multiprocessing.spawn import get_executable
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
-from mt3_runtime import errors
-from mt3_runtime.errors import AudioError, DeviceError, MT3Error
-from mt3_runtime.leakage.salience_frames import SalienceFrames
-from mt3_runtime.reading.pooled_reading import PooledReading
+from mt3_runtime.errors import AudioError, DeviceError
 from mt3_runtime.reading.reader_child import FLAG
 from mt3_runtime.reading.reader_limits import ReaderLimits
 from mt3_runtime.reading.reader_messages import GarbledError, Message, receive, send
-from mt3_runtime.reading.reading_plan import ReadPart
 
 _START_SECONDS = 120.0
 """For the process to be ready: its imports take half a second, much longer on a busy machine."""
 
-_STOP_SECONDS = 5.0
-"""For a recording that is called off: as long as one part may take, else the process is ended."""
+_END_SECONDS = 5.0
+"""For a process that has closed its output to be gone."""
 
 _MOST_RECORDINGS = 1000
 """Of one process, as decoders may leak."""
 
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Several readers share the cores; and what a thread reserves counts as memory."""
+
+Answer = TypeVar("Answer")
+
+_processes: weakref.WeakSet[ReaderProcess] = weakref.WeakSet()
+
+
+class LostError(Exception):
+    """The process has ended, and what it was asked now is not to blame."""
 
 
 class ReaderProcess:
@@ -46,8 +54,9 @@ class ReaderProcess:
         limits: Under which it reads.
 
     Attributes:
-        spent: Whether it must be replaced.
+        spent: Whether it takes no more recordings.
         pid: Its number in the system.
+        recordings: How many are open there; kept by its pool.
 
     Raises:
         DeviceError: None can be started.
@@ -56,9 +65,10 @@ class ReaderProcess:
     def __init__(self, limits: ReaderLimits) -> None:
         if FLAG in sys.argv[1:2]:  # it was to be one itself, and would start others for ever
             raise _not_started("this program was started as one, and does not know")
-        self.spent = False
+        self.spent, self.recordings = False, 0
         self._limits, self._count = limits, 0
-        self._writing = threading.Lock()
+        self._late = self._killed = False
+        self._asking, self._closing = threading.Lock(), deque[int]()
         try:
             self._process = subprocess.Popen(  # noqa: S603  this Python
                 _command(),
@@ -71,124 +81,148 @@ class ReaderProcess:
         self.pid = self._process.pid
         self._in = cast("BinaryIO", self._process.stdin)
         self._out = cast("BinaryIO", self._process.stdout)
-        watch = _timer(_START_SECONDS, self._process)
-        watch.start()
+        _processes.add(self)
         try:
-            self._send({"kind": "limits", "limits": limits.to_dict()})
-            receive(self._out)  # "ready"
+            with self._watched(_START_SECONDS):
+                receive(self._out)  # "ready"
         except (EOFError, GarbledError, OSError, KeyError) as error:
             self.close()
             raise _not_started(f"it ended with {self._process.returncode}") from error
-        finally:
-            watch.cancel()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, and was not told to end."""
+        return not self._killed and self._process.poll() is None
 
     def kill(self) -> None:
         """Ends the process; who waits for it notices."""
-        self.spent = True
+        self.spent = self._killed = True
         self._process.kill()
 
     def close(self) -> None:
         """Ends the process and frees what it took."""
         self.kill()
         self._process.wait()
-        for pipe in (self._in, self._out):
-            with contextlib.suppress(OSError):  # what could not be written any more
-                pipe.close()
+        with self._asking:
+            for pipe in (self._in, self._out):
+                with contextlib.suppress(OSError):  # what could not be written any more
+                    pipe.close()
 
-    def read(self, reading: PooledReading, request: dict[str, Any], data: bytes | None) -> None:
-        """Reads a recording to its end, until nobody wants more of it, or until the process dies.
+    def ask(
+        self,
+        name: str,
+        request: dict[str, Any],
+        understand: Callable[[Message], Answer],
+        data: bytes | None = None,
+    ) -> tuple[list[str], Answer]:
+        """Has the process do something.
 
         Args:
-            reading: What its consumer sees.
-            request: What is asked for; ``number`` tells it from others.
+            name: Of the recording, for messages.
+            request: What is asked for.
+            understand: Makes something of the answer; raises `KeyError`, `TypeError` or
+                `ValueError` if it is none.
             data: The file, if it is not told by its path.
+
+        Returns:
+            Warnings, and what the answer was made into.
+
+        Raises:
+            LostError: The process had ended before.
+            AudioError: It ended, or was ended by a limit, meanwhile, or talks nonsense.
         """
-        number = request["number"]
-        stopping = _timer(_STOP_SECONDS, self._process)
+        with self._asking:
+            if not self.alive:
+                self.spent = True
+                raise LostError
+            self._late = False
+            with self._watched(self._limits.wait_seconds):
+                try:
+                    self._send(request | {"bytes": len(data) if data else 0}, data)
+                except (OSError, ValueError):
+                    self.kill()
+                    raise LostError from None
+                try:
+                    said = []
+                    while (message := receive(self._out)).fields["kind"] == "warning":
+                        said.append(str(message.fields["text"]))
+                    answer = understand(message)
+                except (GarbledError, KeyError, TypeError, ValueError):
+                    self.kill()
+                    raise _harmful(name, "talked nonsense") from None
+                except (EOFError, OSError):
+                    raise self._died(name) from None
+            self._count += message.fields["kind"] in ("end", "error")
+            self.spent |= bool(message.fields.get("spent")) or self._count >= _MOST_RECORDINGS
+        self._close_some()
+        return said, answer
 
-        def stop() -> None:
-            stopping.start()
-            with contextlib.suppress(OSError):
-                self._send({"kind": "cancel", "number": number})
+    def forget(self, number: int) -> None:
+        """Closes a recording there, as soon as nothing else is done."""
+        self._closing.append(number)
+        self._close_some()
 
-        reading.begin(stop)
-        error: Exception | None = None
-        try:
-            self._send(request | {"bytes": len(data) if data else 0}, data)
-            while (message := receive(self._out)).fields["kind"] in ("opened", "part", "warning"):
-                _pass_on(message, reading)
-            error = self._ended(message, reading)
-        except (EOFError, GarbledError, OSError, KeyError, TypeError, ValueError):
-            error = self._died(reading.name)
-        finally:
-            stopping.cancel()
-            reading.end(error)
+    def _close_some(self) -> None:
+        while self._closing and self._asking.acquire(blocking=False):
+            try:
+                with contextlib.suppress(OSError, ValueError, IndexError):  # ended, or closed
+                    self._send({"kind": "close", "number": self._closing.popleft()})
+            finally:
+                self._asking.release()
 
     def _send(self, fields: dict[str, Any], data: bytes | None = None) -> None:
-        with self._writing:
-            send(self._in, fields)
-            if data:
-                self._in.write(data)
-                self._in.flush()
+        send(self._in, fields)
+        if data:
+            self._in.write(data)
+            self._in.flush()
 
-    def _ended(self, message: Message, reading: PooledReading) -> Exception | None:
-        """Takes in the last message of a recording; returns what went wrong."""
-        fields = message.fields
-        self._count += 1
-        self.spent = bool(fields.get("spent")) or self._count >= _MOST_RECORDINGS
-        if fields["kind"] == "end":
-            reading.warning = fields["warning"]
-            reading.level_warnings = tuple(fields["level_warnings"])
-            return None
-        if fields["kind"] == "error":
-            kind = getattr(errors, str(fields["type"]), None)
-            known = isinstance(kind, type) and issubclass(kind, MT3Error)
-            return kind(str(fields["text"])) if known and kind else AudioError(str(fields["text"]))
-        return None  # cancelled
+    @contextlib.contextmanager
+    def _watched(self, seconds: float | None) -> Iterator[None]:
+        """Ends the process if something takes longer."""
+        timer = None if seconds is None else threading.Timer(seconds, self._end_late)
+        if timer is not None:
+            timer.daemon = True  # keeps no program from ending
+            timer.start()
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _end_late(self) -> None:
+        self._late = True
+        self.kill()
 
     def _died(self, name: str) -> Exception:
-        """What is said of a recording in whose midst the process ended, or talked nonsense."""
+        """What is said of a recording in whose midst the process ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1.0)
+            self._process.wait(timeout=_END_SECONDS)
         code = self._process.returncode
-        self.close()
+        self.kill()
+        if self._late:
+            return AudioError(self._limits.too_slow(name))
         if code is not None and -code == getattr(signal, "SIGXCPU", None):
             return AudioError(self._limits.too_much_time(name))
-        how = "talked nonsense" if code is None else f"ended with code {code}"
+        how = f"ended with code {code}"
         if code is not None and code < 0:
             with contextlib.suppress(ValueError):
                 how = f"was ended by {signal.Signals(-code).name}"
-        return AudioError(
-            f"The process that read {name} {how}; other recordings are not affected. The file is "
-            "probably damaged, or made to crash decoders; convert it, for example with ffmpeg."
-        )
+        return _harmful(name, how)
+
+    def _after_fork(self) -> None:
+        """A child holds no end of the pipes, lest the process outlives its parent."""
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for pipe in (self._in, self._out):
+            with contextlib.suppress(OSError, ValueError):  # closed before
+                os.dup2(nothing, pipe.fileno())
+        os.close(nothing)
 
 
-def _pass_on(message: Message, reading: PooledReading) -> None:
-    """Puts a message about a recording under way into it."""
-    fields, arrays = message
-    if fields["kind"] == "opened":
-        duration = fields["duration"]
-        reading.source_rate = float(fields["source_rate"])
-        reading.duration = None if duration is None else float(duration)
-    elif fields["kind"] == "warning":
-        reading.put(str(fields["text"]))
-    else:
-        data, *frames = arrays
-        salience = None
-        if frames:
-            clarity, power, level, tones, amplitudes = frames
-            heard = int(fields["heard"])
-            salience = SalienceFrames(clarity, power, level, tones, amplitudes, heard)
-        index, count = int(fields["index"]), int(fields["samples"])
-        reading.put(ReadPart(index, bool(fields["last"]), count, data, salience))
-
-
-def _timer(seconds: float, process: subprocess.Popen[bytes]) -> threading.Timer:
-    """Ends a process after some time, unless it is cancelled; keeps no program from ending."""
-    timer = threading.Timer(seconds, process.kill)
-    timer.daemon = True
-    return timer
+def _harmful(name: str, how: str) -> AudioError:
+    return AudioError(
+        f"The process that read {name} {how}; other recordings are not affected. The file is "
+        "probably damaged, or made to crash decoders; convert it, for example with ffmpeg."
+    )
 
 
 def _command() -> list[str]:
@@ -211,3 +245,12 @@ def _not_started(why: str) -> DeviceError:
         f"No reader process can be started from {sys.executable} ({why}).{frozen} Read without "
         "reader processes (readers=0)."
     )
+
+
+def _let_go_of_all() -> None:
+    for process in list(_processes):
+        process._after_fork()  # noqa: SLF001  of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_of_all)

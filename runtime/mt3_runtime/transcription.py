@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import mido
 
+    from mt3_runtime.decoding.types import Sequence as TokenSequence
     from mt3_runtime.notes.base import SegmentReport
     from mt3_runtime.notes.note import Note
 
@@ -212,3 +214,17 @@ class Handle(Future[Transcription]):
 def by_onset(notes: Sequence[Note]) -> tuple[Note, ...]:
     """Notes in the order of a score: onset, then program and pitch, drums last."""
     return tuple(sorted(notes, key=lambda n: (n.onset, n.is_drum, n.program, n.pitch, n.offset)))
+
+
+def token_digest(sequences: Iterable[TokenSequence]) -> str:
+    """SHA-256 over the tokens of all segments, each as little-endian int32 behind its length."""
+    digest = hashlib.sha256()
+    for sequence in sequences:
+        update_digest(digest, sequence)
+    return digest.hexdigest()
+
+
+def update_digest(digest: hashlib._Hash, sequence: TokenSequence) -> None:
+    """Adds one sequence to a digest as `token_digest` does."""
+    digest.update(len(sequence.tokens).to_bytes(4, "little"))
+    digest.update(sequence.tokens.astype("<i4").tobytes())

@@ -273,8 +273,8 @@ def test_a_process_that_talks_nonsense(files, monkeypatch):
         Message({"kind": "error", "type": "AudioError"}, []),
     ]
     original = receive
-    for answer in answers:
-        with ReaderPool(1) as pool:
+    with ReaderPool(1) as pool:
+        for answer in answers:
             reading, other = pool.open(files[0], MAGENTA), pool.open(files[0], MAGENTA)
             begun = essence(next(other))
 

@@ -55,11 +55,14 @@ def leakage_filter(
         drum_keys: Percussion keys that a note may be moved to.
         drum_duration: Seconds that drums are given.
     """
-    if auto_filter == "classic":
-        return ClassicFilter()
-    if auto_filter:
+    if listens(auto_filter):
         return EvidenceFilter(rate, drum_keys=drum_keys, drum_duration=drum_duration)
-    return LeakageFilter()
+    return ClassicFilter() if auto_filter else LeakageFilter()
+
+
+def listens(auto_filter: AutoFilter) -> bool:
+    """Whether a filter hears the audio; of others `take` and `listen` do nothing with it."""
+    return bool(auto_filter) and auto_filter != "classic"
 
 
 def filter_notes(
@@ -89,11 +92,6 @@ class LeakageFilter:
     def listen(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
         """Hears blocks of samples, float32 [n], and passes them on."""
         yield from blocks
-
-    @property
-    def listens(self) -> bool:
-        """Whether it needs to hear the audio; else `take` and `listen` do nothing with it."""
-        return False
 
     def take(self, frames: SalienceFrames) -> None:
         """Takes what was heard of the next samples elsewhere, in place of `listen`."""
@@ -150,10 +148,6 @@ class EvidenceFilter(LeakageFilter):
         for block in blocks:
             self._ear.hear(block)
             yield block
-
-    @property
-    def listens(self) -> bool:
-        return True
 
     def take(self, frames: SalienceFrames) -> None:
         self._ear.take(frames)

@@ -30,6 +30,7 @@ from mt3_runtime.leakage.salience_frames import (
     FLOOR,
     FRAMES_PER_WINDOW,
     MOST_FRAMES,
+    FrameGrid,
     SalienceFrames,
     SalienceSpectra,
 )
@@ -77,8 +78,8 @@ class SalienceAnalyser:
     """
 
     def __init__(self, rate: int) -> None:
-        self._spectra = SalienceSpectra(rate)
-        self._grid = grid = self._spectra.grid
+        self._spectra: SalienceSpectra | None = None
+        self._grid = grid = FrameGrid(rate)
         self.harmonics = Harmonics(rate / grid.size, grid.low)
         self._lock = threading.Lock()
         self._heard = self._samples = 0
@@ -88,6 +89,8 @@ class SalienceAnalyser:
 
     def hear(self, block: npt.NDArray[np.float32]) -> None:
         """Takes the next samples, float32 [n]."""
+        if self._spectra is None:
+            self._spectra = SalienceSpectra(self._grid.rate)
         self.take(self._spectra.hear(block))
 
     def take(self, frames: SalienceFrames) -> None:

@@ -23,7 +23,7 @@ from mt3_runtime.reading.reading_plan import ReadingPlan, ReadPart
 
 if TYPE_CHECKING:
     from mt3_runtime.reading.reader_messages import Message
-    from mt3_runtime.reading.reader_pool import ReaderPool
+    from mt3_runtime.reading.reader_process import ReaderProcesses
 
 _MOST_LOST = 3
 """Processes that may be lost in the midst of a recording, though others are to blame."""
@@ -33,7 +33,7 @@ class PooledReading:
     """One recording; one thread takes its parts, any may close it.
 
     Args:
-        pool: Whose processes read it.
+        processes: One of them reads it.
         plan: What is wanted.
         request: What is asked of them.
         data: The file, if it is not told by its path.
@@ -50,7 +50,7 @@ class PooledReading:
 
     def __init__(
         self,
-        pool: ReaderPool,
+        processes: ReaderProcesses,
         plan: ReadingPlan,
         request: dict[str, Any],
         data: bytes | None,
@@ -65,7 +65,8 @@ class PooledReading:
         self.duration: float | None = None
         self.warning: str | None = None
         self.level_warnings: tuple[str, ...] = ()
-        self._pool, self._request, self._data, self._apart = pool, request, data, apart
+        self._processes, self._request = processes, request
+        self._data, self._apart = data, apart
         self._process: ReaderProcess | None = None
         self._lock = threading.Lock()
         self._count = self._lost = 0
@@ -83,8 +84,8 @@ class PooledReading:
                     return part
         except BaseException as error:
             self._over = True
-            if isinstance(error, AudioError) and self._pool.closed:
-                raise AudioError(self._pool.why_not(self.name)) from None
+            if isinstance(error, AudioError) and self._processes.closed:
+                raise AudioError(self._processes.why_not(self.name)) from None
             raise
         finally:
             if self._over:
@@ -131,13 +132,13 @@ class PooledReading:
     def _begin(self) -> ReaderProcess:
         """Has a process open the recording, up to the parts that were taken before."""
         again = {"again": self.source_rate > 0.0, "skip": self._count}
-        process = self._pool.take(self.name, apart=self._apart)
+        process = self._processes.take(self.name, apart=self._apart)
         try:
             self.source_rate, self.duration = self._ask(
                 process, self._request | again, _opened, self._data
             )
         except BaseException:
-            self._pool.give_back(process, self._request["number"])
+            self._processes.give_back(process, self._request["number"])
             raise
         with self._lock:
             self._process = process
@@ -186,7 +187,7 @@ class PooledReading:
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
-            self._pool.give_back(process, self._request["number"])
+            self._processes.give_back(process, self._request["number"])
 
 
 _End = tuple[str | None, tuple[str, ...]]

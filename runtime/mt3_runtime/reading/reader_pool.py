@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -28,7 +27,7 @@ from mt3_runtime.errors import AudioError, OptionError
 from mt3_runtime.reading.local_reading import LocalReading
 from mt3_runtime.reading.pooled_reading import PooledReading
 from mt3_runtime.reading.reader_limits import ReaderLimits
-from mt3_runtime.reading.reader_process import ReaderProcess
+from mt3_runtime.reading.reader_process import ReaderProcesses
 from mt3_runtime.reading.reading_plan import ReadingPlan
 
 MOST_READERS = 256
@@ -55,9 +54,7 @@ class ReaderPool:
         self.count = count
         self._limits = limits or ReaderLimits()
         self._numbers = itertools.count()
-        self._lock, self._starting = threading.Lock(), threading.Lock()
-        self._processes: set[ReaderProcess] = set()
-        self._closed = False
+        self._processes = ReaderProcesses(count, self._limits)
 
     def __enter__(self) -> Self:
         return self
@@ -92,7 +89,7 @@ class ReaderPool:
         plan, limits = plan or ReadingPlan(), self._limits
         if not is_file(source):
             return LocalReading(source, plan, sr=sr)
-        if self._closed:
+        if self._processes.closed:
             raise OptionError("This reader pool is closed; open another.")
         data, path, apart = None, "", False
         if isinstance(source, str | os.PathLike):
@@ -110,74 +107,29 @@ class ReaderPool:
             "plan": plan.to_dict(),
             "limits": limits.to_dict(),
         }
-        return PooledReading(self, plan, request, data, apart=apart)
+        return PooledReading(self._processes, plan, request, data, apart=apart)
 
     @property
     def pids(self) -> tuple[int, ...]:
         """The numbers of its processes in the system."""
-        with self._lock:
-            return tuple(process.pid for process in self._processes if process.alive)
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-        return self._closed
+        return self._processes.pids
 
     def close(self) -> None:
         """Ends all processes; recordings that are not read to their end fail."""
-        with self._lock:
-            self._closed = True
-            processes, self._processes = self._processes, set()
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.close()
+        self._processes.close()
 
-    # --- for readings
 
-    def take(self, name: str, *, apart: bool) -> ReaderProcess:
-        """A process in which a recording may be opened, until it is given back.
+def pool_of(readers: int | None, limits: ReaderLimits | None) -> ReaderPool | None:
+    """A pool of so many processes; None if recordings are read in this one.
 
-        Args:
-            name: Of the recording, for messages.
-            apart: No other recording may be read there.
-        """
-        with self._starting:
-            process = None if apart else self._least_busy()
-            if process is None:
-                process = ReaderProcess(self._limits)
-                process.spent = apart
-            with self._lock:
-                process.recordings += 1
-                closed = self._closed
-                if not closed:
-                    self._processes.add(process)
-        if closed:
-            process.close()
-            raise AudioError(self.why_not(name))
-        return process
-
-    def give_back(self, process: ReaderProcess, number: int) -> None:
-        """Closes a recording in a process; ends that if it takes no further ones."""
-        process.forget(number)
-        with self._lock:
-            process.recordings -= 1
-            over = process.spent and not process.recordings
-            if over:
-                self._processes.discard(process)
-        if over:
-            process.close()
-
-    def why_not(self, name: str) -> str:
-        """What is said of recordings once the pool is closed."""
-        return f"{name} was not read: its reader pool was closed."
-
-    def _least_busy(self) -> ReaderProcess | None:
-        """The process with fewest recordings; None if there may be another one without any."""
-        with self._lock:
-            able = [process for process in self._processes if not process.spent]
-        found = min(able, key=lambda process: process.recordings, default=None)
-        return found if found and (not found.recordings or len(able) >= self.count) else None
+    Raises:
+        OptionError: ``readers`` is out of range, or there are limits and no processes to hold them.
+    """
+    if readers:
+        return ReaderPool(readers, limits=limits)
+    if limits is not None:
+        raise OptionError("Limits hold in reader processes alone; say how many (readers=).")
+    return None
 
 
 def _folder() -> str | None:

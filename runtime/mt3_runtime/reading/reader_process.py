@@ -18,7 +18,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from multiprocessing.spawn import get_executable
 from typing import Any, BinaryIO, TypeVar, cast
 
 from mt3_runtime.errors import AudioError, DeviceError
@@ -218,6 +217,88 @@ class ReaderProcess:
         os.close(nothing)
 
 
+class ReaderProcesses:
+    """The processes of a pool, which start when they are needed.
+
+    Args:
+        count: How many at most, beside those that have one recording each.
+        limits: Under which they read.
+
+    Attributes:
+        closed: Whether they were ended.
+    """
+
+    def __init__(self, count: int, limits: ReaderLimits) -> None:
+        self.closed = False
+        self._count, self._limits = count, limits
+        self._lock, self._starting = threading.Lock(), threading.Lock()
+        self._running: set[ReaderProcess] = set()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Their numbers in the system."""
+        with self._lock:
+            return tuple(process.pid for process in self._running if process.alive)
+
+    def take(self, name: str, *, apart: bool) -> ReaderProcess:
+        """A process in which a recording may be opened, until it is given back.
+
+        Args:
+            name: Of the recording, for messages.
+            apart: No other recording may be read there.
+
+        Raises:
+            AudioError: The processes were ended.
+            DeviceError: None can be started.
+        """
+        with self._starting:
+            process = None if apart else self._least_busy()
+            if process is None:
+                process = ReaderProcess(self._limits)
+                process.spent = apart
+            with self._lock:
+                process.recordings += 1
+                if not self.closed:
+                    self._running.add(process)
+        if self.closed:
+            process.close()
+            raise AudioError(self.why_not(name))
+        return process
+
+    def give_back(self, process: ReaderProcess, number: int) -> None:
+        """Closes a recording in a process; ends that if it takes no further ones."""
+        process.forget(number)
+        with self._lock:
+            process.recordings -= 1
+            over = process.spent and not process.recordings
+            if over:
+                self._running.discard(process)
+        if over:
+            process.close()
+
+    def close(self) -> None:
+        """Ends them all; more than once does nothing."""
+        with self._lock:
+            self.closed = True
+            processes, self._running = self._running, set()
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.close()
+
+    def why_not(self, name: str) -> str:
+        """What is said of a recording once they were ended."""
+        return f"{name} was not read: its reader pool was closed."
+
+    def _least_busy(self) -> ReaderProcess | None:
+        """The process with fewest recordings; None if there may be another one without any."""
+        with self._lock:
+            able = [process for process in self._running if not process.spent]
+        found = min(able, key=lambda process: process.recordings, default=None)
+        full = len(able) >= self._count
+        return found if found and (full or not found.recordings) else None
+
+
 def _harmful(name: str, how: str) -> AudioError:
     return AudioError(
         f"The process that read {name} {how}; other recordings are not affected. The file is "
@@ -229,6 +310,8 @@ def _command() -> list[str]:
     """What starts a reader process: this Python with this path, or this frozen program."""
     if getattr(sys, "frozen", False):
         return [sys.executable, FLAG]
+    from multiprocessing.spawn import get_executable  # noqa: PLC0415  a tenth of all imports
+
     path = [os.path.abspath(folder) for folder in map(str, sys.path)]  # noqa: PTH100  not resolved
     code = f"import sys; sys.path[:] = {path!r}; import {_MAIN} as reader; reader.main()"
     return [os.fsdecode(get_executable() or sys.executable), "-c", code]

@@ -123,7 +123,7 @@ def _made_of(
     samples, features, segments = segment.samples, plan.features, plan.segments
     if features is None or segments is None:
         return samples, spectra.hear(samples[:count]) if spectra else None
-    extract = _extractor(features)
+    extract = extractor(features)
     if spectra is None:
         return extract(samples), None
     if not spectra.shares(features, segments.samples):
@@ -133,8 +133,8 @@ def _made_of(
     return data, spectra.hear(samples[:count], known)
 
 
-@lru_cache(maxsize=4)
-def _extractor(config: FeatureConfig) -> FeatureExtractor:
+@lru_cache(maxsize=16)
+def extractor(config: FeatureConfig) -> FeatureExtractor:
     """One for all recordings: its filters take longer than some seconds of audio."""
     return FeatureExtractor(config)
 

@@ -44,6 +44,14 @@ def pytest_configure() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(absolute)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names bytes by their argument, because files that libraries write hold the time of day.
+
+    pytest-xdist refuses workers that collect tests of different names.
+    """
+    return argname if isinstance(val, bytes | bytearray) else None
+
+
 #: What costs minutes and is kept in memory: all that needs it runs in one worker.
 WHOLE_RECORDINGS = {"greedy_runs", "t5x_runs"}
 

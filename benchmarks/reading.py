@@ -12,7 +12,8 @@ import hashlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +92,31 @@ def one_by_one(paths: list[Path]) -> tuple[float, str]:
     return count / RATE, digest.text
 
 
-def together(readings: Iterator[Any]) -> tuple[float, str]:
+def together(readings: Iterable[Any]) -> tuple[float, str]:
     """Everything of recordings in one pass, wherever that is made."""
-    digest, count = Digest(), 0
-    for reading in readings:
-        parts = list(reading)
-        count += sum(part.samples for part in parts)
-        digest.add([part.data for part in parts], [part.salience[:-1] for part in parts])
-    return count / RATE, digest.text
+    return joined(map(made_of, readings))
 
 
 def pooled(paths: list[Path], readers: int) -> tuple[float, str]:
-    """The same by processes, whose start is paid for, too."""
-    with ReaderPool(readers, ahead=1 << 16) as pool:
-        return together(iter([pool.open(path, PLAN) for path in paths]))
+    """The same by processes, each with a thread that asks it, as those of a decoding loop do."""
+    with ReaderPool(readers) as pool, ThreadPoolExecutor(readers) as threads:
+        return joined(threads.map(lambda path: made_of(pool.open(path, PLAN)), paths))
+
+
+def made_of(reading: Any) -> tuple[int, list[Any], list[tuple[Any, ...]]]:
+    """Number of samples, features and salience frames of a recording."""
+    parts = list(reading)
+    data, frames = [part.data for part in parts], [part.salience[:-1] for part in parts]
+    return sum(part.samples for part in parts), data, frames
+
+
+def joined(made: Iterable[tuple[int, list[Any], list[tuple[Any, ...]]]]) -> tuple[float, str]:
+    """Seconds and digest of all recordings."""
+    digest, total = Digest(), 0
+    for count, data, frames in made:
+        digest.add(data, frames)
+        total += count
+    return total / RATE, digest.text
 
 
 class Digest:

@@ -45,7 +45,7 @@ Answer = tuple[dict[str, Any], Sequence[npt.NDArray[Any]]]
 
 
 def main() -> None:
-    """Runs a reader process until its input ends."""
+    """Runs a reader process until its input ends; does not return."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's affair
@@ -68,6 +68,7 @@ def main() -> None:
                 continue
             for fields, arrays in open_ones[number].answer(len(open_ones) - 1):
                 send(out, fields, arrays)
+    os._exit(0)  # lest a frozen program goes on as itself
 
 
 def freeze_support() -> None:

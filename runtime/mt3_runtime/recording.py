@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from mt3_runtime.audio.sources import may_block, open_blocks
+from mt3_runtime.audio.sources import is_file, may_block, open_blocks
 from mt3_runtime.decoding.batching import Loop
 from mt3_runtime.decoding.strands import Priority
 from mt3_runtime.decoding.types import Decoded, Ended, Job, Jobs, Sequence, Span
@@ -96,7 +96,8 @@ class Recording:
         """
         slow, once = may_block(source), hasattr(source, "read")
         opened = partial(pool.open if pool else LocalReading, source, request.plan, sr=sr)
-        return cls(request, opened, slow=slow, measurable=not (slow or once or pool))
+        elsewhere = pool is not None and is_file(source)
+        return cls(request, opened, slow=slow, measurable=not (slow or once or elsewhere))
 
     @classmethod
     def streamed(

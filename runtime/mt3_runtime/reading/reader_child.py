@@ -29,7 +29,14 @@ import numpy.typing as npt
 from mt3_runtime.audio.sources import AudioStream, open_audio
 from mt3_runtime.errors import AudioError, AudioWarning, MT3Error
 from mt3_runtime.imports.extras import require
-from mt3_runtime.reading.reader_limits import Account, ReaderLimits, confine
+from mt3_runtime.reading.reader_limits import (
+    Account,
+    ReaderLimits,
+    confine,
+    too_large,
+    too_long,
+    too_much_memory,
+)
 from mt3_runtime.reading.reader_messages import GarbledError, receive, send
 from mt3_runtime.reading.reading_plan import FloatArray, ReadingPlan, read_parts
 
@@ -135,7 +142,7 @@ class _Recording:
         try:
             return next(self._answers)
         except MemoryError:
-            text = self._limits.too_much_memory(self._name)
+            text = too_much_memory(self._limits, self._name)
             return _error(AudioError(text)) | {"spent": True}, ()
         except MT3Error as error:
             return _error(error), ()
@@ -176,7 +183,7 @@ class _Recording:
         if limits.file_bytes is not None and path:
             with contextlib.suppress(OSError):  # said when it is opened
                 if Path(path).stat().st_size > limits.file_bytes:
-                    raise AudioError(limits.too_large(self._name))
+                    raise AudioError(too_large(limits, self._name))
         return open_audio(
             _NamedBytes(request.pop("data"), self._name) if "data" in request else path,
             sr=request["sr"],
@@ -197,7 +204,7 @@ class _Recording:
     def _check_length(self, seconds: float) -> None:
         most = self._limits.audio_seconds
         if most is not None and seconds > most:
-            raise AudioError(self._limits.too_long(self._name))
+            raise AudioError(too_long(self._limits, self._name))
 
 
 @contextlib.contextmanager

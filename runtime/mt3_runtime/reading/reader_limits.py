@@ -91,41 +91,46 @@ class ReaderLimits:
         """Bytes that a file may take which is handed over as a file object."""
         return self.file_bytes or self.memory_bytes or 0
 
-    def too_large(self, name: str) -> str:
-        """What is said of a file of too many bytes."""
-        return (
-            f"{name} is larger than {(self.file_bytes or 0) / MIB:g} MiB, the most that is read "
-            "here (file_bytes)."
-        )
 
-    def too_long(self, name: str) -> str:
-        """What is said of a recording of too many seconds."""
-        return (
-            f"{name} is longer than {self.audio_seconds:g} s, the most that is read here "
-            "(audio_seconds). Cut it into pieces."
-        )
+def too_large(limits: ReaderLimits, name: str) -> str:
+    """What is said of a file of too many bytes."""
+    return (
+        f"{name} is larger than {(limits.file_bytes or 0) / MIB:g} MiB, the most that is read "
+        "here (file_bytes)."
+    )
 
-    def too_much_memory(self, name: str) -> str:
-        """What is said where memory ran out."""
-        return (
-            f"Reading {name} needs more than {(self.memory_bytes or 0) / MIB:g} MiB of memory "
-            "(memory_bytes); its header is probably damaged, or made to do harm."
-        )
 
-    def too_much_time(self, name: str) -> str:
-        """What is said where processor time ran out."""
-        return (
-            f"Reading {name} took more than {self.cpu_seconds:g} s of processor time and "
-            f"{self.cpu_seconds_per_minute:g} s for each minute of audio (cpu_seconds); it is "
-            "probably damaged, or made to do harm."
-        )
+def too_long(limits: ReaderLimits, name: str) -> str:
+    """What is said of a recording of too many seconds."""
+    return (
+        f"{name} is longer than {limits.audio_seconds:g} s, the most that is read here "
+        "(audio_seconds). Cut it into pieces."
+    )
 
-    def too_slow(self, name: str) -> str:
-        """What is said where nothing came."""
-        return (
-            f"Nothing more of {name} could be read within {self.wait_seconds:g} s (wait_seconds); "
-            "check the disk or the network that it is on."
-        )
+
+def too_much_memory(limits: ReaderLimits, name: str) -> str:
+    """What is said where memory ran out."""
+    return (
+        f"Reading {name} needs more than {(limits.memory_bytes or 0) / MIB:g} MiB of memory "
+        "(memory_bytes); its header is probably damaged, or made to do harm."
+    )
+
+
+def too_much_time(limits: ReaderLimits, name: str) -> str:
+    """What is said where processor time ran out."""
+    return (
+        f"Reading {name} took more than {limits.cpu_seconds:g} s of processor time and "
+        f"{limits.cpu_seconds_per_minute:g} s for each minute of audio (cpu_seconds); it is "
+        "probably damaged, or made to do harm."
+    )
+
+
+def too_slow(limits: ReaderLimits, name: str) -> str:
+    """What is said where nothing came."""
+    return (
+        f"Nothing more of {name} could be read within {limits.wait_seconds:g} s (wait_seconds); "
+        "check the disk or the network that it is on."
+    )
 
 
 def confine() -> None:
@@ -167,7 +172,7 @@ class Account:
             yield
         finally:
             _allow("RLIMIT_AS", None)
-            self._memory += _memory() - self._present
+            self._memory = max(0, self._memory + _memory() - self._present)
             self._cpu += time.process_time() - self._since
 
     def read(self, audio_seconds: float) -> None:

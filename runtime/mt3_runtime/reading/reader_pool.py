@@ -26,7 +26,11 @@ from mt3_runtime.audio.sources import (
 from mt3_runtime.errors import AudioError, OptionError
 from mt3_runtime.reading.local_reading import LocalReading
 from mt3_runtime.reading.pooled_reading import PooledReading
-from mt3_runtime.reading.reader_limits import ReaderLimits
+from mt3_runtime.reading.reader_limits import (
+    ReaderLimits,
+    too_large,
+    too_much_memory,
+)
 from mt3_runtime.reading.reader_process import ReaderProcesses
 from mt3_runtime.reading.reading_plan import ReadingPlan
 
@@ -147,9 +151,9 @@ def _contents(source: BinaryIO, limits: ReaderLimits) -> tuple[str, bytes]:
     with _closing(owned):
         data = FileBytes(handle, name)
         if limits.file_bytes is not None and data.size > limits.file_bytes:
-            raise AudioError(limits.too_large(name))
+            raise AudioError(too_large(limits, name))
         if limits.memory_bytes is not None and data.size > limits.room_for_file:
-            raise AudioError(limits.too_much_memory(name))
+            raise AudioError(too_much_memory(limits, name))
         return name, data.at(0, data.size)
 
 

@@ -22,7 +22,11 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from mt3_runtime.errors import AudioError, DeviceError
 from mt3_runtime.reading.reader_child import FLAG
-from mt3_runtime.reading.reader_limits import ReaderLimits
+from mt3_runtime.reading.reader_limits import (
+    ReaderLimits,
+    too_much_time,
+    too_slow,
+)
 from mt3_runtime.reading.reader_messages import GarbledError, Message, receive, send
 
 _START_SECONDS = 120.0
@@ -199,9 +203,9 @@ class ReaderProcess:
         code = self._process.returncode
         self.kill()
         if self._late:
-            return AudioError(self._limits.too_slow(name))
+            return AudioError(too_slow(self._limits, name))
         if code is not None and -code == getattr(signal, "SIGXCPU", None):
-            return AudioError(self._limits.too_much_time(name))
+            return AudioError(too_much_time(self._limits, name))
         how = f"ended with code {code}"
         if code is not None and code < 0:
             with contextlib.suppress(ValueError):

@@ -270,7 +270,7 @@ class Engine:
     def drain(self, timeout: float | None = None) -> bool:
         """Takes nothing more and waits until all that was taken in is done.
 
-        Live inputs go on until they are ended.  Reader processes end with the last recording.
+        Live inputs go on until they are ended.  If all is done, reader processes end, too.
 
         Returns:
             False if it was not within so many seconds; then it goes on.

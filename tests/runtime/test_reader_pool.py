@@ -203,6 +203,22 @@ def test_a_process_that_dies_fails_its_recording_alone(files, tmp_path, name, mo
 
 
 @posix
+def test_many_that_kill_their_process_do_not_fail_another(tmp_path, monkeypatch):
+    doomed_by(monkeypatch, "SIGSEGV")
+    (tmp_path / "doomed.wav").write_bytes(sound("wav", 1.0))
+    long = long_file(tmp_path, 16)
+    with ReaderPool(1) as pool:
+        other = pool.open(long, MAGENTA)
+        found = [essence(next(other))]
+        for _ in range(5):
+            with pytest.raises(AudioError, match="ended by SIGSEGV"):
+                next(pool.open(tmp_path / "doomed.wav", MAGENTA))
+            found.append(essence(next(other)))
+        found.extend(map(essence, other))
+    assert found == [*map(essence, LocalReading(long, MAGENTA))]
+
+
+@posix
 def test_a_process_that_dies_between_parts_costs_nothing(files, tmp_path):
     (tmp_path / "cut.mp3").write_bytes(sound("mp3", 9.0)[:50000])
     local = LocalReading(files[0], MAGENTA)
@@ -257,6 +273,9 @@ def test_a_reading_that_is_closed_frees_its_process(files, tmp_path):
         assert process.recordings == 0
 
 
+PART = [np.zeros((256, 512), np.float32), *[np.zeros(1)] * 5]
+
+
 def test_a_process_that_talks_nonsense(files, monkeypatch):
     """What a decoder that was taken over might answer."""
     answers = [
@@ -267,6 +286,8 @@ def test_a_process_that_talks_nonsense(files, monkeypatch):
             {"kind": "part", "index": 0, "last": False, "samples": 1, "heard": 0},
             [np.zeros((2, 512), np.float32), *[np.zeros(1)] * 5],
         ),
+        Message({"kind": "part", "index": 0, "last": False, "samples": 1, "heard": 1e999}, PART),
+        Message({"kind": "part", "index": 0, "last": False, "samples": 99999, "heard": 1}, PART),
         Message({"kind": "end"}, []),
         Message({"kind": []}, []),
         Message({}, []),
@@ -429,9 +450,10 @@ def test_messages_are_received_as_sent(fields, shapes):
 
 
 HUGE = b'{"arrays": [["float64", [99999999999]]]}\n'
+MANY = b'{"arrays": [%s]}\n' % b", ".join([b'["float64", [0]]'] * 9)
 
 
-@given(st.binary() | st.sampled_from([HUGE, b'{"arrays": [["O", [1]]]}\n', b"[]\n", b"{}\n"]))
+@given(st.binary() | st.sampled_from([HUGE, MANY, b'{"arrays": [["O", [1]]]}\n', b"[]\n", b"{}\n"]))
 def test_nonsense_is_no_message(data):
     with pytest.raises((EOFError, GarbledError)):
         receive(io.BytesIO(data))

@@ -7,6 +7,8 @@ was at another recording, or idle, another one reads this recording once more, u
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from mt3_runtime.reading.reader_process import ReaderProcesses
 
 _MOST_LOST = 3
-"""Processes that may be lost in the midst of a recording, though others are to blame."""
+"""Processes that may be lost in the midst of a recording though no other one is to blame."""
 
 
 class PooledReading:
@@ -60,6 +62,7 @@ class PooledReading:
         self.name, self.target_rate = str(request["name"]), plan.rate
         features = plan.features
         self._shape = (features.frames, features.bins) if features else None
+        self._most = plan.segments.samples if plan.segments else sys.maxsize
         self._columns = len(SalienceFrames._fields) - 1 if plan.salience else 0
         self.source_rate = 0.0
         self.duration: float | None = None
@@ -114,9 +117,9 @@ class PooledReading:
         try:
             process = self._process or self._begin()
             answer = self._ask(process, {"kind": "next", "number": number}, self._understand)
-        except LostError:
+        except LostError as lost:
             self._let_go()
-            self._lost += 1
+            self._lost += not lost.blamed
             if self._lost > _MOST_LOST:
                 raise AudioError(
                     f"{self.name} was not read: {self._lost} processes that read it were ended "
@@ -181,6 +184,8 @@ class PooledReading:
             heard = int(fields["heard"])
             salience = SalienceFrames(clarity, power, level, tones, amplitudes, heard)
         count = int(fields["samples"])
+        if not 0 <= count <= self._most:
+            raise ValueError("more samples than there can be")
         return ReadPart(self._count, bool(fields["last"]), count, data, salience)
 
     def _let_go(self) -> None:
@@ -198,8 +203,10 @@ def _opened(message: Message) -> tuple[float, float | None]:
     """Sample rate and length of a source."""
     if message.fields["kind"] != "opened":
         raise ValueError("not opened")
-    duration = message.fields["duration"]
-    return float(message.fields["source_rate"]), None if duration is None else float(duration)
+    rate, duration = float(message.fields["source_rate"]), message.fields["duration"]
+    if not 0.0 < rate < math.inf or not (duration is None or 0.0 <= float(duration) < math.inf):
+        raise ValueError("no such length")
+    return rate, None if duration is None else float(duration)
 
 
 def _or_error(understand: Callable[[Message], Answer]) -> Callable[[Message], Answer | MT3Error]:

@@ -18,6 +18,9 @@ import numpy.typing as npt
 _MOST_LINE, _MOST_ARRAY = 1 << 20, 1 << 28
 """Bytes of a line, and of an array."""
 
+_MOST_ARRAYS = 8
+"""Of a message; there are 6, of features and salience frames."""
+
 _TYPES = ("float16", "float32", "float64")
 
 
@@ -59,7 +62,10 @@ def receive(file: BinaryIO) -> Message:
         raise EOFError
     try:
         fields = json.loads(line)
-        arrays = [_empty(kind, shape) for kind, shape in fields.pop("arrays")]
+        described = fields.pop("arrays")
+        if len(described) > _MOST_ARRAYS:
+            raise GarbledError(f"{len(described)} arrays")
+        arrays = [_empty(kind, shape) for kind, shape in described]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise GarbledError(str(error)) from error
     for array in arrays:

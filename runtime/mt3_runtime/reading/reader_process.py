@@ -47,7 +47,15 @@ _processes: weakref.WeakSet[ReaderProcess] = weakref.WeakSet()
 
 
 class LostError(Exception):
-    """The process has ended, and what it was asked now is not to blame."""
+    """The process has ended, and what it was asked now is not to blame.
+
+    Args:
+        blamed: Another recording is.
+    """
+
+    def __init__(self, *, blamed: bool) -> None:
+        super().__init__()
+        self.blamed = blamed
 
 
 class ReaderProcess:
@@ -70,7 +78,7 @@ class ReaderProcess:
             raise _not_started("this program was started as one, and does not know")
         self.spent, self.recordings = False, 0
         self._limits, self._count = limits, 0
-        self._late = self._killed = False
+        self._late = self._killed = self._blamed = False
         self._asking, self._closing = threading.Lock(), deque[int]()
         try:
             self._process = subprocess.Popen(  # noqa: S603  this Python
@@ -137,20 +145,21 @@ class ReaderProcess:
         with self._asking:
             if not self.alive:
                 self.spent = True
-                raise LostError
+                raise LostError(blamed=self._blamed)
             self._late = False
             with self._watched(self._limits.wait_seconds):
                 try:
                     self._send(request | {"bytes": len(data) if data else 0}, data)
                 except (OSError, ValueError):
                     self.kill()
-                    raise LostError from None
+                    raise LostError(blamed=False) from None
                 try:
                     said = []
                     while (message := receive(self._out)).fields["kind"] == "warning":
                         said.append(str(message.fields["text"]))
                     answer = understand(message)
-                except (GarbledError, KeyError, TypeError, ValueError):
+                except (GarbledError, KeyError, TypeError, ValueError, OverflowError):
+                    self._blamed = True
                     self.kill()
                     raise _harmful(name, "talked nonsense") from None
                 except (EOFError, OSError):
@@ -201,6 +210,7 @@ class ReaderProcess:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=_END_SECONDS)
         code = self._process.returncode
+        self._blamed = True
         self.kill()
         if self._late:
             return AudioError(too_slow(self._limits, name))

@@ -15,9 +15,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar, cast
 
 from mt3_runtime.errors import AudioError, DeviceError
@@ -78,7 +79,9 @@ class ReaderProcess:
             raise _not_started("this program was started as one, and does not know")
         self.spent, self.recordings = False, 0
         self._limits, self._count = limits, 0
-        self._late = self._killed = self._blamed = False
+        self._late = self._blamed = False
+        self._gone = threading.Event()
+        self._until: float | None = None  # the answer must be there
         self._asking, self._closing = threading.Lock(), deque[int]()
         try:
             self._process = subprocess.Popen(  # noqa: S603  this Python
@@ -93,21 +96,29 @@ class ReaderProcess:
         self._in = cast("BinaryIO", self._process.stdin)
         self._out = cast("BinaryIO", self._process.stdout)
         _processes.add(self)
+        starting = threading.Timer(_START_SECONDS, self._process.kill)
+        starting.daemon = True  # keeps no program from ending
+        starting.start()
         try:
-            with self._watched(_START_SECONDS):
-                receive(self._out)  # "ready"
+            receive(self._out)  # "ready"
         except (EOFError, GarbledError, OSError, KeyError) as error:
             self.close()
             raise _not_started(f"it ended with {self._process.returncode}") from error
+        finally:
+            starting.cancel()
+        if limits.wait_seconds is not None:
+            watch = (weakref.ref(self), self._gone, limits.wait_seconds)
+            threading.Thread(target=_watch, args=watch, name="mt3 watch", daemon=True).start()
 
     @property
     def alive(self) -> bool:
         """Whether it runs, and was not told to end."""
-        return not self._killed and self._process.poll() is None
+        return not self._gone.is_set() and self._process.poll() is None
 
     def kill(self) -> None:
         """Ends the process; who waits for it notices."""
-        self.spent = self._killed = True
+        self.spent = True
+        self._gone.set()
         self._process.kill()
 
     def close(self) -> None:
@@ -146,24 +157,19 @@ class ReaderProcess:
             if not self.alive:
                 self.spent = True
                 raise LostError(blamed=self._blamed)
-            self._late = False
-            with self._watched(self._limits.wait_seconds):
-                try:
-                    self._send(request | {"bytes": len(data) if data else 0}, data)
-                except (OSError, ValueError):
-                    self.kill()
-                    raise LostError(blamed=False) from None
-                try:
-                    said = []
-                    while (message := receive(self._out)).fields["kind"] == "warning":
-                        said.append(str(message.fields["text"]))
-                    answer = understand(message)
-                except (GarbledError, KeyError, TypeError, ValueError, OverflowError):
-                    self._blamed = True
-                    self.kill()
-                    raise _harmful(name, "talked nonsense") from None
-                except (EOFError, OSError):
-                    raise self._died(name) from None
+            if self._limits.wait_seconds is not None:
+                self._until = time.monotonic() + self._limits.wait_seconds
+            try:
+                said, message = self._exchange(request, data)
+                answer = understand(message)
+            except (GarbledError, KeyError, TypeError, ValueError, OverflowError):
+                self._blamed = True
+                self.kill()
+                raise _harmful(name, "talked nonsense") from None
+            except (EOFError, OSError):
+                raise self._died(name) from None
+            finally:
+                self._until = None
             self._count += message.fields["kind"] in ("end", "error")
             self.spent |= bool(message.fields.get("spent")) or self._count >= _MOST_RECORDINGS
         self._close_some()
@@ -173,6 +179,18 @@ class ReaderProcess:
         """Closes a recording there, as soon as nothing else is done."""
         self._closing.append(number)
         self._close_some()
+
+    def _exchange(self, request: dict[str, Any], data: bytes | None) -> tuple[list[str], Message]:
+        """Sends a request; returns warnings and the answer."""
+        try:
+            self._send(request | {"bytes": len(data) if data else 0}, data)
+        except (OSError, ValueError):
+            self.kill()
+            raise LostError(blamed=False) from None
+        said = []
+        while (message := receive(self._out)).fields["kind"] == "warning":
+            said.append(str(message.fields["text"]))
+        return said, message
 
     def _close_some(self) -> None:
         while self._closing and self._asking.acquire(blocking=False):
@@ -188,22 +206,14 @@ class ReaderProcess:
             self._in.write(data)
             self._in.flush()
 
-    @contextlib.contextmanager
-    def _watched(self, seconds: float | None) -> Iterator[None]:
-        """Ends the process if something takes longer."""
-        timer = None if seconds is None else threading.Timer(seconds, self._end_late)
-        if timer is not None:
-            timer.daemon = True  # keeps no program from ending
-            timer.start()
-        try:
-            yield
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    def _end_late(self) -> None:
-        self._late = True
-        self.kill()
+    def _left(self, seconds: float) -> float:
+        """How long nothing needs to be done about an answer that does not come."""
+        until = self._until
+        left = seconds if until is None else until - time.monotonic()
+        if left <= 0.0:
+            self._late = True
+            self.kill()
+        return left
 
     def _died(self, name: str) -> Exception:
         """What is said of a recording in whose midst the process ended."""
@@ -229,6 +239,20 @@ class ReaderProcess:
             with contextlib.suppress(OSError, ValueError):  # closed before
                 os.dup2(nothing, pipe.fileno())
         os.close(nothing)
+
+
+def _watch(process: weakref.ref[ReaderProcess], gone: threading.Event, seconds: float) -> None:
+    """Ends a process that takes too long; keeps nothing alive.
+
+    One thread, as one for each part would take longer than passing on the part.
+    """
+    left = seconds
+    while not gone.wait(left):
+        watched = process()
+        left = watched._left(seconds) if watched else 0.0  # noqa: SLF001  of this module
+        if left <= 0.0:
+            return
+        del watched
 
 
 class ReaderProcesses:

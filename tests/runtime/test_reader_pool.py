@@ -243,7 +243,7 @@ def test_processes_that_are_always_ended_from_outside(files, monkeypatch):
     with ReaderPool(1) as pool:
         reading = pool.open(files[0], MAGENTA)
         next(reading)
-        take = pool.take
+        take = pool._processes.take
 
         def taken(name, *, apart):
             process = take(name, apart=apart)
@@ -251,8 +251,9 @@ def test_processes_that_are_always_ended_from_outside(files, monkeypatch):
             until(lambda: not process.alive)
             return process
 
-        monkeypatch.setattr(pool, "take", taken)
+        monkeypatch.setattr(pool._processes, "take", taken)
         os.kill(pool.pids[0], KILLED)
+        until(lambda: not pool.pids)
         with pytest.raises(AudioError, match="ended from outside"):
             list(reading)
 
@@ -269,7 +270,7 @@ def test_a_reading_that_is_closed_frees_its_process(files, tmp_path):
             one.close()
         assert len(list(pool.open(files[0], MAGENTA))) == 3
         assert pool.pids == pids
-        (process,) = pool._processes
+        (process,) = pool._processes._running
         assert process.recordings == 0
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
 
 import numpy as np
 
-from mt3_runtime.audio.sources import AudioSource, is_recording
+from mt3_runtime.arguments.argument_checks import as_callback, as_flag
+from mt3_runtime.audio.sources import AudioSource
 from mt3_runtime.bundles.bundle import Bundle, Manifest
 from mt3_runtime.decoding.batching import Loop, loop_of
 from mt3_runtime.decoding.search import search_for
@@ -30,13 +31,8 @@ from mt3_runtime.notes.note import Note
 from mt3_runtime.reading.local_reading import LocalReading
 from mt3_runtime.reading.reader_pool import pool_of
 from mt3_runtime.reading.reading_plan import extractor
-from mt3_runtime.recording import (
-    Recording,
-    feature_jobs,
-    notes_of,
-    transcriptions,
-)
-from mt3_runtime.request import LiveOptions, Options, Request, check_live, searches_of
+from mt3_runtime.recording import Recording, feature_jobs, notes_of, transcriptions
+from mt3_runtime.request import LiveOptions, Options, Request, check_live, check_many, searches_of
 from mt3_runtime.transcription import Progress, Transcription, token_digest
 
 if TYPE_CHECKING:
@@ -127,6 +123,7 @@ class Model:
                 has none of those asked for.
         """
         request = self._request(**options)
+        as_callback("progress", progress)
         recording = Recording.of(request, audio, sr)
         run = transcriptions(
             self._running(),
@@ -199,8 +196,9 @@ class Model:
             AudioError: As in `transcribe_notes`, unless ``return_exceptions``.
             OptionError: As in `transcribe_notes`, or ``sources`` is a single recording.
         """
-        if is_recording(sources):
-            raise OptionError("sources must be several recordings; put a single one into a list.")
+        check_many(sources)
+        as_callback("progress", progress)
+        return_exceptions = as_flag("return_exceptions", return_exceptions)
         request, pool = self._request(**options), pool_of(readers, limits)
         made = (Recording.of(request, source, sr, pool) for source in sources)
         recordings = list(made) if isinstance(sources, Sized) and len(sources) == 1 else made
@@ -348,7 +346,7 @@ class Model:
         """
         if self._backend is not None:
             self._backend.warmup()
-        segments = 1 if live else 2
+        segments = 1 if as_flag("live", live) else 2
         shape = (segments, self.info.features.frames, self.info.features.bins)
         self.forward(np.zeros(shape, np.float32))
 

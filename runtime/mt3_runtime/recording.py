@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
+from mt3_runtime.arguments.argument_checks import as_flag
 from mt3_runtime.audio.sources import is_file, may_block, open_blocks
 from mt3_runtime.decoding.batching import Loop
 from mt3_runtime.decoding.strands import Priority
@@ -29,7 +30,8 @@ from mt3_runtime.notes.base import ChannelTokens
 from mt3_runtime.notes.note import Note
 from mt3_runtime.notes.note_events import NoteEvent, NoteEvents
 from mt3_runtime.reading.local_reading import LocalReading
-from mt3_runtime.transcription import Progress, Transcription, by_onset, update_digest
+from mt3_runtime.reading.reading_plan import extractor
+from mt3_runtime.transcription import Progress, Transcription, as_sequences, by_onset, update_digest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -110,7 +112,7 @@ class Recording:
         """A recording whose notes are wanted while it runs; opens it at once."""
         if live is None:
             live = isinstance(audio, Iterator) and not hasattr(audio, "read")
-        if live:
+        if as_flag("live", live):
             return cls.live_blocks(request, cast("Iterable[npt.ArrayLike]", audio), sr)
         source = cast("AudioSource", audio)
         opened, slow = LocalReading(source, request.plan, sr=sr), may_block(source)
@@ -341,15 +343,9 @@ def feature_jobs(features: FloatArray, info: Manifest) -> Jobs:
     """The segments of a recording of which the features [segments, frames, bins] are there.
 
     Raises:
-        OptionError: They have another shape.
+        OptionError: They have another type or shape, or hold NaN or infinity.
     """
-    features = np.asarray(features, np.float32)
-    expected = (info.features.frames, info.features.bins)
-    if features.ndim != 3 or features.shape[1:] != expected:
-        raise OptionError(
-            f"features must have shape [segments, {expected[0]}, {expected[1]}], "
-            f"got {list(features.shape)}; make them with preprocess()."
-        )
+    features = extractor(info.features).checked(features)
     last = len(features) - 1
     spans = (span_of(info.segments, index, last=index == last) for index in range(last + 1))
     return (Job(span, partial(_same, row)) for span, row in zip(spans, features, strict=True))
@@ -360,7 +356,7 @@ def span_of(config: SegmentConfig, index: int, *, last: bool = False) -> Span:
     return Span(index, config.start(index), None if last else config.start(index + 1))
 
 
-def notes_of(tokens: Collection[Sequence], request: Request) -> tuple[Note, ...]:
+def notes_of(tokens: Iterable[Sequence], request: Request) -> tuple[Note, ...]:
     """The notes of the tokens of consecutive segments.
 
     Args:
@@ -371,11 +367,7 @@ def notes_of(tokens: Collection[Sequence], request: Request) -> tuple[Note, ...]
         OptionError: They are no sequences, or no whole number of segments.
     """
     info = request.info
-    for sequence in tokens if isinstance(tokens, Collection) else [tokens]:
-        if not isinstance(sequence, Sequence):
-            raise OptionError(
-                f"tokens must be what forward() returns, got {type(sequence).__name__}."
-            )
+    tokens = as_sequences(tokens)
     channels = info.model.channels
     count, rest = divmod(len(tokens), channels)
     if rest:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mt3_runtime.arguments.argument_checks import as_list_of, as_path
+from mt3_runtime.decoding.types import Sequence as TokenSequence
 from mt3_runtime.leakage.leakage_report import LeakageReport
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     import mido
 
-    from mt3_runtime.decoding.types import Sequence as TokenSequence
     from mt3_runtime.notes.base import SegmentReport
     from mt3_runtime.notes.note import Note
 
@@ -134,8 +135,9 @@ class Transcription:
         from mt3_runtime.files.formats import format_from_suffix, render  # noqa: PLC0415
         from mt3_runtime.filesystem.atomic import write_atomic  # noqa: PLC0415
 
-        target = Path(path)
-        write_atomic(target, render(self, format or format_from_suffix(target), tempo=tempo))
+        target = as_path("path", path)
+        name = format_from_suffix(target) if format is None else format
+        write_atomic(target, render(self, name, tempo=tempo))
         return target
 
 
@@ -216,10 +218,16 @@ def by_onset(notes: Sequence[Note]) -> tuple[Note, ...]:
     return tuple(sorted(notes, key=lambda n: (n.onset, n.is_drum, n.program, n.pitch, n.offset)))
 
 
+def as_sequences(tokens: Iterable[TokenSequence]) -> list[TokenSequence]:
+    """The sequences of segments; raises `OptionError` if they are something else."""
+    expected = "what forward() returns, a list of sequences"
+    return as_list_of(TokenSequence, "tokens", tokens, expected)
+
+
 def token_digest(sequences: Iterable[TokenSequence]) -> str:
     """SHA-256 over the tokens of all segments, each as little-endian int32 behind its length."""
     digest = hashlib.sha256()
-    for sequence in sequences:
+    for sequence in as_sequences(sequences):
         update_digest(digest, sequence)
     return digest.hexdigest()
 

@@ -161,10 +161,10 @@ def test_closing_does_not_wait_for_a_file_that_hangs(model: Model, tmp_path: Pat
     assert engine._pool.pids == ()
 
 
-@pytest.mark.parametrize("readers", [-1, 1.5, True, 1000, "2"])
+@pytest.mark.parametrize("readers", [-1, 1.5, True, False, 1000, "2", np.zeros(2)])
 def test_readers_that_make_no_sense(model: Model, readers: object) -> None:
     for call in (model.engine, lambda **how: model.transcribe_many([], **how)):
-        with pytest.raises(OptionError, match="reader processes"):
+        with pytest.raises(OptionError, match="readers is"):
             call(readers=readers)  # type: ignore[arg-type]
 
 
@@ -173,6 +173,8 @@ def test_limits_need_processes(model: Model) -> None:
         model.engine(limits=ReaderLimits())
     with pytest.raises(OptionError, match="readers="):
         model.transcribe_many([], limits=ReaderLimits.untrusted())
+    with pytest.raises(OptionError, match="limits is"):
+        model.engine(readers=1, limits={"memory_bytes": 1})  # type: ignore[arg-type]
 
 
 # --- failures ------------------------------------------------------------------------------------

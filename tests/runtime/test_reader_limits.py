@@ -193,6 +193,14 @@ def test_limits_that_are_none(limits):
         ReaderLimits(**limits)
 
 
-@pytest.mark.parametrize("limits", [ReaderLimits(), ReaderLimits.untrusted()])
+@pytest.mark.parametrize("limits", [{"formats": "WAV"}, {"formats": [3]}, {"containers": "no"}])
+def test_formats_that_are_none(limits):
+    with pytest.raises(OptionError, match=f"{next(iter(limits))} is|of formats is"):
+        ReaderLimits(**limits)
+
+
+@pytest.mark.parametrize(
+    "limits", [ReaderLimits(formats=frozenset()), ReaderLimits(), ReaderLimits.untrusted()]
+)
 def test_limits_travel(limits):
     assert ReaderLimits.from_dict(limits.to_dict()) == limits

@@ -193,6 +193,8 @@ def _possible(
     for job in jobs:
         try:
             _check_alone(job, rivals)
+            if not named:
+                _check_kind(job)
             for result in job.results:
                 # A folder that is to be made was looked at by `_folder`; one in which a missing
                 # input would lie is of no interest.
@@ -206,6 +208,18 @@ def _possible(
         else:
             possible.append(replace(job, replaces=named or overwrite))
     return possible
+
+
+def _check_kind(job: Job) -> None:
+    """Refuses an input whose made-up result has its own name: notes, or nothing at all."""
+    for result in job.results:
+        if Path(result.path) == job.source:
+            raise OutputError(
+                f"{job.source} is named as notes are, and its result would replace this input; "
+                "expected audio. If it is audio, name the result with -o."
+                if exists(job.source)
+                else f"{job.source}: there is no such file."
+            )
 
 
 def _check_alone(job: Job, rivals: Mapping[Path, Mapping[Path, str]]) -> None:

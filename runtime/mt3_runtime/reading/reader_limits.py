@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mt3_runtime.arguments.argument_checks import as_flag, as_list_of
 from mt3_runtime.audio.accepted_formats import SAFE_FORMATS
 from mt3_runtime.errors import OptionError
 
@@ -40,7 +41,7 @@ class ReaderLimits:
         containers: Whether FFmpeg may read what libsndfile does not.
 
     Raises:
-        OptionError: A limit is not a positive number.
+        OptionError: A limit is not a positive number, or formats are no names.
     """
 
     memory_bytes: int | None = 1024 * MIB
@@ -60,6 +61,10 @@ class ReaderLimits:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 < value < math.inf:
                 raise OptionError(f"{name}={value!r} is no limit; expected a positive number.")
+        as_flag("containers", self.containers)
+        if self.formats is not None:
+            known = as_list_of(str, "formats", self.formats, "a set of names, such as SAFE_FORMATS")
+            object.__setattr__(self, "formats", frozenset(known))
 
     @classmethod
     def untrusted(cls) -> ReaderLimits:
@@ -78,13 +83,13 @@ class ReaderLimits:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self) | {"formats": sorted(self.formats) if self.formats else None}
+        return asdict(self) | {"formats": None if self.formats is None else sorted(self.formats)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ReaderLimits:
         """Inverse of :meth:`to_dict`."""
         formats = data["formats"]
-        return cls(**{**data, "formats": frozenset(formats) if formats else None})
+        return cls(**{**data, "formats": None if formats is None else frozenset(formats)})
 
     @property
     def room_for_file(self) -> int:

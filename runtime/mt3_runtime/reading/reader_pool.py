@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from mt3_runtime.arguments.argument_checks import refused
 from mt3_runtime.audio.containers.byte_source import FileBytes, open_bytes
 from mt3_runtime.audio.sources import (
     AudioSource,
@@ -47,14 +48,14 @@ class ReaderPool:
         limits: Under which they read; those for files of one's own if None.
 
     Raises:
-        OptionError: ``count`` is out of range.
+        OptionError: ``count`` is out of range, or ``limits`` are none.
     """
 
     def __init__(self, count: int, *, limits: ReaderLimits | None = None) -> None:
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_READERS:
-            raise OptionError(
-                f"{count!r} reader processes; expected a whole number from 1 to {MOST_READERS}."
-            )
+            raise refused("readers", count, f"a whole number of processes up to {MOST_READERS}")
+        if not (limits is None or isinstance(limits, ReaderLimits)):
+            raise refused("limits", limits, "mt3_runtime.reading.ReaderLimits, or None")
         self.count = count
         self._limits = limits or ReaderLimits()
         self._numbers = itertools.count()
@@ -129,7 +130,7 @@ def pool_of(readers: int | None, limits: ReaderLimits | None) -> ReaderPool | No
     Raises:
         OptionError: ``readers`` is out of range, or there are limits and no processes to hold them.
     """
-    if readers:
+    if readers is not None and not (type(readers) is int and readers == 0):
         return ReaderPool(readers, limits=limits)
     if limits is not None:
         raise OptionError("Limits hold in reader processes alone; say how many (readers=).")

@@ -211,7 +211,7 @@ def prepared(tmp_path_factory, tiny_bundle, tiny_weights, audio) -> Path:
     samples = audio[: SECONDS * 16000]
     for name in (
         "song.wav", "another.flac", "concert.flac", "riff.wav", "trio.wav", "bass.wav", "drums.wav",
-        "songs/song.wav",
+        "songs/song.wav", "upload.wav",
         "songs/other.wav", "recordings/song.wav", "recordings/drums_1.wav", "stems/bass.wav",
         "stems/drums.wav", "trust/song.wav",
     ):  # fmt: skip

@@ -45,6 +45,7 @@ RUNTIME_ORDER = (
     ("audio",),
     ("notes",),
     ("leakage",),
+    ("reading",),
     ("files",),
     ("bundles",),
     ("models",),
@@ -71,7 +72,8 @@ LONGEST_INIT = 20
 
 def modules(package: str) -> list[Path]:
     found = sorted((ROOT / PACKAGES[package][0] / package).rglob("*.py"))
-    return [path for path in found if not path.name.startswith("hook-")]  # PyInstaller's, not ours
+    theirs = ("hook-", "pyi_rth_")  # what PyInstaller runs
+    return [path for path in found if not path.name.startswith(theirs)]
 
 
 ALL = {package: modules(package) for package in PACKAGES}

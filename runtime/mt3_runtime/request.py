@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, TypedDict
 
 from mt3_runtime.arguments.argument_checks import as_flag, as_number, refused
@@ -17,7 +17,7 @@ from mt3_runtime.audio.sources import AudioStream, is_recording
 from mt3_runtime.decoding.search import MakeSearch, SearchName, search_for
 from mt3_runtime.decoding.token_masks import constraint_for, stand_ins, unwritten_for
 from mt3_runtime.errors import OptionError
-from mt3_runtime.leakage.leakage_filter import LeakageFilter, leakage_filter
+from mt3_runtime.leakage.leakage_filter import LeakageFilter, leakage_filter, listens
 from mt3_runtime.leakage.leakage_report import (
     AutoFilter,
     Filtered,
@@ -29,6 +29,7 @@ from mt3_runtime.notes.assemblers import Finisher, assembler_for
 from mt3_runtime.notes.instruments import Instruments, Lineup, choose
 from mt3_runtime.notes.selection import Selection
 from mt3_runtime.notes.vocabulary import EventKind
+from mt3_runtime.reading.reading_plan import ReadingPlan
 
 if TYPE_CHECKING:
     from mt3_runtime.bundles.manifest import Manifest
@@ -156,6 +157,13 @@ class Request:
             drum_keys=self.lineup.drum_keys,
             drum_duration=self.info.notes.drum_duration,
         )
+
+    @cached_property
+    def plan(self) -> ReadingPlan:
+        """What is made of a recording while it is read."""
+        segments, features = self.info.segments, self.info.features
+        heard = listens(self.auto_filter)
+        return ReadingPlan(segments.sample_rate, segments, features, salience=heard)
 
     def smoothed(self, notes: Sequence[Note], starts: Sequence[float]) -> Filtered:
         """The notes with repaired programs, if that is asked for.

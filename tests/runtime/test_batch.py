@@ -213,6 +213,7 @@ def test_other_options_do_not_replace_results_unless_that_is_said(model, here, c
         (["--instruments", "bass, drums"], ["--instruments", "Drums,bass"]),
         (["--exclude", "piano"], ["--exclude", "Pianos"]),
         (["--threads", "1"], ["--threads", "2"]),
+        ([], ["--readers", "2"]),
         (["--no-auto-filter"], ["--auto-filter", "off"]),
     ],
 )

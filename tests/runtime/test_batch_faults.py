@@ -25,6 +25,7 @@ from mt3_runtime.batch.records.ledger import Stamp
 from mt3_runtime.batch.source_list import find_sources
 from mt3_runtime.cli import ExitCode, _parser, listings, main
 from mt3_runtime.errors import OutputError
+from mt3_runtime.reading import local_reading
 from tests.pace import HANGS, counted_work, until
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and pipes")
@@ -48,7 +49,7 @@ if __name__ == "__main__":
 
 #: A decoder that ends the process in one file.
 CRASHES = """
-import mt3_runtime.recording as patched
+import mt3_runtime.reading.local_reading as patched
 real = patched.open_audio
 def open_audio(source, **options):
     if "bad" in str(source):
@@ -157,6 +158,11 @@ def test_a_batch_that_is_killed_again_and_again_ends_as_one_that_is_not(whole, t
 
 
 @posix
+def test_reader_processes_give_the_same_files(whole, tiny_bundle):
+    status = main(["transcribe", "in", "-o", "out", "--readers", "2", *asked(tiny_bundle)])
+    assert (status, written()) == (ExitCode.OK, whole)
+
+
 def test_a_kill_between_the_two_results_of_a_file_leaves_one_that_is_ours(whole, tiny_bundle):
     code, _ = ended(start("in", "-o", "out", *asked(tiny_bundle), program=HALF))
     assert code == -signal.SIGKILL
@@ -352,12 +358,12 @@ def test_a_device_that_fails_once_costs_nothing(whole, tiny_bundle, monkeypatch)
 def test_a_bug_that_one_file_brings_up_where_it_is_opened_leaves_the_others_alone(
     whole, tiny_bundle, monkeypatch, capsys
 ):
-    real = recording.open_audio
+    real = local_reading.open_audio
 
     def open_audio(source, **options):
         return real(source, **options) if "3" not in Path(source).name else 1 / 0
 
-    monkeypatch.setattr(recording, "open_audio", open_audio)
+    monkeypatch.setattr(local_reading, "open_audio", open_audio)
     capsys.readouterr()
     assert main(["transcribe", "in", "-o", "out", *asked(tiny_bundle)]) == ExitCode.INTERNAL
     (error,) = errors(capsys.readouterr().err)

@@ -57,6 +57,7 @@ class BatchEngine:
         look: Is called a few times a second while results are waited for.
         timeout: Seconds that a source may take.
         longest: Seconds that a recording may last.
+        readers: Processes that read, as of `Model.engine`.
     """
 
     def __init__(
@@ -69,8 +70,9 @@ class BatchEngine:
         look: Callable[[], None],
         timeout: float | None = None,
         longest: float | None = None,
+        readers: int = 0,
     ) -> None:
-        self._model, self._options = model, options
+        self._model, self._options, self._readers = model, options, readers
         self._begin, self._update, self._look = begin, update, look
         self._timeout, self._longest = timeout, longest
         memory = model.info.decoding.memory_tokens
@@ -113,7 +115,7 @@ class BatchEngine:
 
     def _open(self) -> Engine:
         """The engine of the batch."""
-        return self._model.engine(max_recordings=_MOST, max_seconds=math.inf)
+        return self._model.engine(max_recordings=_MOST, max_seconds=math.inf, readers=self._readers)
 
     def _run(
         self, engine: Engine, todo: deque[Task]

@@ -11,6 +11,7 @@ from mt3_runtime.decoding.search import SearchName
 from mt3_runtime.files.formats import FORMATS
 from mt3_runtime.files.midi import MAX_TEMPO, MIN_TEMPO
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
+from mt3_runtime.reading.reader_limits import MOST_READERS
 
 #: More threads than any machine this runs on has cores; each costs memory.
 _MAX_THREADS = 1024
@@ -85,6 +86,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
     add("--device", default="auto", help="auto (default), cpu, cuda[:N] or tensorrt[:N]")
     add("--threads", type=_count, metavar="N", help="CPU threads (default: chosen for you)")
+    add("--readers", type=_readers, default=0, metavar="N", help="processes that decode files and "
+        "make features, where one thread keeps the device waiting (default: 0, none)")  # fmt: skip
     add("--profile", metavar="NAME", help="graph profile (default: the device's best)")
     add(
         "--decoding",
@@ -161,12 +164,17 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _retries(text: str) -> int:
-    if not text.isdecimal() or int(text) > _MAX_RETRIES:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of further tries, 0 to {_MAX_RETRIES}"
-        )
-    return int(text)
+def _up_to(most: int, what: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) > most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what}, 0 to {most}")
+        return int(text)
+
+    return parse
+
+
+_retries = _up_to(_MAX_RETRIES, "further tries")
+_readers = _up_to(MOST_READERS, "processes")
 
 
 def _shard(text: str) -> Shard:

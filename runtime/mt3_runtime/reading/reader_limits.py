@@ -23,6 +23,9 @@ from mt3_runtime.errors import OptionError
 
 MIB = 1 << 20
 
+MOST_READERS = 256
+"""Processes of a pool; a machine with more cores has several memories, and wants several pools."""
+
 
 @dataclass(frozen=True)
 class ReaderLimits:

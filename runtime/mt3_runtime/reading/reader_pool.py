@@ -28,14 +28,13 @@ from mt3_runtime.errors import AudioError, OptionError
 from mt3_runtime.reading.local_reading import LocalReading
 from mt3_runtime.reading.pooled_reading import PooledReading
 from mt3_runtime.reading.reader_limits import (
+    MOST_READERS,
     ReaderLimits,
     too_large,
     too_much_memory,
 )
 from mt3_runtime.reading.reader_process import ReaderProcesses
 from mt3_runtime.reading.reading_plan import ReadingPlan
-
-MOST_READERS = 256
 
 
 class ReaderPool:

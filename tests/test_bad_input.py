@@ -334,6 +334,10 @@ def test_names_that_are_too_long(here, long):
     [
         (["missing.wav"], 1, "missing.wav: there is no such file"),
         (["a.wav/x.wav"], 1, "there is no such file"),
+        (["missing.mid"], 1, "missing.mid: there is no such file"),
+        (["missing.csv", "-f", "csv"], 1, "missing.csv: there is no such file"),
+        (["link.mid"], 1, "link.mid is named as notes are"),
+        (["link.mid", "--overwrite"], 1, "link.mid is named as notes are"),
         (["-"], 2, "standard input needs a name"),
         (["empty"], 1, "no audio file directly in empty"),
         ([""], 2, "input file is empty"),
@@ -370,6 +374,17 @@ def test_mistakes_are_one_line_and_nothing_is_done(here, arguments, code, words)
     before = Path("a.wav").read_bytes(), sorted(here.rglob("*"))
     refused(mt3("transcribe", *arguments), code, words)
     assert (Path("a.wav").read_bytes(), sorted(here.rglob("*"))) == before
+
+
+@pytest.mark.parametrize("words", [["-x.wav"], ["a.wav", "-x.wav"], ["--no.wav", "-q"]])
+def test_files_that_look_like_options_are_told_from_mistakes(here, words):
+    (here / words[0]).touch()
+    (here / words[-1]).touch()
+    name = next(word for word in words if word.startswith("-"))
+    ended = mt3("transcribe", *words)
+    assert ended.returncode == 2
+    assert f"write .{os.sep}{name}" in ended.stderr.decode()
+    assert "write ." not in mt3("transcribe", "--absent.wav").stderr.decode()
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "tensorrt"])

@@ -53,6 +53,7 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "pip install '.[cpu,export,calibration,torch,viz]'",
         "pip install -e '.[cpu,formats,export,calibration,viz,dev]'",
         "apt-get install csound-soundfont",
+        "pip install --no-deps tinysoundfont",
     ),
     "an environment of its own, which CI makes (.ci/run, scripts/nightly)": (
         "python -m venv .venv",

@@ -40,7 +40,7 @@ FOLDERS = {folder for folder, _ in PACKAGES.values()}
 #: The packages inside the runtime from the bottom up: each may import those ahead of it.
 RUNTIME_ORDER = (
     ("errors", "progress"),
-    ("imports", "filesystem"),
+    ("imports", "filesystem", "arguments"),
     ("schema",),
     ("audio",),
     ("notes",),

@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Literal, Self, Unpack, get_args
 
+from mt3_runtime.arguments.argument_checks import as_choice, as_number, as_seconds
 from mt3_runtime.audio.live_blocks import LiveBlocks
 from mt3_runtime.audio.sources import open_blocks
 from mt3_runtime.decoding.strands import Priority
@@ -155,7 +156,7 @@ class Engine:
         for name, value in (("max_recordings", max_recordings), ("max_live", max_live)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise OptionError(f"{name} is {value!r}; expected a number of 0 or more.")
-        _check_positive("max_seconds", max_seconds)
+        max_seconds = as_seconds("max_seconds", max_seconds)
         self._loop, self._request, self._extract = loop, request, extract
         self._most, self._most_live, self._most_seconds = max_recordings, max_live, max_seconds
         self._handles: dict[int, Handle] = {}
@@ -200,14 +201,12 @@ class Engine:
             EngineError: The engine was closed, is being drained, or its device failed.
             OptionError: An argument is out of range.
         """
-        if priority not in ("interactive", "batch"):
-            raise OptionError(f"priority is {priority!r}; expected interactive or batch.")
+        urgency = Priority[as_choice("priority", priority, get_args(PriorityName)).upper()]
         if deadline is not None:
-            _check_positive("deadline", deadline)
+            deadline = as_seconds("deadline", deadline)
         recording = Recording.of(self._request(**options), self._extract, audio, sr)
         recording.measure()
         handle = Handle(recording.length, deadline, stop=self._cancelled)
-        urgency = Priority[priority.upper()]
         with self._changed:
             self._admit(handle)
             number = recording.submit(self._run, priority=urgency, client=str(client))
@@ -278,6 +277,8 @@ class Engine:
         Returns:
             False if it was not within so many seconds; then it goes on.
         """
+        if timeout is not None:
+            timeout = min(as_number("timeout", timeout, "seconds, or None"), threading.TIMEOUT_MAX)
         with self._changed:
             self._draining = True
             return self._changed.wait_for(lambda: not (self._handles or self._live), timeout)
@@ -329,7 +330,7 @@ class Engine:
             self._run.cancel(number)
             self._finish(number, DeadlineError("The recording was not done by its deadline."))
         next_one = min((left for left in times.values() if left > 0.0), default=math.inf)
-        return None if math.isinf(next_one) else next_one
+        return None if next_one > threading.TIMEOUT_MAX else next_one
 
     def _finish(self, number: int, outcome: Transcription | BaseException | None) -> None:
         """Forgets a recording and sets its result, if it has one."""
@@ -393,8 +394,3 @@ def _failure(error: BaseException) -> EngineError:
     failed = EngineError(f"The engine has stopped: {error} Open another engine.")
     failed.__cause__ = error
     return failed
-
-
-def _check_positive(name: str, seconds: float) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise OptionError(f"{name} is {seconds!r}; expected a positive number of seconds.")

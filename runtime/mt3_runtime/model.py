@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
 
 import numpy as np
 
+from mt3_runtime.arguments.argument_checks import as_callback, as_flag
 from mt3_runtime.audio.log_mel import FeatureExtractor
-from mt3_runtime.audio.sources import AudioSource, is_recording, open_audio
+from mt3_runtime.audio.sources import AudioSource, open_audio
 from mt3_runtime.bundles.bundle import Bundle, Manifest
 from mt3_runtime.decoding.batching import Loop
 from mt3_runtime.decoding.search import search_for
@@ -37,7 +38,7 @@ from mt3_runtime.recording import (
     token_digest,
     transcriptions,
 )
-from mt3_runtime.request import LiveOptions, Options, Request, check_live, searches_of
+from mt3_runtime.request import LiveOptions, Options, Request, check_live, check_many, searches_of
 from mt3_runtime.transcription import Progress, Transcription
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Model:
                 has none of those asked for.
         """
         request = self._request(**options)
+        as_callback("progress", progress)
         recording = Recording.of(request, self._extract, audio, sr)
         run = transcriptions(
             self._running(),
@@ -192,8 +194,9 @@ class Model:
             AudioError: As in `transcribe_notes`, unless ``return_exceptions``.
             OptionError: As in `transcribe_notes`, or ``sources`` is a single recording.
         """
-        if is_recording(sources):
-            raise OptionError("sources must be several recordings; put a single one into a list.")
+        check_many(sources)
+        as_callback("progress", progress)
+        return_exceptions = as_flag("return_exceptions", return_exceptions)
         request = self._request(**options)
         made = (Recording.of(request, self._extract, source, sr) for source in sources)
         recordings = list(made) if isinstance(sources, Sized) and len(sources) == 1 else made
@@ -307,13 +310,7 @@ class Model:
         request = self._request(
             decoding=decoding, instruments=instruments, exclude=exclude, grammar=grammar
         )
-        features = np.asarray(features, np.float32)
-        expected = (self.info.features.frames, self.info.features.bins)
-        if features.ndim != 3 or features.shape[1:] != expected:
-            raise OptionError(
-                f"features must have shape [segments, {expected[0]}, {expected[1]}], "
-                f"got {list(features.shape)}; make them with preprocess()."
-            )
+        features = self._extract.checked(features)
         config, last = self.info.segments, len(features) - 1
         jobs = (
             Job(span_of(config, i, last=i == last), partial(np.asarray, row))
@@ -348,7 +345,7 @@ class Model:
         """
         if self._backend is not None:
             self._backend.warmup()
-        segments = 1 if live else 2
+        segments = 1 if as_flag("live", live) else 2
         shape = (segments, self.info.features.frames, self.info.features.bins)
         self.forward(np.zeros(shape, np.float32))
 

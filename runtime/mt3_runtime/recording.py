@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from mt3_runtime.arguments.argument_checks import as_flag, as_list_of
 from mt3_runtime.audio.segments import cut
 from mt3_runtime.audio.sources import may_block, open_audio, open_blocks
 from mt3_runtime.decoding.batching import Loop
@@ -106,7 +107,7 @@ class Recording:
         rate = request.info.segments.sample_rate
         if live is None:
             live = isinstance(audio, Iterator) and not hasattr(audio, "read")
-        if live:
+        if as_flag("live", live):
             blocks = cast("Iterable[npt.ArrayLike]", audio)
             opened, slow = (
                 open_blocks(blocks, sr=rate if sr is None else sr, target_rate=rate),
@@ -328,7 +329,7 @@ def span_of(config: SegmentConfig, index: int, *, last: bool = False) -> Span:
     return Span(index, config.start(index), None if last else config.start(index + 1))
 
 
-def notes_of(tokens: Collection[Sequence], request: Request) -> tuple[Note, ...]:
+def notes_of(tokens: Iterable[Sequence], request: Request) -> tuple[Note, ...]:
     """The notes of the tokens of consecutive segments.
 
     Args:
@@ -339,11 +340,7 @@ def notes_of(tokens: Collection[Sequence], request: Request) -> tuple[Note, ...]
         OptionError: They are no sequences, or no whole number of segments.
     """
     info = request.info
-    for sequence in tokens if isinstance(tokens, Collection) else [tokens]:
-        if not isinstance(sequence, Sequence):
-            raise OptionError(
-                f"tokens must be what forward() returns, got {type(sequence).__name__}."
-            )
+    tokens = _sequences(tokens)
     channels = info.model.channels
     count, rest = divmod(len(tokens), channels)
     if rest:
@@ -356,6 +353,10 @@ def notes_of(tokens: Collection[Sequence], request: Request) -> tuple[Note, ...]
         span = span_of(info.segments, index, last=index + 1 == count)
         notes += assemble(assembler, span, islice(left, channels))[0]
     return by_onset(notes + assembler.finish())
+
+
+def _sequences(tokens: Iterable[Sequence]) -> list[Sequence]:
+    return as_list_of(Sequence, "tokens", tokens, "what forward() returns, a list of sequences")
 
 
 def loop_of(info: Manifest, backend: Backend) -> Loop:
@@ -380,7 +381,7 @@ def assemble(
 def token_digest(sequences: Iterable[Sequence]) -> str:
     """SHA-256 over the tokens of all segments, each as little-endian int32 behind its length."""
     digest = hashlib.sha256()
-    for sequence in sequences:
+    for sequence in _sequences(sequences):
         update_digest(digest, sequence)
     return digest.hexdigest()
 

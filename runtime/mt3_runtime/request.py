@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypedDict
 
+from mt3_runtime.arguments.argument_checks import as_flag, as_number, refused
+from mt3_runtime.audio.sources import AudioStream, is_recording
 from mt3_runtime.decoding.search import MakeSearch, SearchName, search_for
 from mt3_runtime.decoding.token_masks import constraint_for, stand_ins, unwritten_for
 from mt3_runtime.errors import OptionError
@@ -123,22 +125,21 @@ class Request:
                 has none of those asked for.
         """
         check_auto_filter(auto_filter)
-        number = isinstance(min_confidence, int | float)
-        if not number or not 0.0 <= min_confidence <= 1.0:
-            raise OptionError(
-                f"min_confidence is {min_confidence!r}; expected a number from 0 to 1."
-            )
+        search_for(decoding)
+        least = as_number("min_confidence", min_confidence, "a number from 0 to 1")
+        if not 0.0 <= least <= 1.0:
+            raise refused("min_confidence", min_confidence, "a number from 0 to 1")
         lineup = choose(instruments, exclude)
         drums = bool(info.vocabulary.id_range(EventKind.DRUM))
         return cls(
             info,
-            searches(decoding, lineup, bool(grammar)),
+            searches(decoding, lineup, as_flag("grammar", grammar)),
             Lineup() if lineup is None else lineup,
             # A model without drums, or of one instrument, has none to confuse with another.
             auto_filter if drums and not info.notes.flat_programs else False,
-            min_confidence,
-            smooth,
-            upstream_quirks,
+            least,
+            as_flag("smooth", smooth),
+            as_flag("upstream_quirks", upstream_quirks),
         )
 
     def assembler(self) -> Finisher:
@@ -168,6 +169,18 @@ class Request:
     def selection(self) -> Selection:
         """Makes the selection by confidence of a recording."""
         return Selection(self.min_confidence, limited=self.lineup != Lineup())
+
+
+def check_many(sources: object) -> None:
+    """Refuse what is no collection of recordings.
+
+    Raises:
+        OptionError: It is one recording, or nothing that one can go through.
+    """
+    if is_recording(sources) or isinstance(sources, AudioStream):
+        raise OptionError("sources must be several recordings; put a single one into a list.")
+    if not isinstance(sources, Iterable) or isinstance(sources, Mapping):
+        raise refused("sources", sources, "a list, or another iterable, of recordings")
 
 
 def check_live(options: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mt3_runtime.arguments.argument_checks import as_path
 from mt3_runtime.leakage.leakage_report import LeakageReport
 
 if TYPE_CHECKING:
@@ -132,8 +133,9 @@ class Transcription:
         from mt3_runtime.files.formats import format_from_suffix, render  # noqa: PLC0415
         from mt3_runtime.filesystem.atomic import write_atomic  # noqa: PLC0415
 
-        target = Path(path)
-        write_atomic(target, render(self, format or format_from_suffix(target), tempo=tempo))
+        target = as_path("path", path)
+        name = format_from_suffix(target) if format is None else format
+        write_atomic(target, render(self, name, tempo=tempo))
         return target
 
 

@@ -31,6 +31,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
+from mt3_runtime.arguments.argument_checks import refused
 from mt3_runtime.audio import filter_bank as filterbank
 from mt3_runtime.errors import OptionError
 from mt3_runtime.schema import Between, read_fields
@@ -239,6 +240,29 @@ class FeatureExtractor:
         self._window = filterbank.hann_window(self.config.fft_size)
         matrix = filter_matrix(self.config)
         self._bands = [] if matrix is None else filterbank.split_bands(matrix)
+
+    def checked(self, features: object) -> npt.NDArray[np.float32]:
+        """Check that features can be those of segments: float32 [segments, frames, bins].
+
+        Raises:
+            OptionError: They have another type or shape, or hold NaN or infinity.
+        """
+        expected = (self.config.frames, self.config.bins)
+        text = f"an array of numbers [segments, {expected[0]}, {expected[1]}], from preprocess()"
+        try:
+            array = np.asarray(features)
+        except (TypeError, ValueError) as error:  # of unequal lengths, or an object's own
+            raise refused("features", features, text) from error
+        if array.dtype.kind not in "iuf" or array.ndim != 3:
+            raise refused("features", features, text)
+        if array.shape[1:] != expected:
+            raise OptionError(
+                f"features must have shape [segments, {expected[0]}, {expected[1]}], "
+                f"got {list(array.shape)}; make them with preprocess()."
+            )
+        if not np.isfinite(array).all():
+            raise OptionError("features hold NaN or infinity; make them with preprocess().")
+        return array.astype(np.float32, copy=False)
 
     def __call__(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Compute the features of one segment.

@@ -95,21 +95,7 @@ def plan(
     overwrite: bool = False,
     refuse: Callable[[OutputError], None] | None = None,
 ) -> list[Job]:
-    """Gives every source its outputs (`draft`) and checks them (`possible`).
-
-    Args:
-        sources: As in `draft`.
-        output: As in `draft`.
-        formats: As in `draft`.
-        folder: As in `draft`.
-        stems: As in `draft`.
-        overwrite: As in `possible`.
-        refuse: As in `possible`.
-
-    Raises:
-        OptionError: As in both.
-        OutputError: As in both.
-    """
+    """Gives every source its outputs and checks them; see `draft` and `possible`."""
     drafted = draft(sources, output=output, formats=formats, folder=folder, stems=stems)
     told = None if refuse is None else lambda _, error: refuse(error)
     return possible(drafted, overwrite=overwrite, refuse=told)
@@ -285,9 +271,7 @@ def possible(
 
 def _check_places(job: Job, drafted: Draft, inputs: InputFiles) -> None:
     """Refuses results that cannot be written, or not without harm to other files of the call."""
-    _check_alone(job, drafted.rivals)
-    if not drafted.named:
-        _check_kind(job)
+    _check_name(job, drafted)
     for result in job.results:
         # A folder that is to be made was looked at by `_folder`; one in which a missing input
         # would lie is of no interest.
@@ -296,23 +280,19 @@ def _check_places(job: Job, drafted: Draft, inputs: InputFiles) -> None:
             inputs.check(result.path)
 
 
-def _check_kind(job: Job) -> None:
-    """Refuses an input whose made-up result has its own name: notes, or nothing at all."""
-    for result in job.results:
-        if Path(result.path) == job.source:
-            raise OutputError(
-                f"{job.source} is named as notes are, and its result would replace this input; "
-                "expected audio. If it is audio, name the result with -o."
-                if exists(job.source)
-                else f"{job.source}: there is no such file."
-            )
-
-
-def _check_alone(job: Job, rivals: Mapping[Path, Mapping[Path, str]]) -> None:
-    for other, path in rivals.get(job.source, {}).items():
+def _check_name(job: Job, drafted: Draft) -> None:
+    """Refuses results that another input has as well, or that have the name of their own input."""
+    for other, path in drafted.rivals.get(job.source, {}).items():
         raise OutputError(
             f"{job.source} and {other} would both be written to {path}; transcribe them "
             "separately, each with its own -o."
+        )
+    if not drafted.named and any(Path(result.path) == job.source for result in job.results):
+        raise OutputError(
+            f"{job.source} is named as notes are, and its result would replace this input; "
+            "expected audio. If it is audio, name the result with -o."
+            if exists(job.source)
+            else f"{job.source}: there is no such file."
         )
 
 

@@ -2,7 +2,7 @@
 
 Everything is built and checked in memory or in a temporary folder beside the target, and moved into
 place in one step: a bundle is either the old one or the whole new one.  Only a whole bundle of ours
-is replaced, and only if nothing else is with it (`mt3_runtime.bundles.bundle_files`).
+is replaced, and only if nothing else is with it (`mt3_runtime.bundles.bundle_ownership`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mt3_runtime.bundles.bundle import (
     ModelSpec,
     Role,
 )
-from mt3_runtime.bundles.bundle_files import bundle_files
+from mt3_runtime.bundles.bundle_ownership import bundle_files
 from mt3_runtime.bundles.manifest import CacheForm
 from mt3_runtime.bundles.precision import Precision
 from mt3_runtime.errors import CheckpointError, OptionError, OutputError

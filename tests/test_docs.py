@@ -484,7 +484,7 @@ def test_words_of_the_manifest_are_specified():
     words = [*EventKind, *PADDINGS, manifest.FORMAT, bundle.EXPORT_ID_KEY]
     for kinds in (FRAMINGS, FILTERS, FLOOR_RULES, SCALINGS, ASSEMBLIES, *ASSEMBLIES.values()):
         words += [f"`{word}`" for word in kinds]
-    for word in [*words, manifest._PLAIN_NAME.pattern, f"{bundle.MAX_MANIFEST_BYTES:,}"]:
+    for word in [*words, manifest.PLAIN_NAME.pattern, f"{bundle.MAX_MANIFEST_BYTES:,}"]:
         assert word in FORMAT, word
     assert f"version {manifest.FORMAT_VERSION}" in FORMAT.splitlines()[0]
 

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 #: Package -> the folder it lies in, and the packages it may import.
 PACKAGES: dict[str, tuple[str, set[str]]] = {
     "mt3_runtime": ("runtime", set()),
+    "mt3_analysis": ("runtime", {"mt3_runtime"}),
     "mt3_export": ("export", {"mt3_runtime"}),
     "mt3_engines": ("engines", {"mt3_runtime"}),
     "mt3_synthesis": ("calibration", {"mt3_runtime"}),
@@ -206,6 +207,13 @@ def test_the_runtime_needs_little():
     used = top_level("mt3_runtime")
     assert {name for name, _ in used} <= RUNTIME_MAY
     assert not {name for name, eager in used if eager} & RUNTIME_LAZY
+
+
+def test_the_analysis_needs_what_the_runtime_needs():
+    used = {name for name, _ in top_level("mt3_analysis")} - {"mt3_runtime"}
+    assert used <= RUNTIME_MAY
+    eager = {name for name, eager in top_level("mt3_analysis") if eager}
+    assert not eager & RUNTIME_LAZY
 
 
 def test_the_exporter_needs_no_framework_but_for_its_traced_routes():

@@ -82,7 +82,7 @@ class WaveConfig:
 
 @dataclass(frozen=True)
 class MagnitudeConfig:
-    """Magnitudes of a short-time Fourier transform with a periodic Hann window.
+    """Magnitudes of a short-time Fourier transform.
 
     Attributes:
         sample_rate: [Hz].
@@ -90,6 +90,8 @@ class MagnitudeConfig:
         hop: Samples between two frames.
         fft: Samples a frame is filled up to.
         frames: Frames of a window.
+        taper: What the samples of a frame are multiplied with: the original's own numbers, whose
+            last digit an 8-bit network behind it notices.
     """
 
     sample_rate: Rate
@@ -97,6 +99,7 @@ class MagnitudeConfig:
     hop: Size
     fft: Size
     frames: Size
+    taper: tuple[Annotated[float, Between(-1.0, 1.0)], ...]
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,8 @@ class FrontEnd:
             return []
         found = [f"frames of {config.frame} samples do not fit into {config.fft}"]
         found = found if config.frame > config.fft else []
+        if isinstance(config, MagnitudeConfig) and len(config.taper) != config.frame:
+            found.append(f"a taper of {len(config.taper)} numbers for {config.frame} samples")
         if isinstance(config, KaldiConfig) and not config.low_hz < config.high_hz:
             found.append(f"filters from {config.low_hz} to {config.high_hz} Hz")
         return found
@@ -191,6 +196,8 @@ class ClassifierManifest:
         window: How recordings are cut.
         labels: Names of the logits, in their order.
         activation: What the network was taught its logits are.
+        score_steps: Scores are rounded to multiples of one part of these, up to one step below 1,
+            as an 8-bit original gives them; 0: not rounded.
         graphs: One file a profile.
     """
 
@@ -206,6 +213,7 @@ class ClassifierManifest:
     window: WindowSpec
     labels: tuple[str, ...]
     activation: Activation
+    score_steps: Annotated[int, Between(0, 1 << 16)]
     graphs: tuple[ClassifierGraph, ...]
 
     def to_json(self) -> bytes:

@@ -1,0 +1,9 @@
+"""Hears what is played: instruments and genres, from compiled graphs and from transcriptions."""
+
+from mt3_runtime.imports.lazy import forward
+
+_HOMES = {
+    "networks.classifier_session": ("Classifier", "open_classifier"),
+}
+__all__ = [name for names in _HOMES.values() for name in names]
+__getattr__ = forward(__name__, _HOMES)

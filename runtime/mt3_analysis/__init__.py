@@ -4,6 +4,8 @@ from mt3_runtime.imports.lazy import forward
 
 _HOMES = {
     "networks.classifier_session": ("Classifier", "open_classifier"),
+    "tagging.instrument_tagging": ("load_tagger", "tag"),
+    "tagging.tag_results": ("Tags",),
 }
 __all__ = [name for names in _HOMES.values() for name in names]
 __getattr__ = forward(__name__, _HOMES)

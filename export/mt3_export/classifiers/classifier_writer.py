@@ -94,23 +94,19 @@ def find_classifier(path: Path) -> bool:
 
     Of a ``torch.save`` file without settings the names of its tensors do.
     """
-    if path.suffix == ".tflite":
-        return path.is_file()
-    folder = path if path.is_dir() else path.parent if path.name in WEIGHTS else None
-    if folder is not None and (folder / CONFIG).is_file():
-        try:
+    try:
+        if path.suffix == ".tflite":
+            return path.is_file()
+        folder = path if path.is_dir() else path.parent if path.name in WEIGHTS else None
+        if folder is not None and (folder / CONFIG).is_file():
             config = json.loads((folder / CONFIG).read_bytes()[: 1 << 22])
-        except (OSError, ValueError, RecursionError):
-            return False
-        return isinstance(config, dict) and config.get("model_type") in (_AST, *FAMILIES)
-    if path.suffix == ".pth" and path.is_file():
-        try:
+            return isinstance(config, dict) and config.get("model_type") in (_AST, *FAMILIES)
+        if path.suffix == ".pth" and path.is_file():
             with TorchArchive(path) as archive:
-                return "v.dist_token" in {
-                    name.removeprefix("module.") for name in archive.state_dict()
-                }
-        except (CheckpointError, OSError):
-            return False
+                names = archive.state_dict()
+            return "v.dist_token" in {name.removeprefix("module.") for name in names}
+    except (CheckpointError, OSError, ValueError, RecursionError):  # whoever reads it says why
+        return False
     return False
 
 

@@ -20,7 +20,7 @@ from tests.seeded import seeded_normal
 
 AST_WIDTH, AST_LAYERS, CLASSES = 128, 2, 7
 POSITIONS = {10: 1214, 12: 852, 14: 659, 16: 514}
-LABELS = ("violin", "drum kit", "harmonica", "banjo", "rock music", "speech", "silence")
+LABELS = ("violin, fiddle", "drum kit", "harmonica", "banjo", "rock music", "speech", "silence")
 
 WAVE: dict[str, Any] = {
     "hidden_size": 48,

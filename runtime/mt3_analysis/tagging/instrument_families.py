@@ -32,7 +32,7 @@ def _family(name: str, programs: Collection[int], labels: str) -> Family:
 DRUMS = "drums"
 
 FAMILIES: tuple[Family, ...] = (
-    _family("piano", range(8), "piano|electric piano|harpsichord|clavinet|keyboard (musical)"),
+    _family("piano", range(8), "piano|electric piano|harpsichord|keyboard (musical)"),
     _family(
         "mallets",
         range(8, 16),
@@ -57,12 +57,12 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _family(
         "voice",
-        (52, 53, 54, 85),
+        (52, 53, 54),
         "singing|choir|male singing|female singing|child singing|rapping|humming|a capella|"
         "vocal music|yodeling|chant",
     ),
     _family("brass", range(56, 64), "brass instrument|french horn|trumpet|trombone"),
-    _family("reeds", range(64, 72), "saxophone|clarinet|oboe|bassoon"),
+    _family("reeds", range(64, 72), "saxophone|clarinet"),
     _family("flutes", range(72, 80), "flute|wind instrument, woodwind instrument"),
     _family("synthesizer", range(80, 104), "synthesizer|sampler"),
     _family(

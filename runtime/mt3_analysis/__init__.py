@@ -3,6 +3,8 @@
 from mt3_runtime.imports.lazy import forward
 
 _HOMES = {
+    "genres.genre_detection": ("detect_genre_hybrid", "genre"),
+    "genres.genre_results": ("Genre",),
     "networks.classifier_session": ("Classifier", "open_classifier"),
     "tagging.instrument_tagging": ("load_tagger", "tag"),
     "tagging.tag_results": ("Tags",),

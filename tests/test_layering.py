@@ -288,10 +288,11 @@ class Block:
             raise ImportError(name + " is blocked")
 
 sys.meta_path.insert(0, Block())
-import mt3_runtime
-for module in pkgutil.walk_packages(mt3_runtime.__path__, "mt3_runtime."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+import mt3_analysis, mt3_runtime
+for package in (mt3_runtime, mt3_analysis):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 assert not set({FRAMEWORKS!r}) & set(sys.modules)
 for name in {sorted(RUNTIME_LAZY - {"onnxruntime"})!r}:
     assert name not in sys.modules, name

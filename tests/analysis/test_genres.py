@@ -276,6 +276,15 @@ def test_the_published_fallbacks(recording, networks):
         assert found["method"] == "hybrid_ml_instrument"
 
 
+def test_of_a_long_recording_only_the_clip_is_read(tmp_path, networks, audio):
+    whole = np.concatenate([audio] * 12)
+    paths = [tmp_path / "long.wav", tmp_path / "clip.wav"]
+    for path, samples in zip(paths, (whole, whole[: 30 * 16000]), strict=True):
+        soundfile.write(path, samples, 16000)
+    long, clip = (detect_genre_hybrid(path, {}, **networks)["all_scores"] for path in paths)
+    assert long == clip
+
+
 def test_a_recording_that_is_none_is_refused(tmp_path, networks):
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"nothing")

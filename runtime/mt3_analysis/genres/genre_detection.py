@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mt3_analysis.genres import genre_instruments, published_ensemble
 from mt3_analysis.genres.evidence_ensemble import EvidenceRules, boosts, combine, read_rules
 from mt3_analysis.genres.genre_results import Genre, GenrePrediction
@@ -53,7 +55,14 @@ def _classifier(kind: Kind, name: str | os.PathLike[str] | None, threads: int | 
 def _clip_shares(classifier: Classifier, audio: AudioSource, sr: float | None) -> dict[str, float]:
     """Shares by label of the published clip: 30 s, of which a window is heard."""
     rate = classifier.sample_rate
-    samples = load_audio(audio, sr=sr, target_rate=rate)[: round(_CLIP * rate)]
+    most, found, blocks = round(_CLIP * rate), 0, []
+    with open_audio(audio, sr=sr, target_rate=rate) as stream:
+        for block in stream:
+            blocks.append(block)
+            found += len(block)
+            if found >= most:
+                break
+    samples = np.concatenate(blocks)[:most]
     window = classifier.manifest.window
     if len(samples) < window.shortest:
         raise AudioError(

@@ -19,7 +19,12 @@ from mt3_analysis.front_ends.feature_makers import features_of
 from mt3_analysis.networks.windows import Window, cut_windows
 from mt3_runtime.backends.ort_common import check_threads, import_onnxruntime
 from mt3_runtime.backends.ort_session import open_session, reporting
-from mt3_runtime.bundles.classifier import Activation, ClassifierBundle
+from mt3_runtime.bundles.classifier import (
+    Activation,
+    ClassifierBundle,
+    KaldiConfig,
+    WaveConfig,
+)
 from mt3_runtime.bundles.weights_in_place import FOLDER
 from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import BundleError
@@ -107,12 +112,17 @@ class Classifier:
             BundleError: ONNX Runtime failed.
         """
         windows = cut_windows(blocks, self.manifest.window)
-        for first in windows:
-            rows = 1
-            if not first.silent and self.manifest.front_end.wave is None:
-                size = features_of(first.samples, self.manifest.front_end).size
-                rows = max(1, min(_MOST_ROWS, _MOST_FEATURES // size))
-            yield from self._run([first, *islice(windows, rows - 1)])
+        while rows := list(islice(windows, self._rows)):
+            yield from self._run(rows)
+
+    @property
+    def _rows(self) -> int:
+        """Windows that are run at once; of waves, whose last one is shorter, one."""
+        config = self.manifest.front_end.chosen
+        if isinstance(config, WaveConfig):
+            return 1
+        bins = config.bins if isinstance(config, KaldiConfig) else config.fft // 2 + 1
+        return max(1, min(_MOST_ROWS, _MOST_FEATURES // (config.frames * bins)))
 
     def logits(self, samples: Floats) -> Floats:
         """Logits [labels] of one window of samples [n], however long.

@@ -213,8 +213,7 @@ def export_classifier(
         OptionError: An unknown profile, none, or one twice.
         OutputError: ``out`` is in the way or cannot be written; nothing is left behind.
     """
-    unknown = set(profiles) - set(PROFILES)
-    if unknown or not profiles or len(set(profiles)) != len(profiles):
+    if not profiles or len(set(profiles)) < len(profiles) or not {*profiles} <= {*PROFILES}:
         raise OptionError(
             f"A classifier has the profiles {' and '.join(PROFILES)}, got {', '.join(profiles)}."
         )

@@ -94,6 +94,15 @@ def read_yamnet(model: TfliteModel, where: str) -> YamnetWeights:
     Raises:
         CheckpointError: It is another network, or another form of this one.
     """
+    try:
+        with np.errstate(all="ignore"):  # what is no number is refused by name
+            return _understood(model, where)
+    except (IndexError, ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{where} is damaged, or no YAMNet: {error!s:.120}") from error
+
+
+def _understood(model: TfliteModel, where: str) -> YamnetWeights:
+    """The network, or whatever NumPy and Python say of numbers that make no sense."""
     kinds = [operator.kind for operator in model.operators]
     try:
         quantise, logistic = kinds.index("QUANTIZE"), kinds.index("LOGISTIC")

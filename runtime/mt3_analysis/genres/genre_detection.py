@@ -169,8 +169,7 @@ def genre(
         OptionError: An argument is out of range, or the rules cannot be read.
     """
     table = _rules(rules)
-    source = audio if isinstance(audio, str | os.PathLike) else load_audio(audio, sr=sr)
-    rate = sr if isinstance(audio, str | os.PathLike) else None
+    source, rate = _reread(audio, sr)
     if sonic is None:
         with open_audio(source, sr=rate, target_rate=RATE) as stream:
             sonic = sonic_features(stream)
@@ -195,15 +194,20 @@ def genre(
         "instruments": boosts(together, table),
     }
     scores = combine(parts, table)
-    components = {
-        **parts,
-        "instruments_heard": {"together": together, **heard},
-        "features": {name: sonic[name] for name in DEFAULTS if name in sonic},
-    }
+    features = {name: sonic[name] for name in DEFAULTS if name in sonic}
+    instruments = {"together": together, **heard}
+    components = {**parts, "instruments_heard": instruments, "features": features}
     best = tuple(GenrePrediction(name, value) for name, value in list(scores.items())[:3])
     primary = best[0].genre if best else published_ensemble.UNKNOWN
     method = _method(parts, heard["tagger"])
     return Genre(primary, best, scores, method, components, tuple(remarks))
+
+
+def _reread(audio: AudioSource, sr: float | None) -> tuple[AudioSource, float | None]:
+    """What can be read several times, and its rate: a path as it is, else samples at 16 kHz."""
+    if isinstance(audio, str | os.PathLike):
+        return audio, sr
+    return load_audio(audio, sr=sr), None
 
 
 def _rules(rules: str | os.PathLike[str] | EvidenceRules) -> EvidenceRules | None:

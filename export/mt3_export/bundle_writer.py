@@ -93,7 +93,7 @@ def export_bundle(
     if route != "direct":
         _check_route(route, weights, profiles, storage)
     _check_fit(weights, variant)
-    exporter = f"mt3_export {_version()}" + ("" if route == "direct" else f" via {route}")
+    exporter = exporter_name() + ("" if route == "direct" else f" via {route}")
     identity = "\n".join([source["digest"], variant.name, exporter, storage])
     export_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
     with new_bundle(Path(out)) as folder:
@@ -330,8 +330,9 @@ def _pack(folder: Path, target: Path) -> None:
             archive.writestr(zipfile.ZipInfo(path.name, (1980, 1, 1, 0, 0, 0)), path.read_bytes())
 
 
-def _version() -> str:
+def exporter_name() -> str:
+    """What a manifest says of who wrote it: this package and its version."""
     try:
-        return version("mt3-runtime")
+        return f"mt3_export {version('mt3-runtime')}"
     except PackageNotFoundError:  # run from the source tree
-        return "0"
+        return "mt3_export 0"

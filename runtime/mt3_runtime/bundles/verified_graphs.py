@@ -7,6 +7,7 @@ that the manifest says, refers to no other file, and carries the export id of th
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -41,7 +42,7 @@ class StoredGraph(Protocol):
     def size(self) -> int: ...
 
 
-class GraphFiles:
+class GraphFiles(ABC):
     """The files of a bundle, whatever its kind.
 
     Attributes:
@@ -65,14 +66,14 @@ class GraphFiles:
         self._found: dict[str, Extent] = {}
 
     @property
+    @abstractmethod
     def export_id(self) -> str:
         """The manifest's."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def precision(self) -> Precision:
         """The manifest's."""
-        raise NotImplementedError
 
     def verified(self, graph: StoredGraph) -> str | bytes:
         """Checks a graph file and returns what a session can be made of.

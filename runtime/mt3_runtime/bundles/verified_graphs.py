@@ -150,7 +150,7 @@ class GraphFiles(ABC):
             )
         self._check_summary(graph, summary)
 
-    def _check_summary(self, graph: StoredGraph, summary: OnnxSummary) -> None:
+    def _check_summary(self, graph: StoredGraph, summary: OnnxSummary) -> None:  # noqa: B027  not every kind does
         """Checks what only one kind of bundle promises of a graph; raises `BundleError`."""
 
     def _damaged(self, graph: StoredGraph, what: str) -> BundleError:

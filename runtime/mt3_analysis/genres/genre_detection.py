@@ -49,7 +49,7 @@ def _classifier(kind: Kind, name: str | os.PathLike[str] | None, threads: int | 
     bundle = find_installed(kind, name)
     if bundle is None:
         raise BundleError(f"No bundle of kind {kind} is installed. {ADVICE[kind]}")
-    return _loaded(str(bundle.path.absolute()), bundle.export_id, threads)
+    return _loaded(str(bundle.path.absolute()), bundle.manifest.export_id, threads)
 
 
 def _clip_shares(classifier: Classifier, audio: AudioSource, sr: float | None) -> dict[str, float]:
@@ -227,7 +227,7 @@ def _optional(
     if bundle is None:
         remarks.append(f"No bundle of kind {kind} is installed. {ADVICE[kind]}")
         return None
-    return _loaded(str(bundle.path.absolute()), bundle.export_id, threads)
+    return _loaded(str(bundle.path.absolute()), bundle.manifest.export_id, threads)
 
 
 def _mean_probabilities(

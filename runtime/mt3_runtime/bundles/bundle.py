@@ -16,7 +16,6 @@ from pathlib import Path
 
 from mt3_runtime.bundles.manifest import DecodingSpec, GraphFile, Manifest, ModelSpec, Role
 from mt3_runtime.bundles.onnx_scan import OnnxSummary
-from mt3_runtime.bundles.precision import Precision
 from mt3_runtime.bundles.verified_graphs import (
     EXPORT_ID_KEY,
     MANIFEST,
@@ -49,6 +48,8 @@ class Bundle(GraphFiles):
         manifest: What ``bundle.json`` says.
     """
 
+    manifest: Manifest
+
     def __init__(self, path: str | Path) -> None:
         """Reads and checks the manifest; graph files are checked when asked for.
 
@@ -58,14 +59,6 @@ class Bundle(GraphFiles):
         """
         super().__init__(path)
         self.manifest = Manifest.from_json(self.read_manifest(), str(self.path / MANIFEST))
-
-    @property
-    def export_id(self) -> str:
-        return self.manifest.export_id
-
-    @property
-    def precision(self) -> Precision:
-        return self.manifest.precision
 
     @property
     def profiles(self) -> list[str]:

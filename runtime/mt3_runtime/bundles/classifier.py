@@ -274,6 +274,8 @@ class ClassifierBundle(GraphFiles):
         manifest: What ``bundle.json`` says.
     """
 
+    manifest: ClassifierManifest
+
     def __init__(self, path: str | Path) -> None:
         """Reads and checks the manifest; graph files are checked when asked for.
 
@@ -284,14 +286,6 @@ class ClassifierBundle(GraphFiles):
         super().__init__(path)
         where = str(self.path / MANIFEST)
         self.manifest = ClassifierManifest.from_json(self.read_manifest(), where)
-
-    @property
-    def export_id(self) -> str:
-        return self.manifest.export_id
-
-    @property
-    def precision(self) -> Precision:
-        return self.manifest.precision
 
     def graph(self, profile: str) -> ClassifierGraph:
         """Looks up the graph of a profile; raises `BundleError` if there is none."""

@@ -7,7 +7,6 @@ that the manifest says, refers to no other file, and carries the export id of th
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -42,12 +41,24 @@ class StoredGraph(Protocol):
     def size(self) -> int: ...
 
 
-class GraphFiles(ABC):
+class AnyManifest(Protocol):
+    """What the manifest of every kind of bundle says."""
+
+    @property
+    def export_id(self) -> str: ...
+    @property
+    def precision(self) -> Precision: ...
+
+
+class GraphFiles:
     """The files of a bundle, whatever its kind.
 
     Attributes:
         path: Folder or zip file.
+        manifest: Set by what reads it; graphs are checked against it.
     """
+
+    manifest: AnyManifest
 
     def __init__(self, path: str | Path) -> None:
         """Opens the container.
@@ -64,16 +75,6 @@ class GraphFiles(ABC):
             )
         self._files = open_container(self.path)
         self._found: dict[str, Extent] = {}
-
-    @property
-    @abstractmethod
-    def export_id(self) -> str:
-        """The manifest's."""
-
-    @property
-    @abstractmethod
-    def precision(self) -> Precision:
-        """The manifest's."""
 
     def verified(self, graph: StoredGraph) -> str | bytes:
         """Checks a graph file and returns what a session can be made of.
@@ -112,7 +113,7 @@ class GraphFiles(ABC):
         Raises:
             BundleError: As in `verified`.
         """
-        precision = self.precision
+        precision = self.manifest.precision
         if precision.weights != "fp16" or not precision.exact:
             return None
         extent, data = self._checked(graph)
@@ -143,14 +144,14 @@ class GraphFiles(ABC):
                 f"{graph.file} in {self.path} refers to other files; that is refused."
             )
         found = summary.metadata.get(EXPORT_ID_KEY)
-        if found != self.export_id:
+        if found != self.manifest.export_id:
             raise BundleError(
                 f"{graph.file} in {self.path} belongs to another export ({found or 'unmarked'}, "
-                f"the bundle is {self.export_id}). Export the model again as a whole."
+                f"the bundle is {self.manifest.export_id}). Export the model again as a whole."
             )
         self._check_summary(graph, summary)
 
-    def _check_summary(self, graph: StoredGraph, summary: OnnxSummary) -> None:  # noqa: B027  not every kind does
+    def _check_summary(self, graph: StoredGraph, summary: OnnxSummary) -> None:
         """Checks what only one kind of bundle promises of a graph; raises `BundleError`."""
 
     def _damaged(self, graph: StoredGraph, what: str) -> BundleError:

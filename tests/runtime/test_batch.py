@@ -674,6 +674,17 @@ def test_a_report_replaces_no_input_and_no_result(model, here, place):
     assert not Path("out/a.json").exists()
 
 
+@pytest.mark.parametrize("name", ["list.csv", "link.json", "model/bundle.json", "model/new.csv"])
+def test_a_report_replaces_no_list_and_no_part_of_a_model(model, here, tiny_bundle, name):
+    shutil.copytree(tiny_bundle, "model")
+    Path("list.csv").write_text("in/a.wav\n")
+    os.symlink("list.csv", "link.json")
+    before = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
+    mt3("--files-from", "list.csv", "-m", "./model", "-o", "out", "--report-to", name,
+        code=ExitCode.FAILED)  # fmt: skip
+    assert {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()} == before
+
+
 def test_progress_as_lines_of_json(model, here, monkeypatch, capsys):
     now = [0.0]
 

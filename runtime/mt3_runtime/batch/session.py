@@ -131,7 +131,13 @@ class Session:
             check_stdout(job)
         check_tempo(drafted.jobs, args.tempo)
         if args.report_to:
-            check_output(args.report_to, [source.path for source in sources])
+            self._path = resolve_model(args.model)
+            listed = [] if args.files_from in (None, STDOUT) else [args.files_from]
+            check_output(
+                args.report_to,
+                [*listed, *(source.path for source in sources)],
+                bundles=[self._path],
+            )
             results = {real_path(r.path) for job in drafted.jobs for r in job.results}
             if real_path(args.report_to) in results:
                 raise OutputError(

@@ -282,7 +282,9 @@ class Session:
             "timeout": args.timeout,
             "longest": args.max_duration,
         }
-        engine = BatchEngine(model, options | whole, update=progress.update, **common)
+        engine = BatchEngine(
+            model, options | whole, update=progress.update, readers=args.readers, **common
+        )
         load = {"model": self._path, **self._load_options()}
         lone = LoneProcess(load, options | whole, **common)
         manner = Manner(

@@ -207,6 +207,22 @@ def test_other_options_do_not_replace_results_unless_that_is_said(model, here, c
     assert did(model) == []
 
 
+@pytest.mark.parametrize("formats", ["midi,json", "csv,midi,jsonl"])
+def test_another_format_with_other_options_replaces_nothing_unless_that_is_said(
+    model, here, capsys, formats
+):
+    mt3("in", "-o", "out")
+    before = Path("out/a.mid").read_bytes()
+    other = ["in", "-o", "out", "-f", formats, "--tempo", "90"]
+    mt3(*other, code=ExitCode.FAILED)
+    assert "3 files done before with other options" in capsys.readouterr().err
+    assert results() == ["a.mid", "b.mid", "c.mid"]
+    assert Path("out/a.mid").read_bytes() == before
+    mt3(*other, "--restart")
+    assert len(results()) == 3 * len(formats.split(","))
+    assert Path("out/a.mid").read_bytes() != before
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -1,4 +1,4 @@
-"""Opens the backend of a device by name: `auto`, `cpu`, `cuda[:n]`, `tensorrt[:n]`.
+"""Opens the backend of a device by name: `auto`, `cpu`, `cuda[:n]`, `tensorrt[:n]`, `rtx[:n]`.
 
 ``auto`` takes the best backend that works and says which; any other name means that device and
 nothing else.  Backends other than those of ONNX Runtime register themselves through the entry point
@@ -35,9 +35,15 @@ BACKEND_GROUP = "mt3_runtime.backends"
 KNOWN_PROFILES = ("cpu", "portable", "compat")
 
 #: Graph profiles a device can run, best first.
-PROFILES = {"cuda": ("portable",), "tensorrt": ("portable",)}
+PROFILES = {"cuda": ("portable",), "tensorrt": ("portable",), "rtx": ("portable",)}
 
-_NAME = re.compile(r"(auto|cpu|cuda|tensorrt)(?::(\d{1,3}))?")
+#: Devices as messages and help name them.
+DEVICES = "auto, cpu, cuda[:n], tensorrt[:n] or rtx[:n]"
+
+#: Devices that are not ONNX Runtime's -> the extra that brings what they need.
+_EXTRAS = {"tensorrt": "trt", "rtx": "rtx"}
+
+_NAME = re.compile(r"(auto|cpu|cuda|tensorrt|rtx)(?::(\d{1,3}))?")
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,14 @@ class Device:
 
     @classmethod
     def parse(cls, name: str) -> Device:
-        """Reads ``auto``, ``cpu``, ``cuda[:n]`` or ``tensorrt[:n]``.
+        """Reads a name of `DEVICES`.
 
         Raises:
             OptionError: It is none of them.
         """
         match = _NAME.fullmatch(name) if isinstance(name, str) else None
         if not match or (match[2] and match[1] in ("auto", "cpu")):
-            raise OptionError(f"device must be auto, cpu, cuda[:n] or tensorrt[:n], got {name!r}.")
+            raise OptionError(f"device must be {DEVICES}, got {name!r}.")
         return cls(match[1], int(match[2] or 0))
 
 
@@ -171,5 +177,6 @@ def _registered(device: Device) -> Callable[..., Backend]:
             raise DeviceError(f"{absent(what, error)} Otherwise use device cpu.") from error
     raise DeviceError(
         f"device {device.kind} was asked for, but no installed package provides a backend for it. "
-        "Install mt3-runtime again, with the extra [trt], or use device cuda or cpu."
+        f"Install mt3-runtime again, with the extra [{_EXTRAS[device.kind]}], or use device cuda "
+        "or cpu."
     )

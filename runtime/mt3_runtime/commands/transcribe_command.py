@@ -82,7 +82,7 @@ class TranscribeCommand:
         add("-q", "--quiet", action="store_true", help="only warnings and errors on stderr")
         model = parser.add_argument_group("model")
         add = model.add_argument
-        add("--device", default="auto", help="auto (default), cpu, cuda[:N] or tensorrt[:N]")
+        add("--device", default="auto", help="auto (default), cpu, cuda[:N], tensorrt[:N], rtx[:N]")
         add("--threads", type=_count, metavar="N", help="CPU threads (default: chosen for you)")
         add("--profile", metavar="NAME", help="graph profile (default: the device's best)")
         add(

@@ -138,6 +138,11 @@ def _check_options(args: argparse.Namespace) -> None:
         "--hardware": args.hardware != "this",
         "--version-compatible": args.version_compatible,
     }
+    if args.strip:
+        raise OptionError(
+            f"--strip does not go with --for rtx: {RTX.title} builds engines without weights only "
+            "on the GPU they are for. Leave it out."
+        )
     if named := [option for option, is_given in other.items() if is_given]:
         raise OptionError(f"{named[0]} does not go with --for rtx; --targets names the GPUs.")
 

@@ -39,8 +39,9 @@ def import_polygraphy(maker: Maker = TENSORRT) -> Any:
         MissingDependencyError: It is not installed.
         DeviceError: This process has it for another maker already.
     """
-    # The logger first: until then it prints, and stdout is data.
-    _import("polygraphy.logger", maker).G_LOGGER.use_python_logging_system = True
+    # The logger first: until then it prints, also that it has no colours, and stdout is data.
+    logger = _import("polygraphy.logger", maker).G_LOGGER
+    logger.use_python_logging_system, logger.colors = True, False
     settings = _import("polygraphy.config", maker)
     other = maker is not TENSORRT
     if settings.USE_TENSORRT_RTX is not other:

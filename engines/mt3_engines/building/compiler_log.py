@@ -16,11 +16,9 @@ log = logging.getLogger("mt3_engines")
 #: Logger of polygraphy, which carries TensorRT's words.
 POLYGRAPHY = logging.getLogger("Polygraphy")
 
-#: Warnings that ask for nothing: our buffers for token ids have 64 bits (`HOST_TYPES` of the rows),
-#: and colours are of no use in a log.
+#: Warnings that ask for nothing: our buffers for token ids have 64 bits (`HOST_TYPES` of the rows).
 _EXPECTED = re.compile(
     r"Make sure (input|output) (token_ids|previous_ids|next_ids|top_ids) has Int64 binding"
-    r"|'colored' module is not installed"
 )
 
 
@@ -51,11 +49,13 @@ class CompilerLog(logging.Handler):
 @contextlib.contextmanager
 def heard() -> Iterator[CompilerLog]:
     """Collects what polygraphy and TensorRT say meanwhile."""
-    collected, passed_on = CompilerLog(), POLYGRAPHY.propagate
+    collected, passed_on, level = CompilerLog(), POLYGRAPHY.propagate, POLYGRAPHY.level
     POLYGRAPHY.addHandler(collected)
     POLYGRAPHY.propagate = False
+    POLYGRAPHY.setLevel(min(POLYGRAPHY.getEffectiveLevel(), logging.WARNING))
     try:
         yield collected
     finally:
         POLYGRAPHY.propagate = passed_on
+        POLYGRAPHY.setLevel(level)
         POLYGRAPHY.removeHandler(collected)

@@ -128,7 +128,13 @@ def choose(
         found = _decoders(usable, encoder, bundle.manifest.decoding.max_tokens)
         if found is not None:
             return found
-    raise _missing(bundle, store, place, precision or "fp16")
+    raise _missing(bundle, store, place, precision or _built(store, digests) or "fp16")
+
+
+def _built(store: EngineStore, digests: dict[str, str]) -> Precision | None:
+    """The precision of an engine that there is for some graphs, wherever it runs."""
+    found = (info.key for info in store.infos() if info.key.graph == digests[info.key.role])
+    return next((key.precision for key in found), None)
 
 
 def _decoders(usable: list[EngineInfo], encoder: EngineInfo, longest: int) -> EngineSet | None:
@@ -153,6 +159,18 @@ def _missing(
     slots = (*SLOTS[:-1], SLOTS[-1] + channels - 1)
     plan = ShapePlan(slots, (*(c for c in CAPACITIES if c < longest), longest))
     command = build_command(bundle, precision, place.maker)
+    digests = graph_digests(bundle, PROFILE, place.maker)
+    for info in store.infos():  # whatever shapes it has
+        key = info.key
+        obstacles = key.obstacles(place) if key.maker == place.maker else []
+        if obstacles and (key.export_id, key.graph, key.recipe, key.precision) == (
+            bundle.manifest.export_id, digests[key.role], RECIPE, precision
+        ):  # fmt: skip
+            why = "; ".join(obstacles)
+            return DeviceError(
+                f"The {key.role} engine {info.path.name} cannot be used here: {why}. Build it "
+                f"with: {command}"
+            )
     targets = MAKERS[place.maker].targets
     for key in make_keys(bundle, plan, BuildOptions(precision), replace(place, targets=targets)):
         try:

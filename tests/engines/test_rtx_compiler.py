@@ -199,7 +199,7 @@ def test_graphs_as_exported_are_what_they_are_rewritten_for(compiled, small):
     assert "static sequence length" in said
 
 
-@pytest.mark.nightly("compiler")
+@pytest.mark.nightly(part="compiler")
 @pytest.mark.parametrize("name", [*SMALL, "int8", "fp8"])
 def test_everything_is_built(compiled, small, name):
     targets = NEWEST if name == "fp8" else None

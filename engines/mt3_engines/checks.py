@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from mt3_engines.building.builder import config_class
 from mt3_engines.optional import (
+    find_place,
     import_onnx,
     import_polygraphy,
     import_tensorrt,
@@ -21,6 +23,7 @@ from mt3_engines.optional import (
 )
 from mt3_engines.running.contexts import Contexts
 from mt3_engines.running.device_memory import DeviceMemory
+from mt3_engines.targets import check_gpu
 from mt3_engines.versions import RTX, TENSORRT, Maker
 from mt3_runtime.bundles.tiny_graphs import sum_model
 from mt3_runtime.diagnostics import nvidia
@@ -60,7 +63,11 @@ def examine(*, asked: bool, maker: Maker = TENSORRT) -> Iterator[Finding]:
         return
     version = found[maker.module].__version__
     try:
-        _run_engine(found[maker.module], found["polygraphy"], found["CUDA bindings"])
+        place = find_place(found[maker.module], found["CUDA bindings"], maker)
+        if maker is RTX:
+            check_gpu(place)
+        config = config_class(found["polygraphy"], [place.capability] if maker is RTX else [])
+        _run_engine(found[maker.module], found["polygraphy"], found["CUDA bindings"], config())
     except Exception as error:  # noqa: BLE001  polygraphy and TensorRT have no class of their own
         reason = " ".join(str(error).split())
         advice = "`mt3 build --log FILE` keeps what TensorRT says"
@@ -75,7 +82,7 @@ def examine_rtx(*, asked: bool) -> Iterator[Finding]:
     return examine(asked=asked, maker=RTX)
 
 
-def _run_engine(tensorrt: Any, loaders: Any, cuda: Any) -> None:
+def _run_engine(tensorrt: Any, loaders: Any, cuda: Any, config: Any) -> None:
     """Builds and runs ``21 + 21``.
 
     Raises:
@@ -83,7 +90,7 @@ def _run_engine(tensorrt: Any, loaders: Any, cuda: Any) -> None:
         Exception: Whatever TensorRT, polygraphy or CUDA raise.
     """
     network = loaders.NetworkFromOnnxBytes(sum_model(), strongly_typed=True)
-    data = loaders.EngineBytesFromNetwork(network, config=loaders.CreateConfig())()
+    data = loaders.EngineBytesFromNetwork(network, config=config)()
     runtime = tensorrt.Runtime(make_logger(tensorrt))
     contexts = Contexts(tensorrt, runtime.deserialize_cuda_engine(bytes(data)))
     with contextlib.closing(DeviceMemory(cuda)) as memory:

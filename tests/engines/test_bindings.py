@@ -129,7 +129,7 @@ build = loaders.EngineBytesFromNetwork(network, config=config, save_timing_cache
 assert callable(build) and len(arguments["profiles"]) == 2
 from mt3_engines.checks import _run_engine
 try:
-    _run_engine(tensorrt, loaders, None)
+    _run_engine(tensorrt, loaders, None, loaders.CreateConfig())
 except (AttributeError, NameError):
     raise
 except Exception as error:  # the stubs make nothing

@@ -150,6 +150,22 @@ def test_kernels_that_cannot_be_kept_are_done_without(
     assert not [path for path in store.folder.iterdir() if path.suffix in (KERNELS, ".part")]
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_kernels_go_where_one_may_write(tiny_bundle, store, monkeypatch, tmp_path, writable):
+    """Engines of an image lie where only root may write."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("MT3_CACHE", str(cache))
+    monkeypatch.setattr(os, "access", lambda path, mode: writable or cache in path.parents)
+    first = machine(tiny_bundle, store)
+    first.backend().close()
+    beside = {path.suffix for path in store.folder.iterdir()} == {".engine", ".json"}
+    assert beside is not writable
+    assert (cache / "engines").exists() is not writable
+    again = machine_again(first)
+    again.backend().close()
+    assert again.tensorrt.finished == []
+
+
 def test_kernels_do_not_replace_anything_else(tiny_bundle, store):
     first = machine(tiny_bundle, store)
     first.backend().close()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,9 @@ def build_engine(
     poly = tools.loaders
     network = poly.NetworkFromOnnxBytes(graph, strongly_typed=True)
     config = poly.PostprocessConfig(
-        create_config(tools, key)(**config_arguments(bundle.manifest, key, store, tools, report)),
+        config_class(poly, key.targets)(
+            **config_arguments(bundle.manifest, key, store, tools, report)
+        ),
         func=_finisher(tools.tensorrt, key),
     )
     # Where no GPU is asked nothing is measured.
@@ -135,13 +137,18 @@ def build_engine(
     return store.put(key, bytes(engine), model=bundle.manifest.name, seconds=seconds)
 
 
-def create_config(tools: Tools, key: EngineKey) -> Callable[..., Any]:
-    """What sets the builder up, of polygraphy, for the targets of an engine."""
-    if not key.targets:
-        return tools.loaders.CreateConfig  # type: ignore[no-any-return]
+def config_class(loaders: Any, targets: Sequence[str]) -> Callable[..., Any]:
+    """What sets the builder up, of polygraphy; for the GPU that is here if no targets are named.
+
+    Args:
+        loaders: ``polygraphy.backend.trt``.
+        targets: Compute capabilities.
+    """
+    if not targets:
+        return loaders.CreateConfig  # type: ignore[no-any-return]
     config = importlib.import_module("polygraphy.backend.tensorrt_rtx").CreateConfigRTX
-    targets = [capability_of(target) for target in key.targets]
-    return functools.partial(config, compute_capabilities=targets)
+    wanted = [capability_of(target) for target in targets]
+    return functools.partial(config, compute_capabilities=wanted)
 
 
 def config_arguments(

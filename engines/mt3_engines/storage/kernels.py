@@ -10,14 +10,17 @@ A file is a line with our format and the SHA-256 of what follows: TensorRT sees 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 from pathlib import Path
 
 from mt3_engines.storage.keys import EngineTarget
-from mt3_runtime.errors import OutputError
-from mt3_runtime.filesystem.atomic import write_atomic
+from mt3_runtime.errors import OptionError, OutputError
+from mt3_runtime.filesystem.atomic import make_folder, write_atomic
 from mt3_runtime.filesystem.ownership import is_irregular, is_regular
+from mt3_runtime.models.cache import cache_dir
 
 log = logging.getLogger("mt3_engines")
 
@@ -30,9 +33,13 @@ _MOST = 1 << 30
 
 
 def kernels_path(engine: Path, place: EngineTarget) -> Path:
-    """Where the kernels of an engine for one kind of GPU are kept."""
+    """Where the kernels of an engine for one kind of GPU are kept: beside it, if one may write."""
+    folder = engine.parent
+    if not os.access(folder, os.W_OK):  # that of an image, say
+        with contextlib.suppress(OptionError):  # there is no cache folder either
+            folder = cache_dir() / "engines"
     gpu = hashlib.sha256(f"{place.gpu} {place.capability} {place.tensorrt}".encode()).hexdigest()
-    return engine.with_name(f"{engine.stem}.{gpu[:8]}{KERNELS}")
+    return folder / f"{engine.stem}.{gpu[:8]}{KERNELS}"
 
 
 def engine_stem(path: Path) -> str:
@@ -75,6 +82,7 @@ def keep_kernels(path: Path, kernels: bytes) -> None:
         log.warning("%s is not of mt3-runtime, so kernels are not kept there", path)
         return
     try:
+        make_folder(path.parent)
         write_atomic(path, _head(kernels) + kernels)
     except OutputError as error:
         log.warning("kernels are not kept, and the next start is as slow: %s", error)

@@ -43,6 +43,9 @@ DEVICES = "auto, cpu, cuda[:n], tensorrt[:n] or rtx[:n]"
 #: Devices that are not ONNX Runtime's -> the extra that brings what they need.
 _EXTRAS = {"tensorrt": "trt", "rtx": "rtx"}
 
+#: Compute capability from which on GPUs have bf16.
+BF16_CAPABILITY = (8, 0)
+
 _NAME = re.compile(r"(auto|cpu|cuda|tensorrt|rtx)(?::(\d{1,3}))?")
 
 
@@ -150,10 +153,24 @@ _told: set[str] = set()
 
 
 def _open_cuda(bundle: Bundle, device: Device, threads: int | None, profile: str | None) -> Backend:
+    _check_arithmetic(bundle, device)
     options = options_of_environment()
     return OrtCudaBackend(
         bundle, index=device.index, threads=threads, profile=profile, options=options
     )
+
+
+def _check_arithmetic(bundle: Bundle, device: Device) -> None:
+    """Refuses a bundle of bf16 for a GPU that has none, before anything is loaded."""
+    known = nvidia.driver() if bundle.manifest.precision.arithmetic == "bf16" else None
+    gpus = known.gpus[device.index : device.index + 1] if known else ()
+    for gpu in gpus:
+        if gpu.capability < BF16_CAPABILITY:
+            raise DeviceError(
+                f"{bundle.path} computes in bf16, which {gpu} does not have: that takes compute "
+                f"capability {nvidia.dotted(BF16_CAPABILITY)} (Ampere) or newer. Use a bundle of "
+                "fp16, or the exact one."
+            )
 
 
 def _check_provider() -> None:

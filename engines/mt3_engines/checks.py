@@ -55,7 +55,7 @@ def examine(*, asked: bool, maker: Maker = TENSORRT) -> Iterator[Finding]:
     if not asked and (maker.module not in found or nvidia.driver() is None):
         return
     if missing:
-        reason = "; ".join(f"{name}: {e.__cause__ or e}" for name, e in missing.items())
+        reason = "; ".join(f"{name}: {_brief(e)}" for name, e in missing.items())
         builds = maker is RTX and set(missing) == {"CUDA bindings"}
         also = ", but engines are built here, for other machines" if builds else ""
         remedy = "run them on a machine with a GPU" if builds else install(maker.extra)
@@ -75,6 +75,12 @@ def examine(*, asked: bool, maker: Maker = TENSORRT) -> Iterator[Finding]:
         return
     gpu = found["CUDA bindings"].name
     yield Finding(subject, Level.OK, f"{maker.title} {version} builds and runs an engine on {gpu}")
+
+
+def _brief(error: MT3Error) -> str:
+    """Why a part is missing: the import that failed, or what the GPU said."""
+    cause = error if isinstance(error, DeviceError) else error.__cause__ or error
+    return str(cause).rstrip(".")
 
 
 def examine_rtx(*, asked: bool) -> Iterator[Finding]:

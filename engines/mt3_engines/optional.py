@@ -13,6 +13,7 @@ from typing import Any
 from mt3_engines.running.cuda import Cuda
 from mt3_engines.storage.keys import EngineTarget
 from mt3_engines.versions import TENSORRT, Maker
+from mt3_runtime.diagnostics import nvidia
 from mt3_runtime.errors import DeviceError
 from mt3_runtime.imports.extras import require
 
@@ -68,9 +69,19 @@ def open_cuda(index: int, maker: Maker = TENSORRT) -> Cuda:
 
     Raises:
         MissingDependencyError: The CUDA bindings are not installed.
-        DeviceError: There is no such GPU, or no driver.
+        DeviceError: There is no such GPU, or no driver, or one that is too old.
     """
-    return Cuda(_import("cuda.bindings.runtime", maker), index)
+    runtime = _import("cuda.bindings.runtime", maker)
+    try:
+        return Cuda(runtime, index)
+    except DeviceError as error:  # CUDA says the same of no driver and of an old one
+        here, what = nvidia.driver(), f"device {maker.name} needs an NVIDIA GPU"
+        if here is None:
+            remedy = "install the driver, or use device cpu"
+            raise DeviceError(f"{what}, and there is no driver here: {remedy}.") from error
+        said = str(error).rstrip(".")
+        served = nvidia.dotted(here.cuda)
+        raise DeviceError(f"{what}; {said}. The driver serves CUDA {served}.") from error
 
 
 def find_place(tensorrt: Any, cuda: Cuda, maker: Maker = TENSORRT) -> EngineTarget:

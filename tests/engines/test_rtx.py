@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mt3_engines import build_command, checks
+from mt3_engines import build_command, checks, optional
 from mt3_engines.build_command import BuildCommand
 from mt3_engines.building.builder import prepared_graph
 from mt3_engines.optional import import_polygraphy
@@ -29,6 +29,7 @@ from mt3_runtime import cli
 from mt3_runtime.backends.devices import Device
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode
+from mt3_runtime.diagnostics import nvidia
 from mt3_runtime.errors import BundleError, DeviceError, OptionError, OutputError
 from mt3_runtime.loading import load_model
 from tests import needs
@@ -307,6 +308,27 @@ def test_without_a_gpu_it_is_one_sentence_and_the_documented_code(
     assert len(said) == 1
     assert reason in said[0]
     assert not (tmp_path / "x.mid").exists()
+
+
+@pytest.mark.parametrize(
+    ("driver", "reason"),
+    [
+        (None, "needs an NVIDIA GPU, and there is no driver here: install"),
+        (nvidia.Driver((12, 4), ()), r"insufficient.*serves CUDA 12\.4"),
+        (nvidia.Driver((11, 8), ()), r"insufficient.*serves CUDA 11\.8"),
+    ],
+)
+@pytest.mark.parametrize("maker", [RTX, TENSORRT])
+def test_no_driver_and_an_old_one_are_told_apart(monkeypatch, driver, reason, maker):
+    runtime = SimpleNamespace(
+        cudaGetDeviceCount=lambda: (35, 0),
+        cudaGetErrorString=lambda error: (0, b"CUDA driver version is insufficient"),
+    )
+    monkeypatch.setattr(optional, "_import", lambda name, maker: runtime)
+    monkeypatch.setattr(nvidia, "driver", lambda: driver)
+    with pytest.raises(DeviceError, match=f"device {maker.name} needs.*{reason}|{reason}") as said:
+        optional.open_cuda(0, maker)
+    assert "\n" not in str(said.value)
 
 
 # Targets and the command --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ The proof is an engine that adds a number to itself, built and run as those of m
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -24,12 +25,12 @@ from mt3_engines.optional import (
 from mt3_engines.running.contexts import Contexts
 from mt3_engines.running.device_memory import DeviceMemory
 from mt3_engines.targets import check_gpu
-from mt3_engines.versions import RTX, TENSORRT, Maker
+from mt3_engines.versions import MAKERS, RTX, TENSORRT, Maker
 from mt3_runtime.bundles.tiny_graphs import sum_model
 from mt3_runtime.diagnostics import nvidia
 from mt3_runtime.diagnostics.doctor import Finding, Level
 from mt3_runtime.errors import DeviceError, MT3Error
-from mt3_runtime.imports.extras import install
+from mt3_runtime.imports.extras import install, require
 
 
 def examine(*, asked: bool, maker: Maker = TENSORRT) -> Iterator[Finding]:
@@ -39,14 +40,24 @@ def examine(*, asked: bool, maker: Maker = TENSORRT) -> Iterator[Finding]:
         asked: Somebody wants to know in any case.
         maker: Which TensorRT.
     """
+    others = [other.module for other in MAKERS.values() if other is not maker]
+    if not asked and any(map(importlib.util.find_spec, others)):
+        return  # one process can prove one of them: polygraphy decides when it is imported
     subject = f"device {maker.name}"
+    found: dict[str, Any] = {}
+    missing: dict[str, MT3Error] = {}
+
+    def polygraphy() -> Any:
+        if maker.module in found:
+            return import_polygraphy(maker)
+        return require("polygraphy", f"A {maker.title} engine", maker.extra)
+
     parts: dict[str, Callable[[], Any]] = {
         maker.module: partial(import_tensorrt, maker),
-        "polygraphy": partial(import_polygraphy, maker),
+        "polygraphy": polygraphy,
         "onnx": import_onnx,
         "CUDA bindings": partial(open_cuda, 0, maker),
     }
-    found, missing = {}, {}
     for name, get in parts.items():
         try:
             found[name] = get()

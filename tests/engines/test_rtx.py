@@ -265,8 +265,8 @@ def test_engines_of_the_other_maker_are_not_taken(tiny_bundle, store):
     assert choose(rtx.bundle, store, EngineTarget(VERSION, "8.9", "x", "rtx")).encoder.key.targets
 
 
-def test_a_process_builds_with_one_of_them():
-    needs.package("polygraphy")
+def test_a_process_builds_with_one_of_them(monkeypatch):
+    monkeypatch.setattr(needs.package("polygraphy.config"), "USE_TENSORRT_RTX", False)
     import_polygraphy(TENSORRT)
     with pytest.raises(DeviceError, match="need a process of their own"):
         import_polygraphy(RTX)
@@ -495,6 +495,22 @@ def test_graphs_are_written_in_its_form(tiny_bundle, tmp_path, capsys):
     assert len(capsys.readouterr().out.split()) == 4
     with pytest.raises(DeviceError, match="TensorRT for RTX 10.16 is not supported"):
         run(tiny_bundle, "--for", "rtx", "--graphs", tmp_path / "g", "--tensorrt", "10.16")
+
+
+def test_the_doctor_proves_one_of_two(monkeypatch):
+    """Where both are installed, that which was asked for; it imports polygraphy for one alone."""
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: True)
+    for maker in (RTX, TENSORRT):
+        assert not list(checks.examine(asked=False, maker=maker))
+        assert len(list(checks.examine(asked=True, maker=maker))) == 1
+
+
+def test_the_doctor_leaves_polygraphy_to_what_is_installed(monkeypatch):
+    settings = needs.package("polygraphy.config")
+    monkeypatch.setattr(settings, "USE_TENSORRT_RTX", False)
+    (found,) = checks.examine_rtx(asked=True)
+    assert "tensorrt_rtx" in found.detail
+    assert settings.USE_TENSORRT_RTX is False
 
 
 def test_the_doctor_tells_building_from_running(monkeypatch):

@@ -57,6 +57,10 @@ PARTS = {
          "traced_graphs.py", "test_routes.py"),
         ("jax2tf",),
     ),
+    # The true compiler: engines of every variant, in every precision it builds without a GPU.
+    "compiler": Part(
+        ("rtx-requirements.txt", "rtx_builds.py", "test_rtx_compiler.py"), ("rtx",)
+    ),
     # Whole recordings: T5X's search, the violin through all profiles and as stored in fp16.
     "recordings": Part(
         ("baselines.json", "search.py", "t5x_recordings.npz", "test_recordings.py",

@@ -25,6 +25,7 @@ PYTHONS = {
     "torch": "MT3_TORCH_PYTHON",
     "jax2tf": "MT3_JAX2TF_PYTHON",
     "gpu-wheel": "MT3_GPU_WHEEL_PYTHON",
+    "rtx": "MT3_RTX_PYTHON",
 }
 
 #: What tests may lack -> how to get it.  These are the names that ``MT3_REQUIRE`` takes.
@@ -35,6 +36,7 @@ NEEDS = {
     "torch": "tests/training/torch-requirements.txt",
     "jax2tf": "tests/export/jax2tf-requirements.txt",
     "gpu-wheel": "tests/runtime/gpu-wheel-requirements.txt",
+    "rtx": "tests/engines/rtx-requirements.txt",
     "compiler": "apt-get install gcc binutils",
     "bindings": "python tests/engines/bindings.py FOLDER, and set MT3_TENSORRT_BINDINGS to FOLDER",
     "install": "set MT3_TEST_INSTALL=1 where a package index is in reach",

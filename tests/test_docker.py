@@ -108,7 +108,7 @@ def test_runs_on_gpus_name_a_bundle(name: str) -> None:
 
 def test_there_is_an_image_for_every_target() -> None:
     assert {path.name.partition(".")[0] for path in FILES} == {
-        "cpu", "cuda", "tensorrt", "jetson", "export",
+        "cpu", "cuda", "tensorrt", "rtx", "jetson", "export",
     }  # fmt: skip
 
 
@@ -159,6 +159,16 @@ def test_images_for_tensorrt_have_all_that_engines_need(name: str) -> None:
         needed.discard("tensorrt-cu13")
     assert {package for package in needed if package not in script} == set()
     assert command(only(shipped, "HEALTHCHECK"))[-1] == "tensorrt"
+
+
+def test_the_image_for_rtx_brings_engines_of_its_model() -> None:
+    """Built where there is no GPU, and found under the names that the image sets."""
+    build, shipped = stages(ROOT / "docker" / "rtx.Dockerfile")
+    script, names = only(build, "RUN").rest, only(shipped, "ENV").rest
+    (cache,) = re.findall(r"MT3_CACHE=(/opt/mt3/\w+) \S+/mt3 build default --for rtx", script)
+    assert f"MT3_ENGINES={cache}/engines " in names
+    assert f"MT3_MODEL={cache}/bundles/default " in names
+    assert "--extra-index-url" not in script
 
 
 def test_the_context_is_what_the_wheel_is_built_of() -> None:

@@ -50,6 +50,7 @@ COMMANDS = [
     ("export {folder}/some.pth", "export"),
     ("export magenta_mt3", "export"),
     ("build {bundle}", "trt"),
+    ("build {bundle} --for rtx", "rtx"),
     ("build {bundle} --graphs {folder}/graphs", "trt"),
     ("engines list --engines {folder}", None),
     ("calibrate {bundle} --precision fast -o {folder}/fast", "calibration"),

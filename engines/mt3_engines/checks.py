@@ -1,68 +1,105 @@
-"""`mt3 doctor` for TensorRT devices: which parts are there, and whether they work.
+"""`mt3 doctor` for the devices tensorrt and rtx: which parts are there, and whether they work.
 
 The proof is an engine that adds a number to itself, built and run as those of models are.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from mt3_engines.building.builder import config_class
 from mt3_engines.optional import (
+    find_place,
     import_onnx,
     import_polygraphy,
     import_tensorrt,
     make_logger,
     open_cuda,
 )
+from mt3_engines.running.contexts import Contexts
+from mt3_engines.running.device_memory import DeviceMemory
+from mt3_engines.targets import check_gpu
+from mt3_engines.versions import MAKERS, RTX, TENSORRT, Maker
 from mt3_runtime.bundles.tiny_graphs import sum_model
 from mt3_runtime.diagnostics import cuda_libraries
 from mt3_runtime.diagnostics.doctor import Finding, Level
 from mt3_runtime.errors import DeviceError, MT3Error
-from mt3_runtime.imports.extras import install
-
-_SUBJECT = "device tensorrt"
+from mt3_runtime.imports.extras import install, require
 
 
-def examine(*, asked: bool) -> Iterator[Finding]:
+def examine(*, asked: bool, maker: Maker = TENSORRT) -> Iterator[Finding]:
     """Findings about TensorRT; none on a machine where nobody would expect it to work.
 
     Args:
         asked: Somebody wants to know in any case.
+        maker: Which TensorRT.
     """
+    others = [other.module for other in MAKERS.values() if other is not maker]
+    if not asked and any(map(importlib.util.find_spec, others)):
+        return  # one process can prove one of them: polygraphy decides when it is imported
+    subject = f"device {maker.name}"
+    found: dict[str, Any] = {}
+    missing: dict[str, MT3Error] = {}
+
+    def polygraphy() -> Any:
+        if maker.module in found:
+            return import_polygraphy(maker)
+        return require("polygraphy", f"A {maker.title} engine", maker.extra)
+
     parts: dict[str, Callable[[], Any]] = {
-        "tensorrt": import_tensorrt,
-        "polygraphy": import_polygraphy,
+        maker.module: partial(import_tensorrt, maker),
+        "polygraphy": polygraphy,
         "onnx": import_onnx,
-        "CUDA bindings": lambda: open_cuda(0),
+        "CUDA bindings": partial(open_cuda, 0, maker),
     }
-    found, missing = {}, {}
     for name, get in parts.items():
         try:
             found[name] = get()
         except MT3Error as error:
             missing[name] = error
-    if not asked and ("tensorrt" not in found or cuda_libraries.driver() is None):
+    if not asked and (maker.module not in found or cuda_libraries.driver() is None):
         return
     if missing:
-        reason = "; ".join(f"{name}: {e.__cause__ or e}" for name, e in missing.items())
-        yield Finding(_SUBJECT, Level.NOTE, f"does not work: {reason}", install("trt"))
+        reason = "; ".join(f"{name}: {_brief(e)}" for name, e in missing.items())
+        builds = maker is RTX and set(missing) == {"CUDA bindings"}
+        also = ", but engines are built here, for other machines" if builds else ""
+        remedy = "run them on a machine with a GPU" if builds else install(maker.extra)
+        yield Finding(subject, Level.NOTE, f"does not work: {reason}{also}", remedy)
         return
-    version = found["tensorrt"].__version__
+    version = found[maker.module].__version__
     try:
-        _run_engine(found["tensorrt"], found["polygraphy"], found["CUDA bindings"])
+        place = find_place(found[maker.module], found["CUDA bindings"], maker)
+        if maker is RTX:
+            check_gpu(place)
+        config = config_class(found["polygraphy"], [place.capability] if maker is RTX else [])
+        _run_engine(found[maker.module], found["polygraphy"], found["CUDA bindings"], config())
     except Exception as error:  # noqa: BLE001  polygraphy and TensorRT have no class of their own
         reason = " ".join(str(error).split())
         advice = "`mt3 build --log FILE` keeps what TensorRT says"
-        yield Finding(_SUBJECT, Level.NOTE, f"TensorRT {version} fails: {reason}", advice)
+        yield Finding(subject, Level.NOTE, f"{maker.title} {version} fails: {reason}", advice)
         return
     gpu = found["CUDA bindings"].name
-    yield Finding(_SUBJECT, Level.OK, f"TensorRT {version} builds and runs an engine on {gpu}")
+    yield Finding(subject, Level.OK, f"{maker.title} {version} builds and runs an engine on {gpu}")
 
 
-def _run_engine(tensorrt: Any, loaders: Any, cuda: Any) -> None:
+def _brief(error: MT3Error) -> str:
+    """Why a part is missing: the import that failed, or what the GPU said."""
+    cause = error if isinstance(error, DeviceError) else error.__cause__ or error
+    return str(cause).rstrip(".")
+
+
+def examine_rtx(*, asked: bool) -> Iterator[Finding]:
+    """`examine` for TensorRT for RTX."""
+    return examine(asked=asked, maker=RTX)
+
+
+def _run_engine(tensorrt: Any, loaders: Any, cuda: Any, config: Any) -> None:
     """Builds and runs ``21 + 21``.
 
     Raises:
@@ -70,24 +107,24 @@ def _run_engine(tensorrt: Any, loaders: Any, cuda: Any) -> None:
         Exception: Whatever TensorRT, polygraphy or CUDA raise.
     """
     network = loaders.NetworkFromOnnxBytes(sum_model(), strongly_typed=True)
-    data = loaders.EngineBytesFromNetwork(network, config=loaders.CreateConfig())()
+    data = loaders.EngineBytesFromNetwork(network, config=config)()
     runtime = tensorrt.Runtime(make_logger(tensorrt))
-    engine = runtime.deserialize_cuda_engine(bytes(data))
-    context = engine.create_execution_context()
-    stream, device = cuda.stream(), [cuda.allocate(4), cuda.allocate(4)]
-    host = cuda.pinned(4)
-    host.view(np.float32)[:] = 21.0
-    cuda.upload(device[0], host, 4, stream)
-    context.set_input_shape("x", (1,))
-    for name, address in zip("xy", device, strict=True):
-        context.set_tensor_address(name, address)
-    ran = context.execute_async_v3(cuda.stream_handle(stream))
-    cuda.download(host, device[1], 4, stream)
-    cuda.synchronize(stream)
-    result = host.view(np.float32)[0]
-    cuda.free_pinned(host)
-    for address in device:
-        cuda.free(address)
-    cuda.close_stream(stream)
-    if not ran or result != 42.0:
-        raise DeviceError(f"21 + 21 came out as {result}")
+    contexts = Contexts(tensorrt, runtime.deserialize_cuda_engine(bytes(data)))
+    with contextlib.closing(DeviceMemory(cuda)) as memory:
+        stream, twin, result = memory.stream(), memory.exchange(4), memory.allocate(4)
+        twin.array(np.float32, (1,))[:] = 21.0
+        cuda.upload(twin.device, twin.host, 4, stream)
+        context = contexts.make(
+            0,
+            shapes={"x": (1,)},
+            addresses={"x": twin.device, "y": result},
+            stream=cuda.stream_handle(stream),
+            scratch=memory.allocate,
+        )
+        memory.keep(context)
+        ran = context.execute_async_v3(cuda.stream_handle(stream))
+        cuda.download(twin.host, result, 4, stream)
+        cuda.synchronize(stream)
+        value = twin.array(np.float32, (1,))[0]
+        if not ran or value != 42.0:
+            raise DeviceError(f"21 + 21 came out as {value}")

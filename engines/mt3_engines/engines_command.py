@@ -1,4 +1,4 @@
-"""`mt3 engines`: lists, inspects and removes TensorRT engines."""
+"""`mt3 engines`: lists, inspects and removes engines of TensorRT and TensorRT for RTX."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class EnginesCommand:
 
 
 def _list(_: argparse.Namespace, store: EngineStore) -> int:
-    head = ("NAME", "MODEL", "ROLE", "PRECISION", "ROWS", "COLUMNS", "TENSORRT", "GPU", "SIZE")
+    head = ("NAME", "MODEL", "ROLE", "PRECISION", "ROWS", "COLUMNS", "MADE BY", "GPU", "SIZE")
     rows: list[tuple[str, ...]] = [head, *(_row(info) for info in store.infos())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     for row in rows:
@@ -84,8 +84,8 @@ def _row(info: EngineInfo) -> tuple[str, ...]:
         key.precision,
         ",".join(map(str, key.slots)),
         str(key.capacity or "-"),
-        key.tensorrt,
-        key.gpu,
+        f"{key.made_by.title} {key.tensorrt}",
+        key.gpu or f"compute {','.join(key.targets)}",
         f"{info.size / _MIB:.0f} MiB",
     )
 
@@ -123,7 +123,9 @@ def _prune(args: argparse.Namespace, store: EngineStore) -> int:
     for path, info in store.own():
         if info is not None and info.path.exists():
             why = "all" if args.all else _use(info, store, bundle)
-            found |= {name: why for name in (info.path, path) if why}
+            files = (info.path, path, *store.kernels(info.path))
+            found |= {name: why for name in files if why}
+    found |= dict.fromkeys(store.kernels(), "its engine is gone")
     for path, why in sorted(found.items()):
         print(f"{path.name}  {why}")
     foreign = store.foreign()

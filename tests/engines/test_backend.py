@@ -12,8 +12,9 @@ from mt3_engines.running import backend as module
 from mt3_engines.running.backend import TensorRtBackend, open_tensorrt
 from mt3_engines.storage.keys import EngineTarget
 from mt3_engines.storage.requests import BuildOptions, make_keys
-from mt3_engines.storage.shapes import make_plan
+from mt3_engines.storage.shapes import SEGMENTS, make_plan
 from mt3_engines.storage.store import EngineStore
+from mt3_engines.versions import TENSORRT
 from mt3_runtime.backends.devices import Device
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
@@ -33,11 +34,25 @@ def store(tmp_path) -> EngineStore:
 class Machine:
     """A bundle, its engines, and a fake GPU that runs them."""
 
-    def __init__(self, path, store, version="10.16.1.11", wish=BuildOptions("fp32"), slots=SLOTS):  # noqa: B008
-        self.bundle, self.store, self.cuda = Bundle(path), store, FakeCuda()
+    def __init__(
+        self,
+        path,
+        store,
+        version="10.16.1.11",
+        wish=BuildOptions("fp32"),  # noqa: B008
+        slots=SLOTS,
+        order="late",
+        maker=TENSORRT,
+        targets=(),
+        capability="9.0",
+    ):
+        self.bundle, self.store, self.maker = Bundle(path), store, maker
+        self.cuda = FakeCuda(order, capability)
         plan = make_plan(self.bundle.manifest, slots, CAPACITIES)
-        self.tensorrt = FakeTensorRt(self.cuda, version, plan.slots)
-        place = EngineTarget(version, self.cuda.capability, self.cuda.name)
+        self.tensorrt = FakeTensorRt(self.cuda, version, plan.slots, plan.segments, maker)
+        place = EngineTarget(version, capability, self.cuda.name, maker.name)
+        if targets:
+            place = EngineTarget(version, targets[0], "", maker.name, targets)
         self.infos = [
             store.put(
                 key, prepared_graph(self.bundle, key).SerializeToString(), model="t", seconds=1
@@ -47,7 +62,12 @@ class Machine:
 
     def backend(self, **options) -> TensorRtBackend:
         return TensorRtBackend(
-            self.bundle, tensorrt=self.tensorrt, cuda=self.cuda, store=self.store, **options
+            self.bundle,
+            tensorrt=self.tensorrt,
+            cuda=self.cuda,
+            maker=self.maker,
+            store=self.store,
+            **options,
         )
 
     def model(self, **options) -> Model:
@@ -104,6 +124,7 @@ def test_half_is_close_enough_to_run(tiny_bundle, store, audio):
 def test_little_crosses_the_bus(tiny_bundle, store):
     machine = Machine(tiny_bundle, store)
     lane = machine.backend().lane(4)
+    first = list(machine.cuda.crossed)
     features = np.zeros((256, 512), np.float32)
     for slot in range(3):
         lane.load(slot, features)
@@ -114,9 +135,8 @@ def test_little_crosses_the_bus(tiny_bundle, store):
     assert machine.cuda.crossed == before
     rows, bucket = 3, 4
     recorded = [2 * bucket * (8 + 4), 2 * bucket * 2 * (8 + 4)]
-    encoded = 2 * features.nbytes
     mask = rows * 1536
-    assert before == [recorded[0] + encoded + mask, recorded[1]]
+    assert before == [first[0] + recorded[0] + mask, first[1] + recorded[1]]
     lane.allowed[1, 5] = False
     lane.step(3)
     assert machine.cuda.crossed[0] == before[0] + mask
@@ -128,18 +148,19 @@ def test_steps_are_recorded_once(tiny_bundle, store):
     lane.load(0, np.zeros((256, 512), np.float32))
     count = machine.cuda.captures
     for _ in range(10):
-        lane.step(1)
-    assert machine.cuda.captures == count + 1
+        lane.step(1)  # one row was recorded for the proof that the device works
+    assert machine.cuda.captures == count
     lane.load(1, np.zeros((256, 512), np.float32))
-    lane.step(2)
-    assert machine.cuda.captures == count + 2
+    for _ in range(10):
+        lane.step(2)
+    assert machine.cuda.captures == count + 1
 
 
 def test_warming_up_records_all_steps_of_a_first_cache(tiny_bundle, store, audio):
     machine = Machine(tiny_bundle, store)
     model = machine.model(workers=2)
     model.warmup()
-    encoders = 2
+    encoders = 2 * len(SEGMENTS)
     assert machine.cuda.captures == encoders + 2 * len(SLOTS)
     expected = tokens(load_model(tiny_bundle, profile="portable"), audio)
     assert tokens(model, audio) == expected
@@ -180,7 +201,7 @@ def test_what_tensorrt_refuses_is_refused(tiny_bundle, store):
     machine = Machine(tiny_bundle, store)
     encoder = machine.infos[0]
     store.put(encoder.key, b"broken", model="t", seconds=1)
-    with pytest.raises(BundleError, match="TensorRT refuses"):
+    with pytest.raises(BundleError, match="TensorRT 10.16.1.11 refuses"):
         machine.backend()
     other = machine.infos[1].path.read_bytes()
     store.put(encoder.key, other, model="t", seconds=1)
@@ -196,21 +217,23 @@ def test_failures_of_tensorrt_are_errors(tiny_bundle, store, monkeypatch, method
     machine = Machine(tiny_bundle, store)
     monkeypatch.setattr(f"tests.engines.fake_gpu.Context.{method}", lambda *a: False)
     with pytest.raises(DeviceError, match="TensorRT"):
-        machine.backend().lane(1)
+        machine.backend()
+    assert machine.cuda.nothing_left()
 
 
 def test_no_memory_for_a_context(tiny_bundle, store, monkeypatch):
     machine = Machine(tiny_bundle, store)
-    monkeypatch.setattr("tests.engines.fake_gpu.Engine.create_execution_context", lambda self: None)
-    with pytest.raises(DeviceError, match="no memory"):
-        machine.backend().lane(1)
+    monkeypatch.setattr("tests.engines.fake_gpu.Engine.create_execution_context", lambda *a: None)
+    with pytest.raises(DeviceError, match="no execution context.*GPU is full"):
+        machine.backend()
+    assert machine.cuda.nothing_left()
 
 
 def test_the_entry_point(tiny_bundle, store, monkeypatch):
     machine = Machine(tiny_bundle, store)
     monkeypatch.setenv("MT3_ENGINES", str(store.folder))
-    monkeypatch.setattr(module, "import_tensorrt", lambda: machine.tensorrt)
-    monkeypatch.setattr(module, "open_cuda", lambda index: machine.cuda)
+    monkeypatch.setattr(module, "import_tensorrt", lambda maker: machine.tensorrt)
+    monkeypatch.setattr(module, "open_cuda", lambda index, maker: machine.cuda)
     device = Device.parse("tensorrt:0")
     backend = open_tensorrt(machine.bundle, device, threads=3, profile=None)
     assert (backend.workers, backend.slots) == (3, 4)

@@ -25,12 +25,14 @@ PACKAGE = Path(mt3_engines.__file__).parent
 CALLS = {
     "Runtime.__init__": ("logger",),
     "Runtime.deserialize_cuda_engine": ("serialized_engine",),
-    "ICudaEngine.create_execution_context": (),
+    "ICudaEngine.create_execution_context": ("strategy",),
     "ICudaEngine.get_tensor_name": ("index",),
     "IExecutionContext.set_optimization_profile_async": ("profile_index", "stream_handle"),
     "IExecutionContext.set_input_shape": ("name", "shape"),
     "IExecutionContext.set_tensor_address": ("name", "memory"),
     "IExecutionContext.execute_async_v3": ("stream_handle",),
+    "IExecutionContext.update_device_memory_size_for_shapes": (),
+    "IExecutionContext.set_device_memory": ("memory", "size"),
     "Refitter.__init__": ("engine", "logger"),
     "Refitter.refit_cuda_engine": (),
     "OnnxParserRefitter.__init__": ("refitter", "logger"),
@@ -54,6 +56,8 @@ CALLS = {
 ATTRIBUTES = (
     "Runtime.engine_host_code_allowed",
     "ICudaEngine.num_io_tensors",
+    "ICudaEngine.device_memory_size_v2",
+    "ExecutionContextAllocationStrategy.USER_MANAGED",
     "IBuilderConfig.progress_monitor",
     "IBuilderConfig.hardware_compatibility_level",
     "HardwareCompatibilityLevel.AMPERE_PLUS",
@@ -69,6 +73,10 @@ OPTIONAL = {
     "BuilderFlag.DISTRIBUTIVE_INDEPENDENCE": (False, True, True),
     "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY": (False, True, True),
     "INetworkDefinition.add_kv_cache_update": (False, True, True),
+    # Of TensorRT for RTX alone (test_rtx_compiler.py).
+    "CudaGraphStrategy": (False, False, False),
+    "DynamicShapesKernelSpecializationStrategy": (False, False, False),
+    "BuilderFlag.REQUIRE_USER_ALLOCATION": (False, False, False),
 }
 
 LOOK = """
@@ -126,7 +134,7 @@ build = loaders.EngineBytesFromNetwork(network, config=config, save_timing_cache
 assert callable(build) and len(arguments["profiles"]) == 2
 from mt3_engines.checks import _run_engine
 try:
-    _run_engine(tensorrt, loaders, None)
+    _run_engine(tensorrt, loaders, None, loaders.CreateConfig())
 except (AttributeError, NameError):
     raise
 except Exception as error:  # the stubs make nothing

@@ -153,7 +153,7 @@ def test_one_encoder_and_a_decoder_per_capacity(bundle):
     longest = bundle.manifest.decoding.max_tokens
     found = keys(bundle)
     assert [(key.role, key.slots, key.capacity) for key in found] == [
-        ("encoder", (1,), 0),
+        ("encoder", (1, 4), 0),
         ("decoder", (1, 4), 64),
         ("decoder", (1, 4), longest),
     ]
@@ -208,9 +208,12 @@ def test_wishes_reach_the_builder(bundle, store, wish, expected):
 
 def test_flags_polygraphy_does_not_know(bundle, store):
     loaders = Loaders()
-    key = keys(bundle, BuildOptions("fp32", stripped=True))[1]
+    key = keys(bundle, BuildOptions("fp32", stripped=True), slots=(8,))[1]
     build_engine(bundle, key, store=store, tools=tools_of(loaders))
     assert loaders.flags == [Flag.REFIT_IDENTICAL, Flag.DISTRIBUTIVE_INDEPENDENCE]
+    several = keys(bundle, BuildOptions("fp32"))[1]  # TensorRT refuses it for several profiles
+    build_engine(bundle, several, store=store, tools=tools_of(loaders))
+    assert len(loaders.flags) == 2
 
 
 def test_a_zipped_bundle_gives_the_same_graphs(bundle, tiny_bundle, tmp_path):
@@ -432,8 +435,8 @@ def loaders(monkeypatch) -> Loaders:
     """A machine with everything."""
     loaders = Loaders()
     gpu = SimpleNamespace(name=HERE.gpu, capability=HERE.capability, use=do_nothing)
-    monkeypatch.setattr(build_command, "import_tensorrt", tensorrt)
-    monkeypatch.setattr(build_command, "import_polygraphy", lambda: loaders)
+    monkeypatch.setattr(build_command, "import_tensorrt", lambda maker: tensorrt())
+    monkeypatch.setattr(build_command, "import_polygraphy", lambda maker: loaders)
     monkeypatch.setattr(build_command, "open_cuda", lambda index: gpu)
     return loaders
 

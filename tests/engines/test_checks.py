@@ -26,9 +26,11 @@ class Graphs(Builder):
 @pytest.fixture
 def machine(monkeypatch) -> FakeCuda:
     cuda = FakeCuda()
-    monkeypatch.setattr(checks, "import_tensorrt", lambda: FakeTensorRt(cuda, "10.16.1", (1,)))
-    monkeypatch.setattr(checks, "import_polygraphy", Graphs)
-    monkeypatch.setattr(checks, "open_cuda", lambda index: cuda)
+    monkeypatch.setattr(
+        checks, "import_tensorrt", lambda maker: FakeTensorRt(cuda, "10.16.1", (1,))
+    )
+    monkeypatch.setattr(checks, "import_polygraphy", lambda maker: Graphs())
+    monkeypatch.setattr(checks, "open_cuda", lambda index, maker: cuda)
     monkeypatch.setattr(cuda_libraries, "driver", lambda: cuda_libraries.Driver((13, 0), ()))
     return cuda
 
@@ -38,8 +40,7 @@ def test_an_engine_is_built_and_run(machine):
     assert (found.subject, found.level) == ("device tensorrt", Level.OK)
     assert found.detail == "TensorRT 10.16.1 builds and runs an engine on FAKE GPU"
     assert not found.remedy
-    assert not machine.memory
-    assert not machine.pins
+    assert machine.nothing_left()
     assert doctor.works(
         [doctor.Finding(name, Level.OK, "") for name in ("numpy", "mido")] + [found], "tensorrt"
     )

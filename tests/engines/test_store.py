@@ -77,6 +77,8 @@ def test_every_field_changes_the_digest():
         "hardware": "same",
         "stripped": True,
         "quantised": "int8",
+        "maker": "rtx",
+        "targets": ("8.6", "8.9"),
     }
     assert set(other) == {field.name for field in fields(EngineKey)}
     keys = [KEY, *(replace(KEY, **{name: value}) for name, value in other.items())]
@@ -182,7 +184,7 @@ def test_a_failed_write_leaves_no_description(store, monkeypatch):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda document: document.update(version=2),
+        lambda document: document.update(version=1),
         lambda document: document.update(format="other"),
         lambda document: document.update(size="6"),
         lambda document: document.pop("sha256"),
@@ -192,6 +194,16 @@ def test_a_failed_write_leaves_no_description(store, monkeypatch):
         lambda document: document["key"].update(tensorrt="8.0"),
         lambda document: document["key"].update(capability="x"),
         lambda document: document["key"].update(unknown=1),
+        lambda document: document["key"].update(maker="cuda"),
+        lambda document: document["key"].update(maker="rtx"),
+        lambda document: document["key"].update(targets=["8.9"]),
+        lambda document: document["key"].update(tensorrt="1.7.1.116"),
+        *(
+            lambda document, targets=targets: document["key"].update(
+                maker="rtx", tensorrt="1.7.1.116", targets=targets
+            )
+            for targets in ([], ["9.0"], ["8.9", "8.6"], ["8.9", "8.9"], "8.9")
+        ),
     ],
 )
 def test_damaged_descriptions_are_refused(store, damage):

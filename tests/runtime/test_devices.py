@@ -6,6 +6,7 @@ import shlex
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import numpy as np
@@ -104,6 +105,39 @@ def test_a_gpu_that_does_not_work_says_so_before_the_bundle(
     monkeypatch.setattr(cuda_libraries, "preload", lambda _: None)
     with pytest.raises(DeviceError, match="the driver is too old"):
         load_model(lacking, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("capability", "arithmetic", "index", "refused"),
+    [
+        ((7, 5), "bf16", 0, True),
+        ((7, 0), "bf16", 1, True),
+        ((8, 0), "bf16", 0, False),
+        ((12, 0), "bf16", 0, False),
+        ((7, 5), "fp16", 0, False),
+        ((7, 5), "fp32", 0, False),
+        ((7, 5), "bf16", 9, False),  # no such GPU: said elsewhere
+    ],
+)
+def test_bf16_is_refused_by_gpus_without_it(
+    monkeypatch: pytest.MonkeyPatch, gpu: None, capability, arithmetic, index, refused
+) -> None:
+    """Before anything is loaded: the CUDA backend is never reached."""
+    here = cuda_libraries.Gpu("FAKE GPU", capability, 1 << 33)
+    monkeypatch.setattr(
+        cuda_libraries, "driver", lambda: cuda_libraries.Driver((13, 0), (here, here))
+    )
+    reached = []
+    monkeypatch.setattr(devices, "OrtCudaBackend", lambda *a, **k: reached.append(k["index"]))
+    precision = SimpleNamespace(arithmetic=arithmetic)
+    bundle = SimpleNamespace(path=Path("b"), manifest=SimpleNamespace(precision=precision))
+    if refused:
+        with pytest.raises(DeviceError, match=r"bf16, which FAKE GPU .* does not have.*8\.0"):
+            devices.open_backend(bundle, f"cuda:{index}")
+        assert not reached
+    else:
+        devices.open_backend(bundle, f"cuda:{index}")
+        assert reached == [index]
 
 
 def _advised(error: pytest.ExceptionInfo[BundleError]) -> list[str]:

@@ -8,21 +8,23 @@ and TF32 is off, so that fp32 means fp32.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mt3_engines.building.compiler_log import heard
 from mt3_engines.building.operators import faults
 from mt3_engines.building.prepare import prepare
 from mt3_engines.optional import import_onnx, log
-from mt3_engines.storage.keys import EngineKey, EngineTarget
+from mt3_engines.storage.keys import EngineKey, EngineTarget, capability_of
 from mt3_engines.storage.requests import PROFILE
 from mt3_engines.storage.shapes import Shape, decoder_shapes, encoder_shapes
 from mt3_engines.storage.store import EngineInfo, EngineStore
-from mt3_engines.versions import parse_version
 from mt3_runtime.errors import BundleError, DeviceError
 from mt3_runtime.filesystem.atomic import make_folder
 from mt3_runtime.imports.interrupts import Held
@@ -46,7 +48,7 @@ class Tools:
     """The modules that build.
 
     Attributes:
-        tensorrt: ``tensorrt``.
+        tensorrt: ``tensorrt``, or ``tensorrt_rtx``.
         loaders: ``polygraphy.backend.trt``.
         place: What they build for.
         use_gpu: Makes the GPU they build on the calling thread's; CUDA chooses one per thread.
@@ -71,9 +73,15 @@ def prepared_graph(bundle: Bundle, key: EngineKey) -> ModelProto:
         model = onnx.load_from_string(data)
     except Exception as error:  # protobuf's, which is not imported here
         raise BundleError(f"{key.role} graph of {bundle.path} is no ONNX: {error}.") from error
-    version = parse_version(key.tensorrt)
+    version = key.made_by.graph_version(key.tensorrt)
     try:
-        made = prepare(model, version, precision=key.precision, capacity=key.capacity)
+        made = prepare(
+            model,
+            version,
+            precision=key.precision,
+            capacity=key.capacity,
+            matrix_products=key.matrix_products,
+        )
     except ValueError as error:
         raise BundleError(f"{key.role} graph of {bundle.path}: {error}.") from error
     found = faults(made, version)
@@ -88,7 +96,7 @@ def prepared_graph(bundle: Bundle, key: EngineKey) -> ModelProto:
 def profiles(manifest: Manifest, key: EngineKey) -> list[dict[str, Shape]]:
     """Shapes of all inputs, one dict for each number of rows."""
     if key.role == "encoder":
-        shapes = [encoder_shapes(manifest)]
+        shapes = [encoder_shapes(manifest, segments) for segments in key.slots]
     else:
         shapes = [decoder_shapes(manifest, rows, key.capacity) for rows in key.slots]
     inputs = {name for graph in manifest.graphs if graph.role == key.role for name in graph.inputs}
@@ -112,7 +120,7 @@ def build_engine(
     """
     lacking = key.lacking()
     if lacking:
-        raise DeviceError(f"{bundle.path}: {lacking}. Use a bundle of int8, or the exact one.")
+        raise DeviceError(f"{bundle.path}: {lacking}.")
     graph = prepared_graph(bundle, key).SerializeToString()
     make_folder(store.folder)
     store.check_place(key)
@@ -122,23 +130,25 @@ def build_engine(
     arguments = config_arguments(bundle.manifest, key, store, tools)
     monitor = make_monitor(tools.tensorrt, report, cancelled)
     config = poly.PostprocessConfig(
-        poly.CreateConfig(**arguments, progress_monitor=monitor),
+        config_class(poly, key.targets)(**arguments, progress_monitor=monitor),
         func=_finisher(tools.tensorrt, key),
     )
-    cache = str(store.timing_cache(tools.place))
+    # Where no GPU is asked nothing is measured.
+    cache = None if key.targets else str(store.timing_cache(tools.place))
     build = poly.EngineBytesFromNetwork(network, config=config, save_timing_cache=cache)
 
     def work() -> Any:
         tools.use_gpu()
         return build()
 
-    try:
-        engine = cancellable(work, cancelled)
-    except Exception as error:  # polygraphy has one class for everything, TensorRT none
-        raise DeviceError(
-            f"TensorRT {key.tensorrt} could not build the {key.role} engine: {error}. "
-            "`mt3 build --log FILE` keeps what it said."
-        ) from error
+    with heard() as said:
+        try:
+            engine = cancellable(work, cancelled)
+        except Exception as error:  # polygraphy has one class for everything, TensorRT none
+            raise DeviceError(
+                f"{tools.place.program} could not build the {key.role} engine: "
+                f"{said.reason(error)}. `mt3 build --log FILE` keeps what it said."
+            ) from error
     seconds = time.monotonic() - started
     return store.put(key, bytes(engine), model=bundle.manifest.name, seconds=seconds)
 
@@ -165,6 +175,20 @@ def cancellable(work: Callable[[], T], cancelled: threading.Event) -> T:
     return made.result()
 
 
+def config_class(loaders: Any, targets: Sequence[str]) -> Callable[..., Any]:
+    """What sets the builder up, of polygraphy; for the GPU that is here if no targets are named.
+
+    Args:
+        loaders: ``polygraphy.backend.trt``.
+        targets: Compute capabilities.
+    """
+    if not targets:
+        return loaders.CreateConfig  # type: ignore[no-any-return]
+    config = importlib.import_module("polygraphy.backend.tensorrt_rtx").CreateConfigRTX
+    wanted = [capability_of(target) for target in targets]
+    return functools.partial(config, compute_capabilities=wanted)
+
+
 def config_arguments(
     manifest: Manifest, key: EngineKey, store: EngineStore, tools: Tools
 ) -> dict[str, Any]:
@@ -175,10 +199,12 @@ def config_arguments(
         for name, shape in shapes.items():
             profile.add(name, min=shape, opt=shape, max=shape)
         made.append(profile)
-    arguments: dict[str, Any] = {"profiles": made, "tf32": False}
-    timing = store.timing_cache(tools.place)
-    if timing.is_file():
-        arguments["load_timing_cache"] = str(timing)
+    arguments: dict[str, Any] = {"profiles": made}
+    if not key.targets:  # else `_finisher` does it, and nothing is measured
+        arguments["tf32"] = False
+        timing = store.timing_cache(tools.place)
+        if timing.is_file():
+            arguments["load_timing_cache"] = str(timing)
     if key.version_compatible:
         arguments["version_compatible"] = True
     if key.stripped:
@@ -208,13 +234,17 @@ def _finisher(tensorrt: Any, key: EngineKey) -> Callable[[Any, Any, Any], None]:
     """Sets what polygraphy has no argument for."""
 
     def finish(_builder: Any, _network: Any, config: Any) -> None:
+        if key.targets:
+            config.clear_flag(tensorrt.BuilderFlag.TF32)
+            # Captured work may not allocate, so that all scratch memory must be ours.
+            config.set_flag(tensorrt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         if key.stripped:
             # The weights come back exactly as they were, so TensorRT may fold what it likes.
             config.set_flag(tensorrt.BuilderFlag.REFIT_IDENTICAL)
-        # All rows in the same way, whatever their place, where TensorRT can promise that.  Exact
-        # engines alone: it forbids some of the fastest products.
+        # All rows in the same way, whatever their place, where TensorRT can promise that: for one
+        # number of rows.  Exact engines alone, as it forbids some of the fastest products.
         flag = getattr(tensorrt.BuilderFlag, "DISTRIBUTIVE_INDEPENDENCE", None)
-        if flag is not None and key.precision == "fp32":
+        if flag is not None and key.precision == "fp32" and len(key.slots) == 1:
             config.set_flag(flag)
 
     return finish

@@ -54,6 +54,11 @@ def to_half(model: ModelProto, kind: Half = "fp16") -> None:
     _drop_unused(model)
 
 
+def is_exact(node: NodeProto) -> bool:
+    """Whether a product decides something, so that it stays fp32."""
+    return any(part in name for name in node.input for part in _EXACT)
+
+
 def bf16_words(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     """Finite numbers as bf16, to the nearest, ties to even: the upper words of fp32."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
@@ -107,7 +112,7 @@ class _Halver(Rewriter):
             self._leave(node)
 
     def _exact(self, node: NodeProto) -> bool:
-        return any(part in name for name in node.input for part in _EXACT)
+        return is_exact(node)
 
     def _compute(self, node: NodeProto, values: set[str]) -> None:
         """Writes the node with 16-bit inputs; its results so and, for others, as fp32."""

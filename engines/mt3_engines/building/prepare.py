@@ -7,6 +7,7 @@ strongly typed: an engine's precision is what the graph says.  So, before buildi
 - attention is spelled out: products, mask, softmax (TensorRT fuses that pattern itself);
 - the cache gets its fixed length; where it cannot be written in place, a selection over all
   columns makes the new one;
+- for GPUs without fp32 matrix products, those that decide something become sums of products;
 - with ``fp16``, every matrix product and convolution reads fp16 and so do the caches.  Softmax,
   norms, residual sums, the output head and the choice of experts stay fp32.
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mt3_engines.building.half_precision import to_half
+from mt3_engines.building.half_precision import is_exact, to_half
 from mt3_engines.building.network_graph import Rewriter
 from mt3_engines.building.operators import table
 from mt3_engines.versions import Version, updates_in_place
@@ -35,7 +36,12 @@ _IR_VERSIONS = {20: 9, 23: 11, 24: 11}
 
 
 def prepare(
-    model: ModelProto, version: Version, *, precision: Precision = "fp32", capacity: int = 0
+    model: ModelProto,
+    version: Version,
+    *,
+    precision: Precision = "fp32",
+    capacity: int = 0,
+    matrix_products: bool = True,
 ) -> ModelProto:
     """Makes the graph that an engine is built from.
 
@@ -44,6 +50,7 @@ def prepare(
         version: TensorRT's.
         precision: Of matrix products and caches.
         capacity: Columns of the cache, for a decoder.
+        matrix_products: Whether there are matrix products of fp32.
     """
     from onnx import ModelProto as Model  # noqa: PLC0415  0.3 s
 
@@ -57,6 +64,8 @@ def prepare(
     _Speller(copy, version).run()
     if precision == "fp16":
         to_half(copy)
+    if not matrix_products:
+        _Summer(copy).run()
     return copy
 
 
@@ -66,6 +75,22 @@ def _fix_capacity(model: ModelProto, capacity: int) -> None:
             if dim.dim_param.startswith("capacity"):
                 dim.dim_value = capacity
     del model.graph.value_info[:]
+
+
+class _Summer(Rewriter):
+    """Spells products that stay fp32, a vector times a matrix each, as sums of products."""
+
+    def rewrite(self, node: NodeProto) -> None:
+        if node.op_type != "MatMul" or not is_exact(node):
+            self.keep(node)
+            return
+        rows, matrix = node.input
+        products = self.op(
+            "Mul",
+            self.op("Unsqueeze", rows, self.constant([-2])),
+            self.op("Transpose", matrix, perm=[1, 0]),
+        )
+        self.op("ReduceSum", products, self.constant([-1]), out=node.output[0], keepdims=0)
 
 
 class _Speller(Rewriter):

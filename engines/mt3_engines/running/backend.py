@@ -1,7 +1,9 @@
-"""The backend of the device `tensorrt`: a bundle's engines, and lanes over them."""
+"""The backend of the devices `tensorrt` and `rtx`: a bundle's engines, and lanes over them."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import threading
 import weakref
@@ -10,19 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mt3_engines.optional import find_place, import_tensorrt, open_cuda
-from mt3_engines.running.engine_loader import Loader
+from mt3_engines.running.engine_loader import Engines, Loader
 from mt3_engines.running.lane import TensorRtLane
-from mt3_engines.running.rows import DeviceRows, Engines
+from mt3_engines.running.rows import DeviceRows
 from mt3_engines.storage.keys import PRECISIONS, Precision
 from mt3_engines.storage.requests import EngineSet, choose
 from mt3_engines.storage.shapes import decoder_shapes, encoder_shapes
 from mt3_engines.storage.store import EngineStore
+from mt3_engines.targets import check_gpu
+from mt3_engines.versions import RTX, TENSORRT, Maker
 from mt3_runtime.backends.ort_common import check_threads
 from mt3_runtime.errors import DeviceError, MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
     from mt3_engines.running.cuda import Cuda
-    from mt3_runtime.backends.base import Lane
+    from mt3_runtime.backends.base import FloatArray, IdArray, Lane
     from mt3_runtime.backends.devices import Device
     from mt3_runtime.bundles.bundle import Bundle
 
@@ -31,6 +35,10 @@ PRECISION_VARIABLE = "MT3_TENSORRT_PRECISION"
 
 #: Lanes: while one computes features and notes on the host, or encodes, another one decodes.
 WORKERS = 2
+
+
+#: Log-probabilities that differ by less may be equal, but for rounding.
+_APART = 1e-3
 
 
 class TensorRtBackend:
@@ -48,6 +56,7 @@ class TensorRtBackend:
         *,
         tensorrt: Any,
         cuda: Cuda,
+        maker: Maker = TENSORRT,
         store: EngineStore | None = None,
         workers: int = WORKERS,
         precision: Precision | None = None,
@@ -58,6 +67,7 @@ class TensorRtBackend:
             bundle: The model.
             tensorrt: The module.
             cuda: The GPU.
+            maker: Whose module that is.
             store: Where to look for engines.
             workers: Number of lanes.
             precision: Of the engines.
@@ -67,55 +77,106 @@ class TensorRtBackend:
             BundleError: An engine or a graph is damaged.
         """
         store = EngineStore() if store is None else store
-        place = find_place(tensorrt, cuda)
+        place = find_place(tensorrt, cuda, maker)
+        if maker is RTX:
+            check_gpu(place)
         self._manifest = bundle.manifest
         chosen = choose(bundle, store, place, precision)
-        self._loader = Loader(tensorrt, bundle, store)
+        self._loader = Loader(tensorrt, bundle, store, place)
         self._engines = self._load(cuda, chosen)
         self.workers, self.slots = workers, chosen.plan.slots[-1]
         self.description = (
-            f"tensorrt ({place.gpu}, TensorRT {place.tensorrt}, {chosen.arithmetic}, rows: "
+            f"{maker.name} ({place.gpu}, {place.program}, {chosen.arithmetic}, rows: "
             f"{','.join(map(str, chosen.plan.slots))})"
         )
         self._all: list[DeviceRows] = []
         self._free: list[DeviceRows] = []
         self._lock = threading.Lock()
+        self._closed = False
+        try:
+            self._prove()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the reason is what failed first
+                self.close()
+            raise
 
     def lane(self, slots: int, *, alone: bool = False) -> Lane:  # noqa: ARG002  of the protocol
-        """A lane over rows that no other lane uses; they are taken back when it is gone."""
+        """A lane over rows that no other lane uses; they are taken back when it is gone.
+
+        Raises:
+            OptionError: The engines have fewer rows.
+            DeviceError: The GPU is full, or the backend was closed.
+        """
         if slots > self.slots:
             raise OptionError(f"The engines were built for {self.slots} slots, not {slots}.")
         with self._lock:
+            if self._closed:
+                raise DeviceError("This model was closed; load it again.")
             self._engines.cuda.use()
             rows = self._free.pop() if self._free else DeviceRows(self._engines)
             if rows not in self._all:
                 self._all.append(rows)
         lane = TensorRtLane(self._manifest, rows, slots)
-        weakref.finalize(lane, self._free.append, rows)
+        weakref.finalize(lane, self._take_back, rows)
         return lane
 
     def warmup(self) -> None:
         """Encodes silence, and records the steps of all numbers of rows in every first cache."""
-        shapes = encoder_shapes(self._manifest)
-        silence = np.zeros(shapes["features"][1:], np.float32)
-        previous = (
-            np.full(shapes["previous_ids"][1:], self._manifest.decoding.start_id, np.int64)
-            if "previous_ids" in shapes
-            else None
-        )
         lanes = [self.lane(self.slots) for _ in range(self.workers)]
         for lane in lanes:
-            lane.load(0, silence, previous)
+            lane.load(0, *self._silence())
             for rows in self._engines.plan.slots:
                 lane.positions[:] = 0
                 lane.step(rows)
 
+        self._keep_kernels()
+
     def close(self) -> None:
-        with self._lock:
+        with self._lock, contextlib.ExitStack() as stack:
+            self._closed = True
             for rows in self._all:
-                rows.close()
+                stack.callback(rows.close)  # all of them, whatever one of them raises
             self._all.clear()
             self._free.clear()
+            stack.callback(self._keep_kernels)
+
+    def _take_back(self, rows: DeviceRows) -> None:
+        """Keeps the rows of a lane that is gone for the next one; freed ones are of no use."""
+        if not rows.closed:
+            self._free.append(rows)
+            self._keep_kernels()
+
+    def _keep_kernels(self) -> None:
+        for contexts in (self._engines.encoder, *self._engines.decoders.values()):
+            contexts.keep_kernels()
+
+    def _prove(self) -> None:
+        """Encodes silence and decodes a token: a device that does not work is refused, never used.
+
+        Raises:
+            DeviceError: It failed, or what came out are no log-probabilities of two tokens.  Where
+                a GPU lacks an arithmetic, products may come out as zeros without an error.
+        """
+        lane = self.lane(self._manifest.model.channels)
+        lane.load(0, *self._silence())
+        lane.step(1)
+        best, second = lane.top_log_probs[0].tolist()
+        uniform = -math.log(self._manifest.model.vocab_size)  # what zeros come to
+        if not uniform + _APART < best <= _APART or not second <= best:
+            raise DeviceError(
+                f"{self.description} computes nonsense: the two best tokens of silence have the "
+                f"log-probabilities {best} and {second}. Use device cuda or cpu, and please "
+                "report it."
+            )
+
+    def _silence(self) -> tuple[FloatArray, IdArray | None]:
+        """Features and previous ids of a silent segment."""
+        shapes = encoder_shapes(self._manifest)
+        silence = np.zeros(shapes["features"][1:], np.float32)
+        if "previous_ids" not in shapes:
+            return silence, None
+        start = self._manifest.decoding.start_id
+        return silence, np.full(shapes["previous_ids"][1:], start, np.int64)
 
     def _load(self, cuda: Cuda, chosen: EngineSet) -> Engines:
         manifest, loader = self._manifest, self._loader
@@ -140,20 +201,36 @@ def open_tensorrt(
             no engines for it.
         OptionError: ``threads`` or ``MT3_TENSORRT_PRECISION`` makes no sense.
     """
+    return _open(bundle, device, threads, TENSORRT)
+
+
+def open_rtx(
+    bundle: Bundle,
+    device: Device,
+    threads: int | None = None,
+    profile: str | None = None,  # noqa: ARG001  as above
+) -> TensorRtBackend:
+    """What the entry point ``rtx`` leads to; as `open_tensorrt` otherwise."""
+    return _open(bundle, device, threads, RTX)
+
+
+def _open(bundle: Bundle, device: Device, threads: int | None, maker: Maker) -> TensorRtBackend:
     check_threads(threads)
     asked = os.environ.get(PRECISION_VARIABLE) or None
     if asked not in (None, *PRECISIONS):
         raise OptionError(f"{PRECISION_VARIABLE} must be one of {', '.join(PRECISIONS)}.")
     try:
-        tensorrt, cuda = import_tensorrt(), open_cuda(device.index)
+        tensorrt, cuda = import_tensorrt(maker), open_cuda(device.index, maker)
     except MissingDependencyError as error:
         raise DeviceError(
-            f"device tensorrt was asked for, but cannot be used here; use device cpu, or: {error}"
+            f"device {maker.name} was asked for, but cannot be used here; use device cpu, or: "
+            f"{error}"
         ) from error
     return TensorRtBackend(
         bundle,
         tensorrt=tensorrt,
         cuda=cuda,
+        maker=maker,
         workers=threads or WORKERS,
         precision=asked,
     )

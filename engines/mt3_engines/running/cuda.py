@@ -7,6 +7,7 @@ objects.  Memory that is pinned comes as a NumPy array over it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from typing import Any
 
@@ -58,8 +59,13 @@ class Cuda:
         """Device memory, zeroed: unwritten parts of a cache must hold finite numbers."""
         address = int(self._call("cudaMalloc", size))
         # Not on the default stream: the others do not wait for it.
-        self._call("cudaMemsetAsync", address, 0, size, self._clearing)
-        self.synchronize(self._clearing)
+        try:
+            self._call("cudaMemsetAsync", address, 0, size, self._clearing)
+            self.synchronize(self._clearing)
+        except BaseException:
+            with contextlib.suppress(DeviceError):
+                self.free(address)
+            raise
         return address
 
     def free(self, address: int) -> None:
@@ -165,6 +171,13 @@ class Cuda:
             return self._call("cudaGraphInstantiate", graph, 0)
         finally:
             self._call("cudaGraphDestroy", graph)
+
+    def abandon_capture(self, stream: Handle) -> None:
+        """Ends a recording in which something failed; that says more than what this may raise."""
+        with contextlib.suppress(DeviceError):
+            graph = self._call("cudaStreamEndCapture", stream)
+            if graph:
+                self._call("cudaGraphDestroy", graph)
 
     def launch(self, graph: Handle, stream: Handle) -> None:
         """Does the recorded work."""

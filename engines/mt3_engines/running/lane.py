@@ -14,7 +14,7 @@ import numpy as np
 from mt3_runtime.backends.ort_common import HostSlots
 
 if TYPE_CHECKING:
-    from mt3_engines.running.rows import DeviceRows
+    from mt3_engines.running.rows import DeviceRows, Segment
     from mt3_runtime.backends.base import FloatArray, IdArray
     from mt3_runtime.bundles.bundle import Manifest
 
@@ -25,12 +25,18 @@ class TensorRtLane(HostSlots):
     def __init__(self, manifest: Manifest, rows: DeviceRows, slots: int) -> None:
         super().__init__(manifest.model, slots, manifest.decoding.start_id)
         self._rows = rows
+        self._waiting: list[Segment] = []
 
     def load(self, slot: int, features: FloatArray, previous_ids: IdArray | None = None) -> None:
-        self._rows.encode(slot, features, previous_ids)
+        """Segments that are loaded one after the other are encoded together."""
+        previous = None if previous_ids is None else previous_ids.copy()
+        self._waiting.append((slot, features.copy(), previous))
+        if len(self._waiting) == self._rows.most_segments:
+            self._encode()
         self.restart(slice(slot, slot + self.channels))
 
     def step(self, rows: int) -> None:
+        self._encode()
         device, positions = self._rows, self.positions[:rows]
         device.fit(positions)
         device.allow(self.allowed[:rows])
@@ -41,5 +47,10 @@ class TensorRtLane(HostSlots):
         positions += np.int32(1)
 
     def move(self, source: int, target: int) -> None:
+        self._encode()
         super().move(source, target)
         self._rows.move(source, target, int(self.positions[source]))
+
+    def _encode(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._rows.encode(waiting)

@@ -8,140 +8,138 @@ places.
 
 A step is recorded once for each bucket, capacity and buffer that is read, together with the copies
 to and from pinned memory, and launched as a CUDA graph afterwards.  Encoding runs on a stream of
-its own; the next step waits for it on the GPU, not on the host.
+its own, several segments at once; the next step waits for it on the GPU, not on the host.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-import threading
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mt3_engines.storage.shapes import Shape, ShapePlan, cache_shapes, cross_shapes, decoder_shapes
-from mt3_engines.storage.shapes import encoder_shapes as shapes_of_encoder
-from mt3_engines.versions import parse_version, updates_in_place
+from mt3_engines.running.device_memory import DeviceMemory, Exchange
+from mt3_engines.storage.shapes import (
+    Shape,
+    cache_shapes,
+    cross_shapes,
+    decoder_shapes,
+    encoder_shapes,
+)
 from mt3_runtime.errors import DeviceError
 
 if TYPE_CHECKING:
-    from mt3_engines.running.cuda import Bytes, Cuda, Handle
-    from mt3_engines.storage.requests import EngineSet
+    from mt3_engines.running.contexts import Contexts
+    from mt3_engines.running.cuda import Handle
+    from mt3_engines.running.engine_loader import Engines
     from mt3_runtime.backends.base import FloatArray, IdArray
-    from mt3_runtime.bundles.bundle import Manifest
 
-#: Bytes per element of what the host sends and receives.
-_SIZES = {"token_ids": 8, "positions": 4, "top_ids": 8, "top_log_probs": 4}
+#: Types of what the host sends and receives, as the graphs declare them.
+HOST_TYPES: dict[str, Any] = {
+    "token_ids": np.int64,
+    "positions": np.int32,
+    "top_ids": np.int64,
+    "top_log_probs": np.float32,
+    "features": np.float32,
+    "previous_ids": np.int64,
+}
+#: Type of the encoder's and the decoder's other tensors that is not that of the caches.
+DEVICE_TYPES: dict[str, Any] = {"allowed": np.bool_, "next_ids": np.int64}
 
+#: A smaller cache takes over when at least this part of it stays free.  Then as many steps lie
+#: between there and back, and moving all rows costs about two: at most an eighth of the time for
+#: 128 columns, where it would be all of it if rows went there and back at one limit.
+_SPARE = 0.25
 
-@dataclass(frozen=True)
-class Engines:
-    """Loaded engines, shared by all rows.
-
-    Attributes:
-        cuda: The GPU.
-        manifest: The model's.
-        chosen: What was loaded.
-        encoder: The engine.
-        decoders: Engines by capacity.
-        lock: Held while a context is made; engines are shared by threads.
-    """
-
-    cuda: Cuda
-    manifest: Manifest
-    chosen: EngineSet
-    encoder: Any
-    decoders: dict[int, Any]
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def plan(self) -> ShapePlan:
-        """Rows and capacities there are."""
-        return self.chosen.plan
-
-    @property
-    def element(self) -> int:
-        """Bytes per element of caches and cross keys and values."""
-        return 2 if self.chosen.precision == "fp16" else 4
-
-    @property
-    def buffers(self) -> int:
-        """How many buffers a cache takes."""
-        built = parse_version(self.chosen.encoder.key.tensorrt)
-        return 1 if updates_in_place(built) else 2
-
-
-@dataclass
-class _Exchange:
-    """A tensor the host writes or reads: pinned memory and its twin on the device."""
-
-    host: Bytes
-    device: int
-
-    def array(self, dtype: Any, shape: Shape) -> npt.NDArray[Any]:
-        """The host's side, seen as an array of its first elements."""
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        seen: npt.NDArray[Any] = self.host[:size].view(dtype).reshape(shape)
-        return seen
+#: What is encoded: slot, features [frames, bins], previous ids [memory_tokens] or None.
+Segment = tuple[int, "FloatArray", "IdArray | None"]
 
 
 class DeviceRows:
     """The rows of one lane at a time; not for two threads at once."""
 
     def __init__(self, engines: Engines) -> None:
+        """Makes all buffers, and records the encoder.
+
+        Raises:
+            DeviceError: The GPU refuses; what was made until then is freed.
+        """
         self._engines, self._cuda, self._manifest = engines, engines.cuda, engines.manifest
-        self._rows = engines.plan.slots[-1]
-        self._allocated: list[int] = []
-        self._pinned: list[Bytes] = []
+        self._memory = DeviceMemory(engines.cuda)
+        self.closed = False
+        try:
+            self._make()
+        except BaseException:
+            self.closed = True
+            with contextlib.suppress(Exception):  # the reason is what made it fail
+                self._memory.close()
+            raise
+
+    def _make(self) -> None:
+        plan, memory = self._engines.plan, self._memory
+        self._rows, self._batches = plan.slots[-1], plan.segments
         self._graphs: dict[tuple[int, int, int], Handle] = {}
-        self._contexts: list[Any] = []
         self._caches: dict[int, list[dict[str, int]]] = {}
+        self._scratch: dict[int, tuple[int, int]] = {}
         self._read = 0  # which of a cache's buffers holds the past
-        cuda = self._cuda
-        self._decoding, self._encoding = cuda.stream(), cuda.stream()
-        self._encoded, self._moved = cuda.event(), cuda.event()
+        self._decoding, self._encoding = memory.stream(), memory.stream()
+        self._encoded, self._moved = memory.event(), memory.event()
         vocabulary = self._manifest.model.vocab_size
-        self._io = {name: self._exchange(self._rows * size * (2 if "top" in name else 1))
-                    for name, size in _SIZES.items()}  # fmt: skip
-        self._allowed = self._exchange(self._rows * vocabulary)
+        shapes = decoder_shapes(self._manifest, self._rows, 1)
+        shapes |= encoder_shapes(self._manifest, self._batches[-1])
+        self._io = {
+            name: memory.exchange(math.prod(shapes[name]) * np.dtype(dtype).itemsize)
+            for name, dtype in HOST_TYPES.items()
+            if name in shapes
+        }
+        self._allowed = memory.exchange(self._rows * vocabulary)
         self._sent = np.zeros((self._rows, vocabulary), np.bool_)
-        self._ignored = self._allocate(self._rows * 8)  # next_ids: the same ids are in top_ids
+        self._ignored = memory.allocate(self._rows * 8)  # next_ids: the same ids are in top_ids
         self._cross = self._tensors(cross_shapes(self._manifest, self._rows))
-        self._encoder_inputs, self._encoder_outputs, self._encode = self._prepare_encoder()
-        self.capacity = engines.plan.capacities[0]
+        channels = self._manifest.model.channels
+        self._fresh = self._tensors(cross_shapes(self._manifest, self._batches[-1] * channels))
+        self._encoders = {count: self._record_encoder(count) for count in self._batches}
+        self.capacity = plan.capacities[0]
 
     # What a lane asks for -------------------------------------------------------------------------
 
-    def encode(self, slot: int, features: FloatArray, previous_ids: IdArray | None) -> None:
-        """Encodes a segment into the cross keys and values of the slots from ``slot`` on.
+    @property
+    def most_segments(self) -> int:
+        """How many segments are encoded at once."""
+        return self._batches[-1]
+
+    def encode(self, segments: Sequence[Segment]) -> None:
+        """Encodes segments into the cross keys and values of their slots.
 
         Args:
-            slot: The first one.
-            features: [frames, bins].
-            previous_ids: [memory_tokens] for a model with memory.
+            segments: Each with the first of its slots; several are encoded at once as far as there
+                are encoders for so many.
         """
-        cuda, stream = self._cuda, self._encoding
-        cuda.use()
-        cuda.wait_here(self._encoded)  # the pinned memory may still be read
-        inputs = self._encoder_inputs
-        inputs["features"].array(np.float32, features.shape)[:] = features
-        if previous_ids is not None:
-            inputs["previous_ids"].array(np.int64, previous_ids.shape)[:] = previous_ids
-        cuda.launch(self._encode, stream)
-        cuda.wait(stream, self._moved)  # a row that moves away is read before it is overwritten
-        for name, source in self._encoder_outputs.items():
-            size = self._row_bytes(cross_shapes(self._manifest, 1)[name])
-            channels = self._manifest.model.channels
-            cuda.copy(self._cross[name] + slot * size, source, channels * size, stream)
-        cuda.record(self._encoded, stream)
-        cuda.wait(self._decoding, self._encoded)
+        self._check_open()
+        at = 0
+        while at < len(segments):
+            count = max(count for count in self._batches if count <= len(segments) - at)
+            self._encode(segments[at : at + count])
+            at += count
 
     def fit(self, positions: npt.NDArray[np.int32]) -> None:
-        """Changes to the smallest capacity that holds the next token of all rows."""
+        """Changes to a capacity that holds the next token of all rows.
+
+        That is a larger one where it must be, a smaller one where much of it stays free.
+
+        Args:
+            positions: [rows].
+        """
+        self._check_open()
         self._cuda.use()
-        needed = self._engines.plan.capacity(int(positions.max()) + 1)
+        plan, longest = self._engines.plan, int(positions.max()) + 1
+        needed = plan.capacity(longest)
+        if needed < self.capacity:
+            roomy = [c for c in plan.capacities if longest <= c - int(c * _SPARE)]
+            needed = min([*roomy, self.capacity])
         if needed == self.capacity:
             self._cache(needed)
             return
@@ -164,6 +162,7 @@ class DeviceRows:
         Args:
             allowed: [rows, V].
         """
+        self._check_open()
         rows = len(allowed)
         if np.array_equal(self._sent[:rows], allowed):
             return
@@ -184,6 +183,7 @@ class DeviceRows:
             Views of the two best ids and their log-probabilities, each [rows, 2], good until the
             next step.
         """
+        self._check_open()
         cuda, rows = self._cuda, len(token_ids)
         cuda.use()
         bucket = self._engines.plan.rows(rows)
@@ -204,6 +204,7 @@ class DeviceRows:
 
     def move(self, source: int, target: int, columns: int) -> None:
         """Copies a row over another one, with so many columns of its cache."""
+        self._check_open()
         cuda, stream = self._cuda, self._decoding
         cuda.use()
         cross = cross_shapes(self._manifest, 1)
@@ -225,23 +226,15 @@ class DeviceRows:
         cuda.record(self._moved, stream)
 
     def close(self) -> None:
-        """Waits for the GPU and frees everything."""
-        cuda = self._cuda
-        cuda.use()
-        for stream in (self._encoding, self._decoding):
-            cuda.synchronize(stream)
-        for graph in [*self._graphs.values(), self._encode]:
-            cuda.close_graph(graph)
+        """Waits for the GPU and frees everything; using the rows afterwards is an error."""
+        self.closed = True
+        self._cuda.use()
         self._graphs.clear()
-        self._contexts.clear()
-        for event in (self._encoded, self._moved):
-            cuda.close_event(event)
-        for stream in (self._encoding, self._decoding):
-            cuda.close_stream(stream)
-        for address in self._allocated:
-            cuda.free(address)
-        for array in self._pinned:
-            cuda.free_pinned(array)
+        self._memory.close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise DeviceError("The rows on the GPU are freed: the model was closed. Load it again.")
 
     # Memory ---------------------------------------------------------------------------------------
 
@@ -253,50 +246,65 @@ class DeviceRows:
         return self._caches[capacity]
 
     def _tensors(self, shapes: dict[str, Shape]) -> dict[str, int]:
-        return {name: self._allocate(self._row_bytes(shape)) for name, shape in shapes.items()}
+        return {
+            name: self._memory.allocate(self._row_bytes(shape)) for name, shape in shapes.items()
+        }
 
     def _row_bytes(self, shape: Shape) -> int:
         return math.prod(shape) * self._engines.element
 
-    def _allocate(self, size: int) -> int:
-        address = self._cuda.allocate(size)
-        self._allocated.append(address)
+    def _scratch_on(self, stream: Handle, size: int) -> int:
+        """Scratch memory for what runs on a stream; recorded work keeps the older, smaller one."""
+        address, there = self._scratch.get(id(stream), (0, 0))
+        if there < size:
+            address = self._memory.allocate(size)
+            self._scratch[id(stream)] = address, size
         return address
-
-    def _exchange(self, size: int) -> _Exchange:
-        host = self._cuda.pinned(size)
-        self._pinned.append(host)
-        return _Exchange(host, self._allocate(size))
 
     # Recorded work --------------------------------------------------------------------------------
 
-    def _prepare_encoder(self) -> tuple[dict[str, _Exchange], dict[str, int], Handle]:
-        """Inputs, addresses of the outputs, and the graph that makes the ones from the others."""
-        shapes = shapes_of_encoder(self._manifest)
-        sizes = {"features": 4, "previous_ids": 8}
-        inputs = {
-            name: self._exchange(math.prod(shapes[name]) * size)
-            for name, size in sizes.items()
-            if name in shapes
-        }
-        outputs = self._tensors(cross_shapes(self._manifest, self._manifest.model.channels))
-        addresses = {name: exchange.device for name, exchange in inputs.items()} | outputs
+    def _encode(self, segments: Sequence[Segment]) -> None:
+        """Encodes as many segments as some encoder was recorded for."""
+        cuda, stream, count = self._cuda, self._encoding, len(segments)
+        cuda.use()
+        cuda.wait_here(self._encoded)  # the pinned memory may still be read
+        shapes = encoder_shapes(self._manifest, count)
+        for index, (_, features, previous_ids) in enumerate(segments):
+            self._io["features"].array(np.float32, shapes["features"])[index] = features
+            if previous_ids is not None:
+                self._io["previous_ids"].array(np.int64, shapes["previous_ids"])[index] = (
+                    previous_ids
+                )
+        cuda.launch(self._encoders[count], stream)
+        cuda.wait(stream, self._moved)  # a row that moves away is read before it is overwritten
+        one = cross_shapes(self._manifest, self._manifest.model.channels)
+        row = cross_shapes(self._manifest, 1)
+        for name, source in self._fresh.items():
+            size, step = self._row_bytes(one[name]), self._row_bytes(row[name])
+            for index, (slot, _, _) in enumerate(segments):
+                cuda.copy(self._cross[name] + slot * step, source + index * size, size, stream)
+        cuda.record(self._encoded, stream)
+        cuda.wait(self._decoding, self._encoded)
+
+    def _record_encoder(self, count: int) -> Handle:
+        """The graph that encodes so many segments."""
+        shapes = encoder_shapes(self._manifest, count)
+        inputs = {name: self._io[name] for name in shapes if name in HOST_TYPES}
+        addresses = {name: exchange.device for name, exchange in inputs.items()} | self._fresh
         context = self._bind(
             self._engines.encoder,
-            0,
+            self._batches.index(count),
             shapes={name: shapes[name] for name in inputs},
             addresses=addresses,
             stream=self._encoding,
         )
 
         def work() -> None:
-            for exchange in inputs.values():
-                self._cuda.upload(
-                    exchange.device, exchange.host, len(exchange.host), self._encoding
-                )
+            for name, exchange in inputs.items():
+                self._upload(exchange, HOST_TYPES[name], shapes[name], self._encoding)
             self._execute(context, self._encoding)
 
-        return inputs, outputs, self._captured(work, self._encoding)
+        return self._memory.captured(work, self._encoding)
 
     def _record(self, bucket: int, capacity: int, read: int) -> Handle:
         """The graph of one step."""
@@ -304,7 +312,7 @@ class DeviceRows:
         shapes = decoder_shapes(self._manifest, bucket, capacity)
         caches = self._cache(capacity)
         past, present = caches[read], caches[(read + 1) % engines.buffers]
-        addresses = {name: exchange.device for name, exchange in self._io.items()}
+        addresses = {n: exchange.device for n, exchange in self._io.items() if n in shapes}
         addresses |= {"allowed": self._allowed.device, "next_ids": self._ignored, **self._cross}
         addresses |= past
         addresses |= {n.replace("past", "present", 1): at for n, at in present.items()}
@@ -318,54 +326,39 @@ class DeviceRows:
         )
 
         def work() -> None:
+            # A step may be done twice: it reads its token and position anew and writes one column.
             for name in ("token_ids", "positions"):
-                twin = self._io[name]
-                self._cuda.upload(twin.device, twin.host, bucket * _SIZES[name], stream)
+                self._upload(self._io[name], HOST_TYPES[name], shapes[name], stream)
             self._execute(context, stream)
             for name in ("top_ids", "top_log_probs"):
-                twin = self._io[name]
-                self._cuda.download(twin.host, twin.device, bucket * 2 * _SIZES[name], stream)
+                twin, size = self._io[name], math.prod(shapes[name])
+                size *= np.dtype(HOST_TYPES[name]).itemsize
+                self._cuda.download(twin.host, twin.device, size, stream)
 
-        return self._captured(work, stream)
+        return self._memory.captured(work, stream)
 
-    def _captured(self, work: Any, stream: Handle) -> Handle:
-        """Records work.  It is done once before, as TensorRT sets up some things on first use.
-
-        A step may be done twice: it reads its token and position anew and writes the same column.
-        """
-        work()
-        self._cuda.synchronize(stream)
-        self._cuda.begin_capture(stream)
-        try:
-            work()
-        finally:
-            graph = self._cuda.end_capture(stream)
-        return graph
+    def _upload(self, twin: Exchange, dtype: Any, shape: Shape, stream: Handle) -> None:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        self._cuda.upload(twin.device, twin.host, size, stream)
 
     def _bind(
         self,
-        engine: Any,
+        contexts: Contexts,
         profile: int,
         *,
         shapes: dict[str, Shape],
         addresses: dict[str, int],
         stream: Handle,
     ) -> Any:
-        """A context of its own for each recording: TensorRT wants it unchanged afterwards."""
-        with self._engines.lock:
-            context = engine.create_execution_context()
-        if context is None:
-            raise DeviceError(
-                "The GPU has no memory for another TensorRT context. Build the engines with fewer "
-                "--slots, or close other programs that use the GPU."
-            )
-        self._contexts.append(context)
-        handle = self._cuda.stream_handle(stream)
-        done = [context.set_optimization_profile_async(profile, handle)]
-        done += [context.set_input_shape(name, shape) for name, shape in shapes.items()]
-        done += [context.set_tensor_address(name, at) for name, at in addresses.items()]
-        if not all(done):
-            raise DeviceError("TensorRT refuses the engines' shapes or addresses; see its log.")
+        """A context of its own for each recording."""
+        context = contexts.make(
+            profile,
+            shapes=shapes,
+            addresses=addresses,
+            stream=self._cuda.stream_handle(stream),
+            scratch=lambda size: self._scratch_on(stream, size),
+        )
+        self._memory.keep(context)
         return context
 
     def _execute(self, context: Any, stream: Handle) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from mt3_engines.storage.shapes import buckets_are_ascending
-from mt3_engines.versions import parse_version
+from mt3_engines.versions import MAKERS, Maker, MakerName
 from mt3_runtime.bundles.bundle import Role
 from mt3_runtime.errors import BundleError, DeviceError
 from mt3_runtime.schema import read_fields
@@ -29,8 +29,8 @@ QUANTISED: tuple[Quantised, ...] = ("", "int8", "fp8")
 #: Compute capability from which on there are fp8 products.
 FP8_CAPABILITY = (8, 9)
 
-#: On which GPUs an engine runs: the one kind it was built on, all of its compute capability, or all
-#: from Ampere (8.0) on.
+#: On which GPUs an engine of TensorRT runs: the one kind it was built on, all of its compute
+#: capability, or all from Ampere (8.0) on.
 Hardware = Literal["this", "same", "ampere_plus"]
 HARDWARE: tuple[Hardware, ...] = ("this", "same", "ampere_plus")
 
@@ -43,17 +43,27 @@ _CAPABILITY = re.compile(r"(\d{1,2})\.(\d)")
 
 @dataclass(frozen=True)
 class EngineTarget:
-    """What an engine runs on.
+    """What engines are built for, or run on.
 
     Attributes:
-        tensorrt: Full version, such as ``10.16.1.11``.
-        capability: Compute capability, such as ``9.0``.
-        gpu: Name of the GPU.
+        tensorrt: Full version of the maker, such as ``10.16.1.11``.
+        capability: Compute capability, such as ``9.0``; the lowest of the targets where an engine
+            is built for several.
+        gpu: Name of the GPU; empty where none is needed.
+        maker: What builds and runs them.
+        targets: Compute capabilities they are built for, ascending; empty for the GPU that is here.
     """
 
     tensorrt: str
     capability: str
     gpu: str
+    maker: MakerName = "tensorrt"
+    targets: tuple[str, ...] = ()
+
+    @property
+    def program(self) -> str:
+        """Maker and version, for people."""
+        return f"{MAKERS[self.maker].title} {self.tensorrt}"
 
 
 @dataclass(frozen=True)
@@ -68,11 +78,11 @@ class EngineKey:
         precision: ``fp32`` or ``fp16``: of matrix products that are not quantised, and of caches;
             the rest is fp32.
         quantised: ``int8`` or ``fp8``: of the products that the bundle has quantised.
-        slots: Rows it was built for; (1,), the one segment, for an encoder.
+        slots: Rows it was built for; numbers of segments for an encoder.
         capacity: Columns of the cache; 0 for an encoder.
-        tensorrt: Full version of TensorRT.
-        capability: Compute capability it was built on.
-        gpu: GPU it was built on.
+        tensorrt: Full version of what built it.
+        capability: Compute capability it was built on; the lowest of its targets.
+        gpu: GPU it was built on; empty if that needed none.
         version_compatible: It runs on later minor versions of TensorRT, too.
         hardware: Other GPUs it runs on.
         stripped: It holds no weights; they come from the bundle when it is loaded.
@@ -92,6 +102,15 @@ class EngineKey:
     hardware: Hardware = "this"
     stripped: bool = False
     quantised: Quantised = ""
+    #: What built it.
+    maker: MakerName = "tensorrt"
+    #: Compute capabilities it was built for without a GPU, ascending.
+    targets: tuple[str, ...] = ()
+
+    @property
+    def made_by(self) -> Maker:
+        """What built it, and runs it."""
+        return MAKERS[self.maker]
 
     @property
     def digest(self) -> str:
@@ -109,13 +128,12 @@ class EngineKey:
         """Name of its files without the ending: says the most important, is unique."""
         shape = "x".join(map(str, self.slots))
         columns = f"-c{self.capacity}" if self.capacity else ""
-        return (
-            f"{self.role}-{self.numbers}-s{shape}{columns}-trt{self.tensorrt}"
-            f"-sm{self.capability.replace('.', '')}-{self.digest[:12]}"
-        )
+        made_by = f"{self.made_by.extra}{self.tensorrt}"
+        gpus = "x".join(self.targets or [self.capability]).replace(".", "")
+        return f"{self.role}-{self.numbers}-s{shape}{columns}-{made_by}-sm{gpus}-{self.digest[:12]}"
 
     def same_work(self, other: EngineKey) -> bool:
-        """Whether both compute the same, wherever they were built and whatever they hold."""
+        """Whether both compute the same by one maker, wherever it was, and whatever they hold."""
         place = {
             "tensorrt": "",
             "capability": "",
@@ -123,15 +141,23 @@ class EngineKey:
             "version_compatible": False,
             "hardware": "this",
             "stripped": False,
+            "targets": (),
         }
         return replace(self, **place) == replace(other, **place)  # type: ignore[arg-type]
 
     def obstacles(self, place: EngineTarget) -> list[str]:
         """Why it cannot run at a place; empty if it can."""
-        found = []
+        if self.maker != place.maker:
+            return [f"it was built with {self.made_by.title}, here is {MAKERS[place.maker].title}"]
+        title, found = self.made_by.title, []
         if self.tensorrt != place.tensorrt and not self._runs_on_version(place.tensorrt):
-            found.append(f"it was built with TensorRT {self.tensorrt}, here is {place.tensorrt}")
-        if not self._runs_on_gpu(place):
+            found.append(f"it was built with {title} {self.tensorrt}, here is {place.tensorrt}")
+        if self.targets and place.capability not in self.targets:
+            found.append(
+                f"it was built for compute capability {', '.join(self.targets)}, and {place.gpu} "
+                f"has {place.capability}"
+            )
+        elif not self.targets and not self._runs_on_gpu(place):
             found.append(
                 f"it was built for {self.gpu} (compute capability {self.capability}), here is "
                 f"{place.gpu} ({place.capability})"
@@ -139,7 +165,7 @@ class EngineKey:
         return found
 
     def _runs_on_version(self, installed: str) -> bool:
-        built, here = parse_version(self.tensorrt), parse_version(installed)
+        built, here = self.made_by.version(self.tensorrt), self.made_by.version(installed)
         return self.version_compatible and built.major == here.major and here >= built
 
     def _runs_on_gpu(self, place: EngineTarget) -> bool:
@@ -148,13 +174,27 @@ class EngineKey:
         same = self.capability == place.capability
         return same and (self.hardware == "same" or self.gpu == place.gpu)
 
+    @property
+    def matrix_products(self) -> bool:
+        """Whether all its GPUs have matrix products of fp32.
+
+        TensorRT for RTX has none on Turing: it refuses some, and others come out as zeros.
+        """
+        return self.maker != "rtx" or "7.5" not in self.targets
+
     def lacking(self) -> str:
         """What the GPUs it is for do not have; empty if they have all."""
         lowest = _AMPERE if self.hardware == "ampere_plus" else capability_of(self.capability)
+        if self.precision == "fp32" and not self.matrix_products:
+            return (
+                f"{self.made_by.title} has no fp32 matrix products for compute capability "
+                f"{self.capability} (Turing); build with --precision fp16, or leave sm75 out of "
+                "--targets"
+            )
         if self.quantised == "fp8" and lowest < FP8_CAPABILITY:
             return (
                 "fp8 products need compute capability 8.9 (Ada, Hopper or newer), and the engine "
-                f"is for {'.'.join(map(str, lowest))}"
+                f"is for {'.'.join(map(str, lowest))}; use a bundle of int8, or the exact one"
             )
         return ""
 
@@ -170,11 +210,14 @@ class EngineKey:
             BundleError: A key is missing, unknown or has a value that makes no sense.
         """
         key = read_fields(cls, value, where)
-        if key.capacity < 0 or not buckets_are_ascending(key.slots):
+        made_for = key.made_by.targets
+        sound = key.targets == tuple(target for target in made_for if target in key.targets)
+        sound = sound and bool(key.targets) == bool(made_for)
+        if key.capacity < 0 or not buckets_are_ascending(key.slots) or not sound:
             raise BundleError(f"{where} does not describe an engine; build the engine again.")
         try:
             capability_of(key.capability)
-            parse_version(key.tensorrt)
+            key.made_by.version(key.tensorrt)
         except DeviceError as error:
             raise BundleError(f"{where}: {error}") from error
         return key

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mt3_engines.storage.keys import QUANTISED, RECIPE, EngineKey, EngineTarget, Hardware, Precision
 from mt3_engines.storage.shapes import CAPACITIES, SLOTS, ShapePlan
 from mt3_engines.storage.store import EngineInfo, EngineStore, graph_digests
+from mt3_engines.versions import MAKERS, MakerName
 from mt3_runtime.bundles.bundle import Bundle, Role
 from mt3_runtime.errors import DeviceError, OptionError
 
@@ -64,7 +65,7 @@ def make_keys(
             f"{bundle.path} is of precision {bundle.manifest.precision}, which is made for device "
             "cuda; build engines of the exact bundle, with --precision fp16."
         )
-    digests = graph_digests(bundle, PROFILE)
+    digests = graph_digests(bundle, PROFILE, place.maker)
     arithmetic = bundle.manifest.precision.arithmetic
 
     def key(role: Role, slots: tuple[int, ...], capacity: int) -> EngineKey:
@@ -83,15 +84,18 @@ def make_keys(
             hardware=wish.hardware,
             stripped=wish.stripped,
             quantised=arithmetic if arithmetic in QUANTISED else "",
+            maker=place.maker,
+            targets=place.targets,
         )
 
     decoders = [key("decoder", plan.slots, capacity) for capacity in plan.capacities]
-    return [key("encoder", (1,), 0), *decoders]
+    return [key("encoder", plan.segments, 0), *decoders]
 
 
-def build_command(bundle: Bundle, precision: Precision) -> str:
+def build_command(bundle: Bundle, precision: Precision, maker: MakerName = "tensorrt") -> str:
     """What the user types to build a bundle's engines."""
-    return f"mt3 build {shlex.quote(str(bundle.path))} --precision {precision}"
+    made_by = "" if maker == "tensorrt" else f" --for {maker}"
+    return f"mt3 build {shlex.quote(str(bundle.path))}{made_by} --precision {precision}"
 
 
 def choose(
@@ -108,7 +112,7 @@ def choose(
     Raises:
         DeviceError: There are none, or they are stale; the message names them and the command.
     """
-    digests = graph_digests(bundle, PROFILE)
+    digests = graph_digests(bundle, PROFILE, place.maker)
     usable = [
         info
         for info in store.infos()
@@ -124,7 +128,13 @@ def choose(
         found = _decoders(usable, encoder, bundle.manifest.decoding.max_tokens)
         if found is not None:
             return found
-    raise _missing(bundle, store, place, precision or "fp16")
+    raise _missing(bundle, store, place, precision or _built(store, digests) or "fp16")
+
+
+def _built(store: EngineStore, digests: dict[str, str]) -> Precision | None:
+    """The precision of an engine that there is for some graphs, wherever it runs."""
+    found = (info.key for info in store.infos() if info.key.graph == digests[info.key.role])
+    return next((key.precision for key in found), None)
 
 
 def _decoders(usable: list[EngineInfo], encoder: EngineInfo, longest: int) -> EngineSet | None:
@@ -138,7 +148,7 @@ def _decoders(usable: list[EngineInfo], encoder: EngineInfo, longest: int) -> En
         return None
     slots = max(whole, key=lambda slots: (len(slots), slots))
     decoders = dict(sorted(whole[slots].items()))
-    return EngineSet(encoder, decoders, ShapePlan(slots, tuple(decoders)))
+    return EngineSet(encoder, decoders, ShapePlan(slots, tuple(decoders), encoder.key.slots))
 
 
 def _missing(
@@ -148,12 +158,25 @@ def _missing(
     channels, longest = bundle.manifest.model.channels, bundle.manifest.decoding.max_tokens
     slots = (*SLOTS[:-1], SLOTS[-1] + channels - 1)
     plan = ShapePlan(slots, (*(c for c in CAPACITIES if c < longest), longest))
-    for key in make_keys(bundle, plan, BuildOptions(precision), place):
+    command = build_command(bundle, precision, place.maker)
+    digests = graph_digests(bundle, PROFILE, place.maker)
+    for info in store.infos():  # whatever shapes it has
+        key = info.key
+        obstacles = key.obstacles(place) if key.maker == place.maker else []
+        if obstacles and (key.export_id, key.graph, key.recipe, key.precision) == (
+            bundle.manifest.export_id, digests[key.role], RECIPE, precision
+        ):  # fmt: skip
+            why = "; ".join(obstacles)
+            return DeviceError(
+                f"The {key.role} engine {info.path.name} cannot be used here: {why}. Build it "
+                f"with: {command}"
+            )
+    targets = MAKERS[place.maker].targets
+    for key in make_keys(bundle, plan, BuildOptions(precision), replace(place, targets=targets)):
         try:
-            store.find(key, place, command=build_command(bundle, precision))
+            store.find(key, place, command=command)
         except DeviceError as error:
             return error
     return DeviceError(  # all are there, but of different precision or slots
-        f"The engines in {store.folder} do not go together. Build them again with: "
-        f"{build_command(bundle, precision)}"
+        f"The engines in {store.folder} do not go together. Build them again with: {command}"
     )

@@ -25,6 +25,10 @@ SLOTS = (1, 8, 32)
 #: Columns of the cache.  Real segments have 41 to 64 tokens in the middle, seldom more than 200.
 CAPACITIES = (128, 384)
 
+#: Segments that are encoded at once.  One alone leaves most of a large GPU idle; a song begins with
+#: as many as there are rows, and goes on with one or two at a time.
+SEGMENTS = (1, 4)
+
 #: More than this is a slip of the pen.
 _MOST_SLOTS, _MOST_BUCKETS = 1024, 8
 
@@ -39,10 +43,12 @@ class ShapePlan:
         slots: Numbers of rows, ascending; the last one has room for a whole segment of a model
             with several channels beside the rows that pay off.
         capacities: Lengths of the cache, ascending; the last one is the model's longest sequence.
+        segments: Numbers of segments that are encoded at once, ascending; the first one is 1.
     """
 
     slots: tuple[int, ...]
     capacities: tuple[int, ...]
+    segments: tuple[int, ...] = SEGMENTS
 
     def rows(self, needed: int) -> int:
         """The smallest number of rows that holds ``needed``."""
@@ -57,6 +63,7 @@ def make_plan(
     manifest: Manifest,
     slots: tuple[int, ...] = SLOTS,
     capacities: tuple[int, ...] = CAPACITIES,
+    segments: tuple[int, ...] = SEGMENTS,
 ) -> ShapePlan:
     """Fits wishes to a model.
 
@@ -66,6 +73,7 @@ def make_plan(
             rows while a segment waits for K free ones.
         capacities: Wanted lengths of the cache.  What exceeds the longest sequence is cut to it,
             and it is added if it is not there: every segment must fit.
+        segments: Wanted numbers of segments that are encoded at once; 1 is added.
 
     Raises:
         OptionError: There are none or too many of them, or they are not positive numbers.
@@ -75,7 +83,8 @@ def make_plan(
     rows[-1] += channels - 1
     wanted = _checked("capacities", capacities, 1 << 20)
     columns = sorted({min(length, longest) for length in wanted} | {longest})
-    return ShapePlan(tuple(rows), tuple(columns))
+    together = sorted({1, *_checked("segments", segments, _MOST_SLOTS)})
+    return ShapePlan(tuple(rows), tuple(columns), tuple(together))
 
 
 def _checked(what: str, values: tuple[int, ...], most: int) -> tuple[int, ...]:
@@ -112,13 +121,13 @@ def smallest(buckets: tuple[int, ...], needed: int) -> int:
     return buckets[at]
 
 
-def encoder_shapes(manifest: Manifest) -> dict[str, Shape]:
-    """Shapes of all inputs and outputs of the encoder for one segment."""
+def encoder_shapes(manifest: Manifest, segments: int = 1) -> dict[str, Shape]:
+    """Shapes of all inputs and outputs of the encoder for so many segments."""
     features, model, decoding = manifest.features, manifest.model, manifest.decoding
-    shapes: dict[str, Shape] = {"features": (1, features.frames, features.bins)}
+    shapes: dict[str, Shape] = {"features": (segments, features.frames, features.bins)}
     if model.memory:
-        shapes["previous_ids"] = (1, decoding.memory_tokens)
-    return shapes | cross_shapes(manifest, model.channels)
+        shapes["previous_ids"] = (segments, decoding.memory_tokens)
+    return shapes | cross_shapes(manifest, segments * model.channels)
 
 
 def cross_shapes(manifest: Manifest, rows: int) -> dict[str, Shape]:

@@ -1,5 +1,7 @@
 """Engine store: a folder of pairs, `NAME.engine` and `NAME.json` that describes it.
 
+Beside an engine may lie its runtime caches (`mt3_engines.storage.kernels`).
+
 The folder is the user's own cache (``engines`` in the folder `mt3 models where` prints, or
 ``MT3_ENGINES``), never the bundle: an engine is a program, and a bundle that comes from somewhere
 must not bring one along.  Files appear whole or not at all, and the description first: without its
@@ -22,7 +24,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mt3_engines.storage.kernels import KERNELS, engine_stem, is_kernels
 from mt3_engines.storage.keys import EngineKey, EngineTarget
+from mt3_engines.versions import MAKERS, MakerName
 from mt3_runtime.backends.devices import check_profile
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import BundleError, DeviceError, OutputError
@@ -31,7 +35,7 @@ from mt3_runtime.filesystem.ownership import delete, foreign_names, is_irregular
 from mt3_runtime.models.cache import cache_dir, expanded
 from mt3_runtime.schema import read_document, read_fields
 
-FORMAT, FORMAT_VERSION = "mt3-runtime.engine", 1
+FORMAT, FORMAT_VERSION = "mt3-runtime.engine", 2
 #: Names another folder for engines.
 FOLDER_VARIABLE = "MT3_ENGINES"
 
@@ -43,7 +47,8 @@ _MAX_SIDECAR = 1 << 16
 
 #: What `EngineKey.stem` makes.
 _STEM = re.compile(
-    r"(encoder|decoder)-((int8|fp8)-)?fp(16|32)-s\d+(x\d+)*(-c\d+)?-trt[\w.]+-sm\d+-[0-9a-f]{12}"
+    r"(encoder|decoder)-((int8|fp8)-)?fp(16|32)-s\d+(x\d+)*(-c\d+)?"
+    r"-(trt|rtx)[\w.]+-sm\d+(x\d+)*-[0-9a-f]{12}"
 )
 #: What `write_atomic` calls a file until it is whole: the process, and 64 random bits.
 _PART = re.compile(r"\.mt3-(\d+)-[0-9a-f]{16}\.part")
@@ -149,6 +154,7 @@ class EngineStore:
             own |= {path.name, path.name + _LOCK}
         for path, _ in self.own():
             own |= {path.name, path.with_suffix(ENGINE).name}
+        own |= {path.name for path in self._files(KERNELS) if is_kernels(path)}
         return foreign_names(self.folder, own) if self.folder.is_dir() else []
 
     def put(self, key: EngineKey, engine: bytes, *, model: str, seconds: float) -> EngineInfo:
@@ -164,7 +170,8 @@ class EngineStore:
         digest = hashlib.sha256(engine).hexdigest()
         info = EngineInfo(model, key, digest, len(engine), round(seconds, 1), path)
         sidecar = path.with_suffix(SIDECAR)
-        delete([path])  # the old engine must not stand beside the new description
+        # The old engine must not stand beside the new description, nor its kernels beside the new.
+        delete([path, *self.kernels(path)])
         try:
             write_atomic(sidecar, info.to_json())
             write_atomic(path, engine)
@@ -224,12 +231,20 @@ class EngineStore:
         return engine
 
     def remove(self, info: EngineInfo) -> int:
-        """Deletes an engine and its description; returns the bytes freed."""
-        return delete([info.path, info.path.with_suffix(SIDECAR)])
+        """Deletes an engine, its runtime caches and its description; returns the bytes freed."""
+        return delete([info.path, *self.kernels(info.path), info.path.with_suffix(SIDECAR)])
+
+    def kernels(self, engine: Path | None = None) -> list[Path]:
+        """The runtime caches of an engine, or of engines that are not there any more."""
+        own = [path for path in self._files(KERNELS) if is_kernels(path)]
+        if engine is not None:
+            return [path for path in own if engine_stem(path) == engine.stem]
+        return [p for p in own if not (self.folder / (engine_stem(p) + ENGINE)).exists()]
 
     def timing_cache(self, place: EngineTarget) -> Path:
         """Where TensorRT's measurements are kept between builds on one kind of machine."""
-        name = f"trt{place.tensorrt}-sm{place.capability.replace('.', '')}"
+        maker = MAKERS[place.maker].extra
+        name = f"{maker}{place.tensorrt}-sm{place.capability.replace('.', '')}"
         return self.folder / (name + TIMING)
 
     def _refusal(self, wanted: EngineKey, place: EngineTarget, same: list[EngineInfo]) -> str:
@@ -275,13 +290,13 @@ def read_info(path: Path) -> EngineInfo:
     )
 
 
-def graph_digests(bundle: Bundle, profile: str) -> dict[str, str]:
+def graph_digests(bundle: Bundle, profile: str, device: MakerName = "tensorrt") -> dict[str, str]:
     """SHA-256 of the graphs by role, as the manifest states them.
 
     Raises:
         BundleError: There are none of this profile; the message says how to make them.
     """
-    check_profile(bundle, "tensorrt")
+    check_profile(bundle, device)
     graphs = (bundle.graph("encoder", profile), bundle.graph("decoder", profile))
     return {graph.role: graph.sha256 for graph in graphs}
 
@@ -326,7 +341,7 @@ def _opens_ours(path: Path) -> bool:
 
 def _staleness(found: EngineKey, wanted: EngineKey) -> str:
     """Why an engine of the same role and shapes is not the wanted one; empty if unrelated."""
-    alike = ("role", "precision", "slots", "capacity")
+    alike = ("role", "precision", "slots", "capacity", "maker")
     if any(getattr(found, name) != getattr(wanted, name) for name in alike):
         return ""
     if found.graph == wanted.graph and found.recipe != wanted.recipe:

@@ -1,4 +1,4 @@
-"""Opens the backend of a device by name: `auto`, `cpu`, `cuda[:n]`, `tensorrt[:n]`.
+"""Opens the backend of a device by name: `auto`, `cpu`, `cuda[:n]`, `tensorrt[:n]`, `rtx[:n]`.
 
 ``auto`` takes the best backend that works and says which; any other name means that device and
 nothing else.  Backends other than those of ONNX Runtime register themselves through the entry point
@@ -36,9 +36,18 @@ BACKEND_GROUP = "mt3_runtime.backends"
 KNOWN_PROFILES = ("cpu", "portable", "compat")
 
 #: Graph profiles a device can run, best first.
-PROFILES = {"cuda": ("portable",), "tensorrt": ("portable",)}
+PROFILES = {"cuda": ("portable",), "tensorrt": ("portable",), "rtx": ("portable",)}
 
-_NAME = re.compile(r"(auto|cpu|cuda|tensorrt)(?::(\d{1,3}))?")
+#: Devices as messages and help name them.
+DEVICES = "auto, cpu, cuda[:n], tensorrt[:n] or rtx[:n]"
+
+#: Devices that are not ONNX Runtime's -> the extra that brings what they need.
+_EXTRAS = {"tensorrt": "trt", "rtx": "rtx"}
+
+#: Compute capability from which on GPUs have bf16.
+BF16_CAPABILITY = (8, 0)
+
+_NAME = re.compile(r"(auto|cpu|cuda|tensorrt|rtx)(?::(\d{1,3}))?")
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,14 @@ class Device:
 
     @classmethod
     def parse(cls, name: str) -> Device:
-        """Reads ``auto``, ``cpu``, ``cuda[:n]`` or ``tensorrt[:n]``.
+        """Reads a name of `DEVICES`.
 
         Raises:
             OptionError: It is none of them.
         """
         match = _NAME.fullmatch(name) if isinstance(name, str) else None
         if not match or (match[2] and match[1] in ("auto", "cpu")):
-            raise OptionError(f"device must be auto, cpu, cuda[:n] or tensorrt[:n], got {name!r}.")
+            raise OptionError(f"device must be {DEVICES}, got {name!r}.")
         return cls(match[1], int(match[2] or 0))
 
 
@@ -145,10 +154,24 @@ _told: set[str] = set()
 
 
 def _open_cuda(bundle: Bundle, device: Device, threads: int | None, profile: str | None) -> Backend:
+    _check_arithmetic(bundle, device)
     options = options_of_environment()
     return OrtCudaBackend(
         bundle, index=device.index, threads=threads, profile=profile, options=options
     )
+
+
+def _check_arithmetic(bundle: Bundle, device: Device) -> None:
+    """Refuses a bundle of bf16 for a GPU that has none, before anything is loaded."""
+    known = cuda_libraries.driver() if bundle.manifest.precision.arithmetic == "bf16" else None
+    gpus = known.gpus[device.index : device.index + 1] if known else ()
+    for gpu in gpus:
+        if gpu.capability < BF16_CAPABILITY:
+            needed = cuda_libraries.dotted(BF16_CAPABILITY)
+            raise DeviceError(
+                f"{bundle.path} computes in bf16, which {gpu} does not have: that takes compute "
+                f"capability {needed} (Ampere) or newer. Use a bundle of fp16, or the exact one."
+            )
 
 
 def _check_provider() -> None:
@@ -172,5 +195,6 @@ def _registered(device: Device) -> Callable[..., Backend]:
             raise DeviceError(f"{absent(what, error)} Otherwise use device cpu.") from error
     raise DeviceError(
         f"device {device.kind} was asked for, but no installed package provides a backend for it. "
-        "Install mt3-runtime again, with the extra [trt], or use device cuda or cpu."
+        f"Install mt3-runtime again, with the extra [{_EXTRAS[device.kind]}], or use device cuda "
+        "or cpu."
     )

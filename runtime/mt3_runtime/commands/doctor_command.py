@@ -18,7 +18,7 @@ class DoctorCommand:
         """Which device decides about the exit code."""
         parser.add_argument(
             "--device",
-            choices=("cpu", "cuda", "tensorrt"),
+            choices=("cpu", "cuda", "tensorrt", "rtx"),
             default="cpu",
             help="end with 0 if this device works, else with 3 (default: cpu)",
         )

@@ -40,6 +40,7 @@ from mt3_runtime.audio.containers import byte_source as audiobytes
 from mt3_runtime.audio.sources import load_audio, open_audio
 from mt3_runtime.batch.records import journal
 from mt3_runtime.errors import AudioError, AudioNotFoundError, AudioWarning, MT3Error, OptionError
+from mt3_runtime.imports.interrupts import ENDING
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
 from mt3_runtime.models.installed import resolve_model
@@ -649,7 +650,7 @@ def running(here):
     ("number", "code", "words"),
     [
         (signal.SIGINT, 130, b"mt3: interrupted\n"),
-        (signal.SIGTERM, -signal.SIGTERM, b"mt3: terminated\n"),
+        *((number, -number, b"mt3: terminated\n") for number in ENDING),
     ],
 )
 def test_a_long_transcription_can_be_stopped(running, number, code, words):

@@ -37,7 +37,7 @@ from mt3_runtime.errors import (
 )
 from mt3_runtime.filesystem.atomic import exists
 from mt3_runtime.imports import extras
-from mt3_runtime.imports.interrupts import Held
+from mt3_runtime.imports.interrupts import ENDING, Held
 
 #: Entry-point group through which other packages add sub-commands.
 COMMAND_GROUP = "mt3_runtime.commands"
@@ -279,8 +279,8 @@ def _interrupted(error: KeyboardInterrupt) -> int:
         talk("interrupted")
         return ExitCode.INTERRUPTED
     talk("terminated")
-    os.kill(os.getpid(), signal.SIGTERM)  # the handler is gone: we end as our parent expects
-    return 128 + signal.SIGTERM  # the first process of a container survives even that
+    os.kill(os.getpid(), error.number)  # the handler is gone: we end as our parent expects
+    return 128 + error.number  # the first process of a container survives even that
 
 
 def _unread() -> ExitCode:
@@ -289,25 +289,29 @@ def _unread() -> ExitCode:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM has arrived; the work is called off as by Ctrl-C, so nothing half-made stays."""
+    """A signal has arrived; the work is called off as by Ctrl-C, so nothing half-made stays."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Turns SIGTERM into `_Terminated`, unless the caller has its own idea of that signal."""
+    """Turns `ENDING` into `_Terminated`, unless the caller has its own idea of such a signal."""
     main_thread = threading.current_thread() is threading.main_thread()  # others may not
-    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _terminate)
+    ours = [each for each in ENDING if main_thread and signal.getsignal(each) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise _Terminated
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    raise _Terminated(number)
 
 
 def _mend_streams() -> None:

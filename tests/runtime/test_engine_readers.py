@@ -301,3 +301,14 @@ def test_warnings_reach_whoever_transcribes(
         (result,) = model.transcribe_many([sources[3]()], readers=1)
     assert result.audio_warning
     assert result.audio_warning in [str(one.message) for one in caught]
+
+
+@pytest.mark.parametrize("limits", [None, ReaderLimits.untrusted()])
+@pytest.mark.parametrize("data", [b"", bytearray()])
+def test_an_empty_file_object_is_called_that(
+    model: Model, limits: ReaderLimits | None, data: bytes
+) -> None:
+    with model.engine(readers=1, limits=limits) as engine:
+        handle = engine.submit(io.BytesIO(data))
+        with pytest.raises(AudioError, match=r"is empty \(0 bytes\)"):
+            handle.result(60.0)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mt3_runtime.batch.task import CrashError, LoneError, Task, TimeLimitError, check_length
 from mt3_runtime.errors import AudioError
+from mt3_runtime.imports.interrupts import ENDING
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -118,7 +119,7 @@ def _work(
     load: dict[str, Any], options: dict[str, Any], longest: float | None, pipe: Connection
 ) -> None:
     """What the process does: for each path that comes in, None when begun, and what came of it."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent answers them, and ends us
+    for number in (signal.SIGINT, *ENDING):  # the parent answers them, and ends us
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")

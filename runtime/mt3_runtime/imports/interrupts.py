@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during imports: held back until the modules are complete.
+"""Ctrl-C, SIGTERM and SIGHUP during imports: held back until the modules are complete.
 
 C extensions do not survive an exception in the middle of their import: NumPy reports another error
 in its place, and ONNX Runtime "initialization failed", or it aborts the process as Python ends.
@@ -11,9 +11,12 @@ TYPE_CHECKING = False  # what this imports comes before Ctrl-C is one line
 if TYPE_CHECKING:
     from types import FrameType
 
+ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+"""Signals that end a program: asked to by another one, or its terminal was closed."""
+
 
 class Held:
-    """Inside, both signals wait; behind, their handlers are called as if they came just then.
+    """Inside, these signals wait; behind, their handlers are called as if they came just then.
 
     Handlers that are not Python's, and threads that may have none, are left as they are.
     """
@@ -24,7 +27,7 @@ class Held:
         self._before = {}
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *ENDING):
             handler = signal.getsignal(number)
             if callable(handler):
                 self._before[number] = handler

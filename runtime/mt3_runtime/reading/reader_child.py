@@ -29,6 +29,7 @@ import numpy.typing as npt
 from mt3_runtime.audio.sources import AudioStream, open_audio
 from mt3_runtime.errors import AudioError, AudioWarning, MT3Error
 from mt3_runtime.imports.extras import require
+from mt3_runtime.imports.interrupts import ENDING
 from mt3_runtime.reading.reader_limits import (
     Account,
     ReaderLimits,
@@ -55,7 +56,8 @@ def main() -> None:
     """Runs a reader process until its input ends; does not return."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's affair
+    for number in (signal.SIGINT, *ENDING):  # the parent answers them, and ends us
+        signal.signal(number, signal.SIG_IGN)
     for package in ("soundfile", "soxr"):
         with contextlib.suppress(MT3Error):  # said when a file needs it
             require(package, "Reading audio files", "cpu")
@@ -95,7 +97,7 @@ def _requests(file: BinaryIO) -> queue.SimpleQueue[dict[str, Any]]:
         with contextlib.suppress(EOFError, GarbledError, OSError):
             while True:
                 fields, _ = receive(file)
-                if count := fields.get("bytes"):
+                if (count := fields.get("bytes")) is not None:
                     fields["data"] = file.read(count)
                 requests.put(fields)
         os._exit(0)

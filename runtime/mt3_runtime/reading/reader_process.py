@@ -183,7 +183,7 @@ class ReaderProcess:
     def _exchange(self, request: dict[str, Any], data: bytes | None) -> tuple[list[str], Message]:
         """Sends a request; returns warnings and the answer."""
         try:
-            self._send(request | {"bytes": len(data) if data else 0}, data)
+            self._send(request | {"bytes": None if data is None else len(data)}, data)
         except (OSError, ValueError):
             self.kill()
             raise LostError(blamed=False) from None

@@ -38,6 +38,7 @@ from mt3_export.weights import Weights
 from mt3_runtime import cli
 from mt3_runtime.audio.containers import byte_source as audiobytes
 from mt3_runtime.audio.sources import load_audio, open_audio
+from mt3_runtime.batch.records import journal
 from mt3_runtime.errors import AudioError, AudioNotFoundError, AudioWarning, MT3Error, OptionError
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
@@ -140,7 +141,8 @@ def refused(ended, code, *words):
 
 
 def names(folder="."):
-    return sorted(os.listdir(folder))
+    """What is in a folder, but for the journal of a batch."""
+    return sorted({*os.listdir(folder)} - {journal.NAME})
 
 
 def is_midi(path):
@@ -239,7 +241,7 @@ def test_unusual_files_are_read(here, audio):
     assert names("out") == sorted(f"{Path(n).stem}.mid" for n in [*names("in"), "flac.flac"])
     same = {Path(f"out/{n}.mid").read_bytes() for n in ("FLOAT", "DOUBLE", "six", "flac", "RF64")}
     assert len(same) == 1
-    assert all(is_midi(path) for path in Path("out").iterdir())
+    assert all(is_midi(Path("out", name)) for name in names("out"))
 
 
 def cut(data):
@@ -332,6 +334,10 @@ def test_names_that_are_too_long(here, long):
     [
         (["missing.wav"], 1, "missing.wav: there is no such file"),
         (["a.wav/x.wav"], 1, "there is no such file"),
+        (["missing.mid"], 1, "missing.mid: there is no such file"),
+        (["missing.csv", "-f", "csv"], 1, "missing.csv: there is no such file"),
+        (["link.mid"], 1, "link.mid is named as notes are"),
+        (["link.mid", "--overwrite"], 1, "link.mid is named as notes are"),
         (["-"], 2, "standard input needs a name"),
         (["empty"], 1, "no audio file directly in empty"),
         ([""], 2, "input file is empty"),
@@ -368,6 +374,17 @@ def test_mistakes_are_one_line_and_nothing_is_done(here, arguments, code, words)
     before = Path("a.wav").read_bytes(), sorted(here.rglob("*"))
     refused(mt3("transcribe", *arguments), code, words)
     assert (Path("a.wav").read_bytes(), sorted(here.rglob("*"))) == before
+
+
+@pytest.mark.parametrize("words", [["-x.wav"], ["a.wav", "-x.wav"], ["--no.wav", "-q"]])
+def test_files_that_look_like_options_are_told_from_mistakes(here, words):
+    (here / words[0]).touch()
+    (here / words[-1]).touch()
+    name = next(word for word in words if word.startswith("-"))
+    ended = mt3("transcribe", *words)
+    assert ended.returncode == 2
+    assert f"write .{os.sep}{name}" in ended.stderr.decode()
+    assert "write ." not in mt3("transcribe", "--absent.wav").stderr.decode()
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "tensorrt"])
@@ -534,7 +551,8 @@ def test_closed_streams_that_are_needed(here):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_device_on_either_stream(here, unbuffered):
     env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    for words in (("models", "list"), ("transcribe", "-q", "a.wav", "-o", "-", "-f", "csv")):
+    kinds = [("transcribe", "-q", "a.wav", "-o", "-", "-f", kind) for kind in ("csv", "jsonl")]
+    for words in (("models", "list"), *kinds):
         refused(through_shell('exec "$@" >/dev/full', *words, env=env), 1, "No space left")
     ended = through_shell('exec "$@" 2>/dev/full', "transcribe", "a.wav", env=env)
     assert ended.returncode == 0

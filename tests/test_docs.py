@@ -38,6 +38,7 @@ from mt3_runtime.notes.note import Note, Probabilities
 from mt3_runtime.notes.note_events import NoteOff, NoteOn
 from mt3_runtime.notes.note_rules import ASSEMBLIES, Channel, NoteRules
 from mt3_runtime.notes.vocabulary import EventKind, EventRange, Vocabulary
+from mt3_runtime.reading import ReaderLimits
 from mt3_runtime.transcription import Handle
 from tests.export.attacks import hostile_t5x, hostile_torch
 from tests.export.attacks.lookalikes import LOOKALIKES
@@ -275,6 +276,7 @@ CLASSES = {
         engine.Engine,
         engine.LiveInput,
         engine.Health,
+        ReaderLimits,
         Handle,
         NoteOn,
         NoteOff,
@@ -320,6 +322,28 @@ def test_fields_of_dataclasses(name):
     assert [ast.unparse(d) for d in specified.decorator_list] == [
         ast.unparse(d) for d in real.decorator_list
     ]
+
+
+def test_limits_of_readers():
+    """The numbers of the page, in its units, by column."""
+    page = section(TEXTS["docs/engine.md"], "Readers and limits")
+    cells = [row.strip("| ").split("|") for row in page.splitlines() if row.startswith("|")]
+    for column, limits in ((1, ReaderLimits()), (2, ReaderLimits.untrusted())):
+        rows = {row[0].strip(): row[column].strip() for row in cells if len(row) > column}
+        assert rows["memory, beyond what a process has"] == (
+            "1 GiB" if column == 1 else f"{limits.memory_bytes >> 20} MiB"
+        )
+        assert limits.memory_bytes in (1 << 30, 256 << 20)
+        most, more = f"{limits.cpu_seconds:g} s", f"{limits.cpu_seconds_per_minute:g} s a minute"
+        assert rows["processor time"].startswith(f"{most}, and {more}")
+        assert rows["wait for the next part"] == f"{limits.wait_seconds:g} s"
+        assert rows["open files"] == str(limits.open_files)
+        size = f"{limits.file_bytes >> 20} MiB" if limits.file_bytes else ""
+        assert rows["size of the file"] == size
+        hours = f"{limits.audio_seconds / 3600:g} h" if limits.audio_seconds else ""
+        assert rows["length"] == hours
+        for name in limits.formats or ():
+            assert name.removeprefix("Ogg ") in rows["formats"]
 
 
 def test_attributes_of_a_model(tiny_model):

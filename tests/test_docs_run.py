@@ -53,6 +53,7 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "pip install '.[cpu,export,calibration,torch,viz]'",
         "pip install -e '.[cpu,formats,export,calibration,viz,dev]'",
         "apt-get install csound-soundfont",
+        "pip install --no-deps tinysoundfont",
     ),
     "an environment of its own, which CI makes (.ci/run, scripts/nightly)": (
         "python -m venv .venv",
@@ -80,6 +81,7 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "python benchmarks/memory.py",
         "python benchmarks/stored_weights.py",
         "python benchmarks/many.py",
+        "python benchmarks/batch_kills.py",
         "python benchmarks/mr_mt3.py",
         "python benchmarks/constraints.py",
         "python benchmarks/yourmt3.py",
@@ -87,6 +89,9 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "python benchmarks/precisions.py --other fast/",
         "python benchmarks/precisions.py --bundle exact/ --other fast/ --other small/",
         "python benchmarks/routes.py",
+    ),
+    "goes on until somebody ends it; test_batch.py does": (
+        "mt3 transcribe songs/ -o out/ --watch",
     ),
     "hours, with PyTorch and large soundfonts; tests/training runs it on little": (
         "mt3 calibrate train runs/small --nice 15 --threads 2",
@@ -206,7 +211,7 @@ def prepared(tmp_path_factory, tiny_bundle, tiny_weights, audio) -> Path:
     samples = audio[: SECONDS * 16000]
     for name in (
         "song.wav", "another.flac", "concert.flac", "riff.wav", "trio.wav", "bass.wav", "drums.wav",
-        "songs/song.wav",
+        "songs/song.wav", "upload.wav",
         "songs/other.wav", "recordings/song.wav", "recordings/drums_1.wav", "stems/bass.wav",
         "stems/drums.wav", "trust/song.wav",
     ):  # fmt: skip
@@ -218,6 +223,7 @@ def prepared(tmp_path_factory, tiny_bundle, tiny_weights, audio) -> Path:
         (folder / f"{name}.notes.csv").parent.mkdir(exist_ok=True)
         (folder / f"{name}.notes.csv").write_text(notes)
         (folder / f"{name}.drums.csv").write_text("onset,class\n0.5,KD\n2.0,SD\n")
+    (folder / "list.txt").write_text("songs/song.wav\nsongs/other.wav\n")
     assert main(["transcribe", str(folder / "song.wav"), "-m", str(tiny_bundle)]) == 0
     (folder / "transcribed").mkdir()
     minute = [Note(second, second + 0.5, 60 + second % 12, 100, 0) for second in range(60)]
@@ -297,6 +303,12 @@ def with_small_files(prepared: Path) -> tuple[catalogue.ModelInfo, ...]:
 def run(command: Command) -> None:
     """Runs one command as a shell would; whatever is wrong is an AssertionError."""
     words = list(command.words)
+    if command.reader[:1] == ("mt3",):
+        found = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(found)))
+            run(Command(command.reader))
+        return
     if words[:2] == ["mt3", "transcribe"]:  # the examples of a page are alternatives
         words.append("--overwrite")
     written = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")

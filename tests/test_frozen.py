@@ -26,6 +26,11 @@ DEMO = ROOT / "calibration" / "demo" / "demo.flac"
 PROGRAMS = {
     "app": "import sys\nfrom mt3_runtime import transcribe\n"
     "transcribe(sys.argv[1]).save(sys.argv[2])\n",
+    "reader": "print('top')\nimport sys\nfrom mt3_runtime.reading import LocalReading, ReaderPool\n"
+    "with ReaderPool(2) as pool:\n"
+    "    parts = [[p.data.tobytes() for p in pool.open(sys.argv[1])] for _ in range(2)]\n"
+    "here = [part.data.tobytes() for part in LocalReading(sys.argv[1])]\n"
+    "print(parts == [here, here], len(here))\n",
     "mt3": "import sys\nfrom mt3_runtime.__main__ import main\nsys.exit(main())\n",
 }
 
@@ -107,3 +112,12 @@ def test_a_room_that_was_left_out_is_named(frozen, words):
 def test_the_hook_is_where_the_package_says():
     (folder,) = hooks.get_hook_dirs()
     assert (Path(folder) / "hook-mt3_runtime.py").is_file()
+
+
+def test_reader_processes_of_a_frozen_program(frozen):
+    """They are the program itself, which runs once, though its script has no main guard."""
+    ended = frozen("reader", str(DEMO))
+    assert ended.returncode == 0, ended.stderr
+    first, last = ended.stdout.splitlines()
+    assert first == "top"
+    assert last.startswith("True ")

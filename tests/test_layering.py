@@ -40,11 +40,12 @@ FOLDERS = {folder for folder, _ in PACKAGES.values()}
 #: The packages inside the runtime from the bottom up: each may import those ahead of it.
 RUNTIME_ORDER = (
     ("errors", "progress"),
-    ("imports", "filesystem"),
+    ("imports", "filesystem", "arguments"),
     ("schema",),
     ("audio",),
     ("notes",),
     ("leakage",),
+    ("reading",),
     ("files",),
     ("bundles",),
     ("models",),
@@ -52,7 +53,7 @@ RUNTIME_ORDER = (
     ("backends",),
     ("decoding",),
     ("request", "recording", "transcription", "engine", "model", "loading", "per_stem"),
-    ("cli", "commands", "__main__"),
+    ("cli", "batch", "commands", "__main__"),
 )
 
 #: What the runtime may import at all, and what of it only inside a function.
@@ -71,7 +72,8 @@ LONGEST_INIT = 20
 
 def modules(package: str) -> list[Path]:
     found = sorted((ROOT / PACKAGES[package][0] / package).rglob("*.py"))
-    return [path for path in found if not path.name.startswith("hook-")]  # PyInstaller's, not ours
+    theirs = ("hook-", "pyi_rth_")  # what PyInstaller runs
+    return [path for path in found if not path.name.startswith(theirs)]
 
 
 ALL = {package: modules(package) for package in PACKAGES}

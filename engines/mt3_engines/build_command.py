@@ -89,7 +89,7 @@ class BuildCommand:
             keys = make_keys(bundle, plan, wish, EngineTarget(version, "0.0", ""))
             return _write_graphs(bundle, keys, Path(args.graphs))
         tensorrt, cuda = import_tensorrt(), open_cuda(args.gpu)
-        tools = Tools(tensorrt, import_polygraphy(), find_place(tensorrt, cuda))
+        tools = Tools(tensorrt, import_polygraphy(), find_place(tensorrt, cuda), cuda.use)
         store = EngineStore(None if args.engines is None else Path(args.engines))
         place = tools.place
         talk(f"TensorRT {place.tensorrt} for {place.gpu} (compute capability {place.capability})")

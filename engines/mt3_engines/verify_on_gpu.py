@@ -177,7 +177,7 @@ def _run(args: argparse.Namespace) -> int:
     bundle = Bundle(bundles[0])
     store = EngineStore(None if args.engines is None else Path(args.engines))
     tensorrt, cuda = import_tensorrt(), open_cuda(args.gpu)
-    tools = Tools(tensorrt, import_polygraphy(), find_place(tensorrt, cuda))
+    tools = Tools(tensorrt, import_polygraphy(), find_place(tensorrt, cuda), cuda.use)
     engines: list[EngineInfo] = []
     exact = bundle if args.exact is None else Bundle(resolve_model(args.exact))
     backends: dict[str, Any] = {CPU: OrtCpuBackend(exact)}

@@ -10,6 +10,10 @@ import sys
 def main() -> int:
     """Runs `mt3` with the process's arguments, which ends thereafter; returns its exit code."""
     try:
+        if getattr(sys, "frozen", False):  # there, our own processes begin here, too
+            import multiprocessing  # noqa: PLC0415  see above
+
+            multiprocessing.freeze_support()
         from mt3_runtime.imports.interrupts import Held  # noqa: PLC0415  see above
 
         with Held():

@@ -26,7 +26,7 @@ from functools import partial
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, TextIO
+from typing import NoReturn, Protocol, TextIO
 
 from mt3_runtime.errors import (
     AudioError,
@@ -35,6 +35,7 @@ from mt3_runtime.errors import (
     OptionError,
     OutputError,
 )
+from mt3_runtime.filesystem.atomic import exists
 from mt3_runtime.imports import extras
 from mt3_runtime.imports.interrupts import Held
 
@@ -209,7 +210,8 @@ def talk(message: str) -> None:
         for char in f"mt3: {message}"
     )
     try:
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}\n")  # in one piece: other threads may talk, too
+        sys.stderr.flush()
     except OSError:
         _silence(sys.stderr)
 
@@ -226,9 +228,19 @@ def _run(arguments: list[str]) -> int:
         return command.run(args)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong, also where files were read as options."""
+
+    def error(self, message: str) -> NoReturn:
+        files = [word for word in sys.argv[1:] if word.startswith("-") and exists(word)]
+        if files:
+            message += f"; a name that begins with - is read as options: write .{os.sep}{files[0]}"
+        super().error(message)
+
+
 def _parser(commands: dict[str, Listing], chosen: Command | None) -> argparse.ArgumentParser:
     """The parser of `mt3`; of the commands, only the chosen one carries its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mt3",
         formatter_class=partial(argparse.HelpFormatter, max_help_position=16),
         description="Music transcription with the MT3 family of models.",
@@ -251,9 +263,13 @@ def _failed(error: MT3Error) -> ExitCode:
     if isinstance(error.__cause__, BrokenPipeError):
         return _unread()
     talk(f"error: {error}")
+    code = ExitCode.UNUSABLE
     if isinstance(error, OptionError):
-        return ExitCode.USAGE
-    return ExitCode.FAILED if isinstance(error, AudioError | OutputError) else ExitCode.UNUSABLE
+        code = ExitCode.USAGE
+    elif isinstance(error, AudioError | OutputError):
+        code = ExitCode.FAILED
+    _flush_stdout(code)  # it may be what is full
+    return code
 
 
 def _interrupted(error: KeyboardInterrupt) -> int:

@@ -17,25 +17,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Literal, Self, Unpack, get_args
 
+from mt3_runtime.arguments.argument_checks import as_choice, as_number, as_seconds
 from mt3_runtime.audio.live_blocks import LiveBlocks
-from mt3_runtime.audio.sources import open_blocks
 from mt3_runtime.decoding.strands import Priority
 from mt3_runtime.errors import DeadlineError, EngineBusyError, EngineError, OptionError
-from mt3_runtime.recording import Recording
+from mt3_runtime.recording import Recording, open_run
 from mt3_runtime.request import LiveOptions, Options, check_live
 from mt3_runtime.transcription import Handle, Progress, Transcription
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from mt3_runtime.audio.log_mel import FeatureExtractor
     from mt3_runtime.audio.sources import AudioSource
     from mt3_runtime.decoding.batching import Loop
     from mt3_runtime.decoding.decoding_run import Run
     from mt3_runtime.decoding.types import Decoded, Ended
     from mt3_runtime.notes.note_events import NoteEvent
+    from mt3_runtime.reading.reader_pool import ReaderPool
     from mt3_runtime.request import Request
 
 PriorityName = Literal["interactive", "batch"]
@@ -146,7 +146,7 @@ class Engine:
         self,
         loop: Loop,
         request: Callable[..., Request],
-        extract: FeatureExtractor,
+        pool: ReaderPool | None = None,
         *,
         max_recordings: int,
         max_seconds: float,
@@ -155,8 +155,8 @@ class Engine:
         for name, value in (("max_recordings", max_recordings), ("max_live", max_live)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise OptionError(f"{name} is {value!r}; expected a number of 0 or more.")
-        _check_positive("max_seconds", max_seconds)
-        self._loop, self._request, self._extract = loop, request, extract
+        max_seconds = as_seconds("max_seconds", max_seconds)
+        self._loop, self._request, self._pool = loop, request, pool
         self._most, self._most_live, self._most_seconds = max_recordings, max_live, max_seconds
         self._handles: dict[int, Handle] = {}
         self._recordings: dict[int, Recording] = {}
@@ -165,7 +165,7 @@ class Engine:
         self._process = os.getpid()
         self._draining = self._closed = False
         self._error: BaseException | None = None
-        self._run = loop.open()
+        self._run = open_run(loop, pool)
         self._collector = threading.Thread(target=self._collect, name="mt3 collect", daemon=True)
         self._collector.start()
 
@@ -200,14 +200,12 @@ class Engine:
             EngineError: The engine was closed, is being drained, or its device failed.
             OptionError: An argument is out of range.
         """
-        if priority not in ("interactive", "batch"):
-            raise OptionError(f"priority is {priority!r}; expected interactive or batch.")
+        urgency = Priority[as_choice("priority", priority, get_args(PriorityName)).upper()]
         if deadline is not None:
-            _check_positive("deadline", deadline)
-        recording = Recording.of(self._request(**options), self._extract, audio, sr)
+            deadline = as_seconds("deadline", deadline)
+        recording = Recording.of(self._request(**options), audio, sr, self._pool)
         recording.measure()
         handle = Handle(recording.length, deadline, stop=self._cancelled)
-        urgency = Priority[priority.upper()]
         with self._changed:
             self._admit(handle)
             number = recording.submit(self._run, priority=urgency, client=str(client))
@@ -233,11 +231,9 @@ class Engine:
         """
         check_live(options)
         request = self._request(**options)
-        rate = request.info.segments.sample_rate
-        sr = rate if sr is None else sr
+        sr = request.plan.rate if sr is None else sr
         blocks = LiveBlocks(sr, LIVE_BUFFER)
-        opened = open_blocks(blocks, sr=sr, target_rate=rate)
-        recording = Recording(request, self._extract, lambda: opened, live=True)
+        recording = Recording.live_blocks(request, blocks, sr)
         with self._changed:
             self._check()
             if len(self._live) >= self._most_live:
@@ -273,14 +269,19 @@ class Engine:
     def drain(self, timeout: float | None = None) -> bool:
         """Takes nothing more and waits until all that was taken in is done.
 
-        Live inputs go on until they are ended.
+        Live inputs go on until they are ended.  If all is done, reader processes end, too.
 
         Returns:
             False if it was not within so many seconds; then it goes on.
         """
+        if timeout is not None:
+            timeout = min(as_number("timeout", timeout, "seconds, or None"), threading.TIMEOUT_MAX)
         with self._changed:
             self._draining = True
-            return self._changed.wait_for(lambda: not (self._handles or self._live), timeout)
+            done = self._changed.wait_for(lambda: not (self._handles or self._live), timeout)
+        if done and self._pool:
+            self._pool.close()
+        return done
 
     def close(self) -> None:
         """Stops all work; what is not done raises `EngineError`.  More than once does nothing."""
@@ -329,7 +330,7 @@ class Engine:
             self._run.cancel(number)
             self._finish(number, DeadlineError("The recording was not done by its deadline."))
         next_one = min((left for left in times.values() if left > 0.0), default=math.inf)
-        return None if math.isinf(next_one) else next_one
+        return None if next_one > threading.TIMEOUT_MAX else next_one
 
     def _finish(self, number: int, outcome: Transcription | BaseException | None) -> None:
         """Forgets a recording and sets its result, if it has one."""
@@ -393,8 +394,3 @@ def _failure(error: BaseException) -> EngineError:
     failed = EngineError(f"The engine has stopped: {error} Open another engine.")
     failed.__cause__ = error
     return failed
-
-
-def _check_positive(name: str, seconds: float) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise OptionError(f"{name} is {seconds!r}; expected a positive number of seconds.")

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mt3_runtime.backends.devices import open_backend
+from mt3_runtime.backends.devices import Device, open_backend
 from mt3_runtime.bundles.bundle import Bundle
-from mt3_runtime.errors import BundleError, OptionError
+from mt3_runtime.errors import BundleError
 from mt3_runtime.model import Model
 from mt3_runtime.models.installed import resolve_model
 
@@ -56,7 +56,7 @@ def load_model(
         MissingDependencyError: ONNX Runtime is not installed.
         OptionError: An argument is out of range.
     """
-    bundle = Bundle(resolve_model(_path(model)))
+    bundle = Bundle(resolve_model(model))
     options = {"device": device, "threads": threads, "profile": profile}
     again = partial(_load_again, bundle.path.absolute(), bundle.manifest.export_id, options)
     backend = open_backend(bundle, device, threads=threads, profile=profile)
@@ -132,7 +132,8 @@ def transcribe(
         exclude: As in `Model.transcribe_notes`.
     """
     if not isinstance(model, Model):
-        model = _kept.get(resolve_model(_path(model)), device)
+        Device.parse(device)
+        model = _kept.get(resolve_model(model), device)
     return model.transcribe(
         audio, sr=sr, auto_filter=auto_filter, instruments=instruments, exclude=exclude
     )
@@ -141,11 +142,3 @@ def transcribe(
 def clear_cache() -> None:
     """Frees the model that `transcribe` keeps."""
     _kept.clear()
-
-
-def _path(model: str | os.PathLike[str] | None) -> str | None:
-    if model is None or isinstance(model, str):
-        return model
-    if not isinstance(model, os.PathLike):
-        raise OptionError(f"model must be a path or a name, got {type(model).__name__}.")
-    return os.fspath(model)

@@ -15,30 +15,25 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
 
 import numpy as np
 
-from mt3_runtime.audio.log_mel import FeatureExtractor
-from mt3_runtime.audio.sources import AudioSource, is_recording, open_audio
+from mt3_runtime.arguments.argument_checks import as_callback, as_flag
+from mt3_runtime.audio.sources import AudioSource
 from mt3_runtime.bundles.bundle import Bundle, Manifest
-from mt3_runtime.decoding.batching import Loop
+from mt3_runtime.decoding.batching import Loop, loop_of
 from mt3_runtime.decoding.search import search_for
 from mt3_runtime.decoding.strands import Priority
-from mt3_runtime.decoding.types import Decoded, Job
+from mt3_runtime.decoding.types import Decoded
 from mt3_runtime.decoding.types import Sequence as TokenSequence
 from mt3_runtime.engine import Engine
 from mt3_runtime.errors import OptionError
 from mt3_runtime.leakage.leakage_report import AutoFilter, check_auto_filter
 from mt3_runtime.notes.instruments import Instruments
 from mt3_runtime.notes.note import Note
-from mt3_runtime.recording import (
-    Recording,
-    loop_of,
-    notes_of,
-    segment_jobs,
-    span_of,
-    token_digest,
-    transcriptions,
-)
-from mt3_runtime.request import LiveOptions, Options, Request, check_live, searches_of
-from mt3_runtime.transcription import Progress, Transcription
+from mt3_runtime.reading.local_reading import LocalReading
+from mt3_runtime.reading.reader_pool import pool_of
+from mt3_runtime.reading.reading_plan import extractor
+from mt3_runtime.recording import Recording, feature_jobs, notes_of, transcriptions
+from mt3_runtime.request import LiveOptions, Options, Request, check_live, check_many, searches_of
+from mt3_runtime.transcription import Progress, Transcription, token_digest
 
 if TYPE_CHECKING:
     import mido
@@ -47,6 +42,7 @@ if TYPE_CHECKING:
     from mt3_runtime.backends.base import Backend, FloatArray
     from mt3_runtime.decoding.search import SearchName
     from mt3_runtime.notes.note_events import NoteEvent
+    from mt3_runtime.reading.reader_limits import ReaderLimits
 
 __all__ = ["Model", "ProgressCallback", "token_digest"]
 
@@ -86,7 +82,7 @@ class Model:
         self._again = again
         self._backend = backend
         self._loop = None if backend is None else loop_of(self.info, backend)
-        self._extract = FeatureExtractor(self.info.features)
+        extractor(self.info.features)  # made before the first call, and kept
         self._searches = searches_of(self.info)
 
     @property
@@ -127,7 +123,8 @@ class Model:
                 has none of those asked for.
         """
         request = self._request(**options)
-        recording = Recording.of(request, self._extract, audio, sr)
+        as_callback("progress", progress)
+        recording = Recording.of(request, audio, sr)
         run = transcriptions(
             self._running(),
             [recording],
@@ -147,6 +144,8 @@ class Model:
         sr: float | None = None,
         return_exceptions: Literal[False] = False,
         progress: Callable[[int, Progress], None] | None = None,
+        readers: int = 0,
+        limits: ReaderLimits | None = None,
         **options: Unpack[Options],
     ) -> Iterator[Transcription]: ...
 
@@ -158,6 +157,8 @@ class Model:
         sr: float | None = None,
         return_exceptions: Literal[True],
         progress: Callable[[int, Progress], None] | None = None,
+        readers: int = 0,
+        limits: ReaderLimits | None = None,
         **options: Unpack[Options],
     ) -> Iterator[Transcription | Exception]: ...
 
@@ -168,13 +169,14 @@ class Model:
         sr: float | None = None,
         return_exceptions: bool = False,
         progress: Callable[[int, Progress], None] | None = None,
+        readers: int = 0,
+        limits: ReaderLimits | None = None,
         **options: Unpack[Options],
     ) -> Iterator[Transcription | Exception]:
         """Transcribes many recordings, all segments of all of them through one continuous batch.
 
-        That is faster than one after another where recordings are short, or the model has memory
-        (a segment then has to wait for the one before it, but not for other recordings).  Results
-        are the same.
+        That is faster where recordings are short, or the model has memory (a segment then waits for
+        the one before it, but not for other recordings).  Results are the same.
 
         Args:
             sources: The recordings.  They are read on a thread of its own, as they are needed; of
@@ -183,6 +185,8 @@ class Model:
             return_exceptions: If reading a recording raises, yield the exception in place of its
                 result and go on.  Without, it is raised in that place, which ends the iteration.
             progress: Called after every segment, on this thread, with the number of the recording.
+            readers: How many processes read files; with 0, this one does.
+            limits: Under which they do, see `mt3_runtime.reading.ReaderLimits`.
             options: As in `transcribe_notes`.
 
         Yields:
@@ -192,10 +196,11 @@ class Model:
             AudioError: As in `transcribe_notes`, unless ``return_exceptions``.
             OptionError: As in `transcribe_notes`, or ``sources`` is a single recording.
         """
-        if is_recording(sources):
-            raise OptionError("sources must be several recordings; put a single one into a list.")
-        request = self._request(**options)
-        made = (Recording.of(request, self._extract, source, sr) for source in sources)
+        check_many(sources)
+        as_callback("progress", progress)
+        return_exceptions = as_flag("return_exceptions", return_exceptions)
+        request, pool = self._request(**options), pool_of(readers, limits)
+        made = (Recording.of(request, source, sr, pool) for source in sources)
         recordings = list(made) if isinstance(sources, Sized) and len(sources) == 1 else made
         return transcriptions(
             self._running(),
@@ -204,6 +209,7 @@ class Model:
             priority=Priority.BATCH,
             progress=progress,
             raising=not return_exceptions,
+            pool=pool,
         )
 
     def stream(
@@ -228,7 +234,7 @@ class Model:
                 seconds before the end of their segment, and not by what follows.
         """
         check_live(options)
-        recording = Recording.streamed(self._request(**options), self._extract, audio, sr, live)
+        recording = Recording.streamed(self._request(**options), audio, sr, live)
         return recording.notes(partial(recording.begin, self._running()))
 
     def stream_events(
@@ -245,7 +251,7 @@ class Model:
         `mt3_runtime.notes.note_events`.  Every note-on has one note-off, also at the end.
         """
         check_live(options)
-        recording = Recording.streamed(self._request(**options), self._extract, audio, sr, live)
+        recording = Recording.streamed(self._request(**options), audio, sr, live)
         return recording.events(partial(recording.begin, self._running()))
 
     def engine(
@@ -254,6 +260,8 @@ class Model:
         max_recordings: int = 256,
         max_seconds: float = 36_000.0,
         max_live: int = 8,
+        readers: int = 0,
+        limits: ReaderLimits | None = None,
     ) -> Engine:
         """Opens an engine, to which recordings and live inputs are submitted while it runs.
 
@@ -263,11 +271,12 @@ class Model:
             max_recordings: Recordings that may be under way or wait.
             max_seconds: Of their audio, as far as their lengths are known.
             max_live: Live inputs that may be open.
+            readers: As in `transcribe_many`.
+            limits: As there.
         """
-        limits = {"max_recordings": max_recordings, "max_live": max_live}
-        return Engine(
-            self._running(), self._request, self._extract, max_seconds=max_seconds, **limits
-        )
+        most = {"max_recordings": max_recordings, "max_live": max_live}
+        pool = pool_of(readers, limits)
+        return Engine(self._running(), self._request, pool, max_seconds=max_seconds, **most)
 
     def preprocess(self, audio: AudioSource, sr: float | None = None) -> FloatArray:
         """Turns audio into the network's input.
@@ -275,9 +284,9 @@ class Model:
         Returns:
             float32 [segments, frames, bins].
         """
-        with open_audio(audio, sr=sr, target_rate=self.sample_rate) as stream:
-            jobs = segment_jobs(stream.with_warnings(), self.info.segments, self._extract)
-            return np.stack([job.features() for job in jobs])
+        plan = self._request(auto_filter=False).plan
+        with LocalReading(audio, plan, sr=sr) as reading:
+            return np.stack([part.data for part in reading])
 
     def forward(
         self,
@@ -307,18 +316,7 @@ class Model:
         request = self._request(
             decoding=decoding, instruments=instruments, exclude=exclude, grammar=grammar
         )
-        features = np.asarray(features, np.float32)
-        expected = (self.info.features.frames, self.info.features.bins)
-        if features.ndim != 3 or features.shape[1:] != expected:
-            raise OptionError(
-                f"features must have shape [segments, {expected[0]}, {expected[1]}], "
-                f"got {list(features.shape)}; make them with preprocess()."
-            )
-        config, last = self.info.segments, len(features) - 1
-        jobs = (
-            Job(span_of(config, i, last=i == last), partial(np.asarray, row))
-            for i, row in enumerate(features)
-        )
+        jobs = feature_jobs(features, self.info)
         with self._running().open() as run:
             run.add(jobs, request.search)
             run.end()
@@ -348,7 +346,7 @@ class Model:
         """
         if self._backend is not None:
             self._backend.warmup()
-        segments = 1 if live else 2
+        segments = 1 if as_flag("live", live) else 2
         shape = (segments, self.info.features.frames, self.info.features.bins)
         self.forward(np.zeros(shape, np.float32))
 

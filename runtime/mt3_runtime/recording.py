@@ -12,39 +12,42 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from mt3_runtime.audio.segments import cut
-from mt3_runtime.audio.sources import may_block, open_audio, open_blocks
+from mt3_runtime.arguments.argument_checks import as_flag
+from mt3_runtime.audio.sources import is_file, may_block, open_blocks
 from mt3_runtime.decoding.batching import Loop
-from mt3_runtime.decoding.search import previous_ids
 from mt3_runtime.decoding.strands import Priority
 from mt3_runtime.decoding.types import Decoded, Ended, Job, Jobs, Sequence, Span
-from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import MT3Error, OptionError, ResultWarning
 from mt3_runtime.notes.base import ChannelTokens
 from mt3_runtime.notes.note import Note
 from mt3_runtime.notes.note_events import NoteEvent, NoteEvents
-from mt3_runtime.transcription import Progress, Transcription, by_onset
+from mt3_runtime.reading.local_reading import LocalReading
+from mt3_runtime.reading.reading_plan import extractor
+from mt3_runtime.transcription import Progress, Transcription, as_sequences, by_onset, update_digest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from mt3_runtime.audio.log_mel import FeatureExtractor
     from mt3_runtime.audio.segments import SegmentConfig
-    from mt3_runtime.audio.sources import AudioSource, AudioStream
-    from mt3_runtime.backends.base import Backend, FloatArray
+    from mt3_runtime.audio.sources import AudioSource
+    from mt3_runtime.backends.base import FloatArray
     from mt3_runtime.bundles.manifest import Manifest
     from mt3_runtime.decoding.decoding_run import Run
     from mt3_runtime.leakage.leakage_filter import Judged
     from mt3_runtime.notes.base import Assembler, SegmentReport
+    from mt3_runtime.reading.pooled_reading import PooledReading
+    from mt3_runtime.reading.reader_pool import ReaderPool
     from mt3_runtime.request import Request
+
+Reading: TypeAlias = "LocalReading | PooledReading"
 
 ProgressOf = Callable[[int, Progress], None]
 """Is told how far a recording is, by its number."""
@@ -55,7 +58,6 @@ class Recording:
 
     Args:
         request: What is asked for.
-        extract: Makes the features of a segment.
         opened: Opens the audio.
         live: It is played right now.
         slow: Whether reading may take long, as of a pipe.
@@ -65,64 +67,77 @@ class Recording:
     def __init__(
         self,
         request: Request,
-        extract: FeatureExtractor,
-        opened: Callable[[], AudioStream],
+        opened: Callable[[], Reading],
         *,
         live: bool = False,
         slow: bool = False,
         measurable: bool = False,
     ) -> None:
         self.request, self.live, self.slow = request, live, live or slow
-        self._extract, self._opened, self._measurable = extract, opened, measurable
+        self._opened, self._measurable = opened, measurable
         self._assembler = request.assembler()
         self._leakage, self._selection = request.leakage(), request.selection()
         self._reports: list[SegmentReport] = []
         self._digest = hashlib.sha256()
-        self._stream: AudioStream | None = None
+        self._reading: Reading | None = None
         self._length: float | None = None
         self._samples = self._notes = self._judged = 0
         self._end = 0.0
 
     @classmethod
     def of(
-        cls, request: Request, extract: FeatureExtractor, source: AudioSource, sr: float | None
+        cls,
+        request: Request,
+        source: AudioSource,
+        sr: float | None,
+        pool: ReaderPool | None = None,
     ) -> Recording:
-        """A recording of a file or an array; arguments of `open_audio`."""
-        rate = request.info.segments.sample_rate
-        opened = partial(open_audio, source, sr=sr, target_rate=rate)
+        """A recording of a file or an array; arguments of `open_audio`.
+
+        Nothing of a file is looked at in this process if there is a pool of others.
+        """
         slow, once = may_block(source), hasattr(source, "read")
-        return cls(request, extract, opened, slow=slow, measurable=not (slow or once))
+        opened = partial(pool.open if pool else LocalReading, source, request.plan, sr=sr)
+        elsewhere = pool is not None and is_file(source)
+        return cls(request, opened, slow=slow, measurable=not (slow or once or elsewhere))
 
     @classmethod
     def streamed(
         cls,
         request: Request,
-        extract: FeatureExtractor,
         audio: AudioSource | Iterable[npt.ArrayLike],
         sr: float | None,
         live: bool | None,  # noqa: FBT001  as in `Model.stream`
     ) -> Recording:
         """A recording whose notes are wanted while it runs; opens it at once."""
-        rate = request.info.segments.sample_rate
         if live is None:
             live = isinstance(audio, Iterator) and not hasattr(audio, "read")
-        if live:
-            blocks = cast("Iterable[npt.ArrayLike]", audio)
-            opened, slow = (
-                open_blocks(blocks, sr=rate if sr is None else sr, target_rate=rate),
-                True,
-            )
-        else:
-            source = cast("AudioSource", audio)
-            opened, slow = open_audio(source, sr=sr, target_rate=rate), may_block(source)
-        return cls(request, extract, lambda: opened, live=live, slow=slow)
+        if as_flag("live", live):
+            return cls.live_blocks(request, cast("Iterable[npt.ArrayLike]", audio), sr)
+        source = cast("AudioSource", audio)
+        opened, slow = LocalReading(source, request.plan, sr=sr), may_block(source)
+        return cls(request, lambda: opened, slow=slow)
+
+    @classmethod
+    def live_blocks(
+        cls, request: Request, blocks: Iterable[npt.ArrayLike], sr: float | None
+    ) -> Recording:
+        """A recording of blocks that are played right now; ``sr`` is the model's if None."""
+        rate = request.plan.rate
+        stream = open_blocks(blocks, sr=rate if sr is None else sr, target_rate=rate)
+        opened = LocalReading(stream, request.plan)
+        return cls(request, lambda: opened, live=True)
 
     def jobs(self) -> Jobs:
         """The segments; opens the audio at the first one and closes it behind the last."""
-        with self._opened() as stream:
-            self._stream = stream
-            blocks = self._counted(self._leakage.listen(stream.with_warnings()))
-            yield from segment_jobs(blocks, self.request.info.segments, self._extract)
+        with self._opened() as reading:
+            self._reading = reading
+            for part in reading:
+                self._samples += part.samples
+                if part.salience is not None:
+                    self._leakage.take(part.salience)
+                span = span_of(self.request.info.segments, part.index, last=part.last)
+                yield Job(span, partial(_same, part.data))
 
     def begin(self, loop: Loop, *, window: int | None = None, **how: Any) -> Run:
         """A run of this recording alone; arguments as of `Loop.open` and `submit`."""
@@ -133,13 +148,13 @@ class Recording:
 
     def length(self) -> float | None:
         """Seconds; None if that is not known, or not yet."""
-        return self._stream.duration if self._stream else self._length
+        return self._reading.duration if self._reading else self._length
 
     def measure(self) -> None:
         """Looks how long it is, where that takes no reading; what is wrong is told later."""
         if self._measurable:
-            with suppress(MT3Error, OSError), self._opened() as stream:
-                self._length = stream.duration
+            with suppress(MT3Error, OSError), self._opened() as reading:
+                self._length = reading.duration
 
     def take(self, item: Decoded | Ended) -> Progress | Transcription | Exception:
         """Takes in what the loop gave: `add`, `result`, or what reading or decoding raised."""
@@ -164,7 +179,7 @@ class Recording:
         starts = [report.start for report in self._reports]
         notes, smoothing = self.request.smoothed(kept, starts)
         sure = self._selection.keep(notes)
-        level = self._stream.level_warnings if self._stream else ()
+        level = self._reading.level_warnings if self._reading else ()
         remarks = self._selection.sentences(leakage.notes)
         for remark in remarks:
             warnings.warn(remark, ResultWarning, stacklevel=2)
@@ -175,7 +190,7 @@ class Recording:
             model=self.request.info.name,
             token_digest=self._digest.hexdigest(),
             removed_notes=self._selection.removed,
-            audio_warning=self._stream.warning if self._stream else None,
+            audio_warning=self._reading.warning if self._reading else None,
             leakage=leakage,
             smoothing=smoothing,
             remarks=(*level, *remarks),
@@ -235,15 +250,10 @@ class Recording:
                 yield from events.add(judged, self._assembler.sounding(), end)
         yield from events.add(self.judge(None), (), end)
 
-    def _counted(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
-        for block in blocks:
-            self._samples += len(block)
-            yield block
-
     @property
     def _seconds(self) -> float:
         """How much was read."""
-        return self._samples / self._stream.target_rate if self._stream else 0.0
+        return self._samples / self.request.plan.rate
 
 
 def transcriptions(
@@ -254,6 +264,7 @@ def transcriptions(
     priority: Priority,
     progress: ProgressOf | None = None,
     raising: bool = False,
+    pool: ReaderPool | None = None,
 ) -> Generator[Transcription | Exception, None, None]:
     """Takes recordings through a loop; what goes wrong with one of them takes its place.
 
@@ -264,6 +275,7 @@ def transcriptions(
         priority: Of all of them.
         progress: Called after every segment, on the thread that takes the results.
         raising: What goes wrong is raised in its place, which ends all.
+        pool: Which reads them; it is closed at the end.
 
     Yields:
         One result for each, in their order.
@@ -277,7 +289,7 @@ def transcriptions(
             yield recording.jobs()
 
     following = 0
-    with loop.open() as run:
+    with open_run(loop, pool) as run:
         if isinstance(recordings, list) and len(recordings) == 1:
             under_way[0] = recordings[0]
             recordings[0].submit(run, priority=priority)
@@ -305,6 +317,15 @@ def transcriptions(
                 following += 1
 
 
+def open_run(loop: Loop, pool: ReaderPool | None) -> Run:
+    """A run whose recordings a pool reads, if there is one, which then ends with the run."""
+    if pool is None:
+        return loop.open()
+    run = loop.open(readers=pool.count)
+    run.when_closed(pool.close)
+    return run
+
+
 def _segments(run: Run) -> Iterator[Decoded]:
     """What is decoded of the only recording of a run; raises what reading it raised."""
     for item in run.results():
@@ -314,13 +335,20 @@ def _segments(run: Run) -> Iterator[Decoded]:
             raise item.error
 
 
-def segment_jobs(
-    blocks: Iterable[FloatArray], config: SegmentConfig, extract: FeatureExtractor
-) -> Jobs:
-    """The segments of a recording, from blocks of samples [n]."""
-    for segment in cut(blocks, config):
-        features = partial(extract, segment.samples)
-        yield Job(Span(segment.index, segment.start, segment.next_start), features)
+def _same(features: FloatArray) -> FloatArray:
+    return features
+
+
+def feature_jobs(features: FloatArray, info: Manifest) -> Jobs:
+    """The segments of a recording of which the features [segments, frames, bins] are there.
+
+    Raises:
+        OptionError: They have another type or shape, or hold NaN or infinity.
+    """
+    features = extractor(info.features).checked(features)
+    last = len(features) - 1
+    spans = (span_of(info.segments, index, last=index == last) for index in range(last + 1))
+    return (Job(span, partial(_same, row)) for span, row in zip(spans, features, strict=True))
 
 
 def span_of(config: SegmentConfig, index: int, *, last: bool = False) -> Span:
@@ -328,7 +356,7 @@ def span_of(config: SegmentConfig, index: int, *, last: bool = False) -> Span:
     return Span(index, config.start(index), None if last else config.start(index + 1))
 
 
-def notes_of(tokens: Collection[Sequence], request: Request) -> tuple[Note, ...]:
+def notes_of(tokens: Iterable[Sequence], request: Request) -> tuple[Note, ...]:
     """The notes of the tokens of consecutive segments.
 
     Args:
@@ -339,11 +367,7 @@ def notes_of(tokens: Collection[Sequence], request: Request) -> tuple[Note, ...]
         OptionError: They are no sequences, or no whole number of segments.
     """
     info = request.info
-    for sequence in tokens if isinstance(tokens, Collection) else [tokens]:
-        if not isinstance(sequence, Sequence):
-            raise OptionError(
-                f"tokens must be what forward() returns, got {type(sequence).__name__}."
-            )
+    tokens = as_sequences(tokens)
     channels = info.model.channels
     count, rest = divmod(len(tokens), channels)
     if rest:
@@ -358,34 +382,9 @@ def notes_of(tokens: Collection[Sequence], request: Request) -> tuple[Note, ...]
     return by_onset(notes + assembler.finish())
 
 
-def loop_of(info: Manifest, backend: Backend) -> Loop:
-    """The decoding loop of a model on a device.
-
-    Reading and listening take one thread of Python to 200 times real time, so there is one for
-    every four cores.
-    """
-    spec = info.decoding
-    remember = partial(previous_ids, spec=spec) if spec.memory_tokens else None
-    return Loop(backend, remember=remember, readers=max(1, usable_cores() // 4))
-
-
 def assemble(
     assembler: Assembler, span: Span, sequences: Iterable[Sequence]
 ) -> tuple[list[Note], SegmentReport]:
     """Hands a segment to the assembler; returns the notes that are settled now, and its report."""
     channels = [ChannelTokens(s.tokens, np.exp(s.log_probs), s.truncated) for s in sequences]
     return assembler.add_channels(channels, span.start, span.next_start)
-
-
-def token_digest(sequences: Iterable[Sequence]) -> str:
-    """SHA-256 over the tokens of all segments, each as little-endian int32 behind its length."""
-    digest = hashlib.sha256()
-    for sequence in sequences:
-        update_digest(digest, sequence)
-    return digest.hexdigest()
-
-
-def update_digest(digest: hashlib._Hash, sequence: Sequence) -> None:
-    """Adds one sequence to a digest as `token_digest` does."""
-    digest.update(len(sequence.tokens).to_bytes(4, "little"))
-    digest.update(sequence.tokens.astype("<i4").tobytes())

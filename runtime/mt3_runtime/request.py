@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, TypedDict
 
+from mt3_runtime.arguments.argument_checks import as_flag, as_number, refused
+from mt3_runtime.audio.sources import AudioStream, is_recording
 from mt3_runtime.decoding.search import MakeSearch, SearchName, search_for
 from mt3_runtime.decoding.token_masks import constraint_for, stand_ins, unwritten_for
 from mt3_runtime.errors import OptionError
-from mt3_runtime.leakage.leakage_filter import LeakageFilter, leakage_filter
+from mt3_runtime.leakage.leakage_filter import LeakageFilter, leakage_filter, listens
 from mt3_runtime.leakage.leakage_report import (
     AutoFilter,
     Filtered,
@@ -27,6 +29,7 @@ from mt3_runtime.notes.assemblers import Finisher, assembler_for
 from mt3_runtime.notes.instruments import Instruments, Lineup, choose
 from mt3_runtime.notes.selection import Selection
 from mt3_runtime.notes.vocabulary import EventKind
+from mt3_runtime.reading.reading_plan import ReadingPlan
 
 if TYPE_CHECKING:
     from mt3_runtime.bundles.manifest import Manifest
@@ -123,22 +126,21 @@ class Request:
                 has none of those asked for.
         """
         check_auto_filter(auto_filter)
-        number = isinstance(min_confidence, int | float)
-        if not number or not 0.0 <= min_confidence <= 1.0:
-            raise OptionError(
-                f"min_confidence is {min_confidence!r}; expected a number from 0 to 1."
-            )
+        search_for(decoding)
+        least = as_number("min_confidence", min_confidence, "a number from 0 to 1")
+        if not 0.0 <= least <= 1.0:
+            raise refused("min_confidence", min_confidence, "a number from 0 to 1")
         lineup = choose(instruments, exclude)
         drums = bool(info.vocabulary.id_range(EventKind.DRUM))
         return cls(
             info,
-            searches(decoding, lineup, bool(grammar)),
+            searches(decoding, lineup, as_flag("grammar", grammar)),
             Lineup() if lineup is None else lineup,
             # A model without drums, or of one instrument, has none to confuse with another.
             auto_filter if drums and not info.notes.flat_programs else False,
-            min_confidence,
-            smooth,
-            upstream_quirks,
+            least,
+            as_flag("smooth", smooth),
+            as_flag("upstream_quirks", upstream_quirks),
         )
 
     def assembler(self) -> Finisher:
@@ -156,6 +158,13 @@ class Request:
             drum_duration=self.info.notes.drum_duration,
         )
 
+    @cached_property
+    def plan(self) -> ReadingPlan:
+        """What is made of a recording while it is read."""
+        segments, features = self.info.segments, self.info.features
+        heard = listens(self.auto_filter)
+        return ReadingPlan(segments.sample_rate, segments, features, salience=heard)
+
     def smoothed(self, notes: Sequence[Note], starts: Sequence[float]) -> Filtered:
         """The notes with repaired programs, if that is asked for.
 
@@ -168,6 +177,18 @@ class Request:
     def selection(self) -> Selection:
         """Makes the selection by confidence of a recording."""
         return Selection(self.min_confidence, limited=self.lineup != Lineup())
+
+
+def check_many(sources: object) -> None:
+    """Refuse what is no collection of recordings.
+
+    Raises:
+        OptionError: It is one recording, or nothing that one can go through.
+    """
+    if is_recording(sources) or isinstance(sources, AudioStream):
+        raise OptionError("sources must be several recordings; put a single one into a list.")
+    if not isinstance(sources, Iterable) or isinstance(sources, Mapping):
+        raise refused("sources", sources, "a list, or another iterable, of recordings")
 
 
 def check_live(options: Iterable[str]) -> None:

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mt3_runtime.arguments.argument_checks import as_list_of, as_path
+from mt3_runtime.decoding.types import Sequence as TokenSequence
 from mt3_runtime.leakage.leakage_report import LeakageReport
 
 if TYPE_CHECKING:
@@ -132,8 +135,9 @@ class Transcription:
         from mt3_runtime.files.formats import format_from_suffix, render  # noqa: PLC0415
         from mt3_runtime.filesystem.atomic import write_atomic  # noqa: PLC0415
 
-        target = Path(path)
-        write_atomic(target, render(self, format or format_from_suffix(target), tempo=tempo))
+        target = as_path("path", path)
+        name = format_from_suffix(target) if format is None else format
+        write_atomic(target, render(self, name, tempo=tempo))
         return target
 
 
@@ -212,3 +216,23 @@ class Handle(Future[Transcription]):
 def by_onset(notes: Sequence[Note]) -> tuple[Note, ...]:
     """Notes in the order of a score: onset, then program and pitch, drums last."""
     return tuple(sorted(notes, key=lambda n: (n.onset, n.is_drum, n.program, n.pitch, n.offset)))
+
+
+def as_sequences(tokens: Iterable[TokenSequence]) -> list[TokenSequence]:
+    """The sequences of segments; raises `OptionError` if they are something else."""
+    expected = "what forward() returns, a list of sequences"
+    return as_list_of(TokenSequence, "tokens", tokens, expected)
+
+
+def token_digest(sequences: Iterable[TokenSequence]) -> str:
+    """SHA-256 over the tokens of all segments, each as little-endian int32 behind its length."""
+    digest = hashlib.sha256()
+    for sequence in as_sequences(sequences):
+        update_digest(digest, sequence)
+    return digest.hexdigest()
+
+
+def update_digest(digest: hashlib._Hash, sequence: TokenSequence) -> None:
+    """Adds one sequence to a digest as `token_digest` does."""
+    digest.update(len(sequence.tokens).to_bytes(4, "little"))
+    digest.update(sequence.tokens.astype("<i4").tobytes())

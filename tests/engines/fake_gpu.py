@@ -187,6 +187,7 @@ class FakeTensorRt(SimpleNamespace):
         super().__init__(
             __version__=version,
             ILogger=type("ILogger", (), {"Severity": Severity}),
+            IProgressMonitor=type("IProgressMonitor", (), {}),
             Runtime=Runtime,
             Refitter=Refitter,
             OnnxParserRefitter=OnnxParserRefitter,

@@ -84,7 +84,7 @@ print(json.dumps({path: look(path) for path in json.loads(sys.argv[1])}))
 
 #: Our own code over the real classes.
 RUN = """
-import logging, sys, tensorrt
+import logging, sys, tensorrt, threading
 from pathlib import Path
 from types import SimpleNamespace
 from mt3_engines.building.builder import Tools, config_arguments, hardware_level, make_monitor
@@ -99,12 +99,15 @@ log.addHandler(SimpleNamespace(level=0, handle=lambda record: said.append(record
 log.setLevel(logging.INFO)
 make_logger(tensorrt).log(tensorrt.ILogger.Severity.ERROR, "heard")
 assert said == ["heard"], said
-monitor = make_monitor(tensorrt, lambda *step: seen.append(step))
+cancelled = threading.Event()
+monitor = make_monitor(tensorrt, lambda *step: seen.append(step), cancelled)
 assert isinstance(monitor, tensorrt.IProgressMonitor)
 monitor.phase_start("phase", None, 2)
 assert monitor.step_complete("phase", 0) is True
+cancelled.set()
+assert monitor.step_complete("phase", 1) is False
 monitor.phase_finish("phase")
-assert seen == [(1, 2, "phase")]
+assert seen == [(1, 2, "phase"), (2, 2, "phase")]
 place = EngineTarget(import_tensorrt().__version__, "9.0", "GPU")
 key = EngineKey("e", "decoder", "a", 1, "fp16", (1, 8), 64, place.tensorrt, "9.0", "GPU",
                 version_compatible=True, hardware="ampere_plus", stripped=True)
@@ -112,10 +115,12 @@ assert hardware_level(tensorrt, key) is tensorrt.HardwareCompatibilityLevel.AMPE
 import polygraphy.backend.trt as loaders
 from mt3_engines.optional import import_polygraphy
 assert import_polygraphy() is loaders
-tools = Tools(tensorrt, loaders, place)
+tools = Tools(tensorrt, loaders, place, print)
 manifest = Bundle(Path(sys.argv[1])).manifest
-arguments = config_arguments(manifest, key, EngineStore(Path(sys.argv[2])), tools, print)
-config = loaders.PostprocessConfig(loaders.CreateConfig(**arguments), func=print)
+arguments = config_arguments(manifest, key, EngineStore(Path(sys.argv[2])), tools)
+config = loaders.PostprocessConfig(
+    loaders.CreateConfig(**arguments, progress_monitor=monitor), func=print
+)
 network = loaders.NetworkFromOnnxBytes(b"", strongly_typed=True)
 build = loaders.EngineBytesFromNetwork(network, config=config, save_timing_cache="x")
 assert callable(build) and len(arguments["profiles"]) == 2

@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+import signal
+import threading
+import time
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -17,7 +21,14 @@ import pytest
 
 from mt3_engines import build_command
 from mt3_engines.build_command import BuildCommand
-from mt3_engines.building.builder import Tools, build_engine, make_monitor, prepared_graph, profiles
+from mt3_engines.building.builder import (
+    Tools,
+    build_engine,
+    cancellable,
+    make_monitor,
+    prepared_graph,
+    profiles,
+)
 from mt3_engines.optional import import_polygraphy, import_tensorrt, make_logger, open_cuda
 from mt3_engines.storage.keys import EngineTarget
 from mt3_engines.storage.requests import BuildOptions, choose, make_keys
@@ -33,8 +44,13 @@ from mt3_runtime.errors import (
     OptionError,
     OutputError,
 )
+from mt3_runtime.imports.interrupts import Held
 from tests import needs
+from tests.pace import HANGS
 from tests.trees import snapshot
+
+#: Arguments of every `CreateConfig`.
+ALWAYS = {"profiles", "tf32", "progress_monitor"}
 
 HERE = EngineTarget("10.16.1.11", "9.0", "NVIDIA H200")
 
@@ -64,11 +80,16 @@ def tensorrt(version: str = HERE.tensorrt, **changes: Any) -> SimpleNamespace:
     return SimpleNamespace(__version__=version, **(known | changes))
 
 
+def do_nothing() -> None:
+    """There is one GPU, and every thread has it."""
+
+
 @dataclass
 class Loaders:
     """polygraphy's loaders, as far as they are used."""
 
     fails: bool = False
+    builds: Callable[[Any], object] | None = None
     networks: list[tuple[bytes, dict]] = field(default_factory=list)
     configs: list[dict] = field(default_factory=list)
     flags: list[Any] = field(default_factory=list)
@@ -97,16 +118,21 @@ class Loaders:
         def build():
             if self.fails:
                 raise RuntimeError("no kernel")
+            if self.builds is not None:
+                return self.builds(self.configs[-1]["progress_monitor"])
             with open(save_timing_cache, "wb") as file:
                 file.write(b"timings")
-            monitor = self.configs[-1].get("progress_monitor")
-            if monitor is not None:
-                monitor.phase_start("tactics", None, 2)
-                assert monitor.step_complete("tactics", 0)
-                monitor.phase_finish("tactics")
+            monitor = self.configs[-1]["progress_monitor"]
+            monitor.phase_start("tactics", None, 2)
+            assert monitor.step_complete("tactics", 0)
+            monitor.phase_finish("tactics")
             return bytearray(b"engine %d" % len(self.configs))
 
         return build
+
+
+def tools_of(loaders: Loaders) -> Tools:
+    return Tools(tensorrt(), loaders, HERE, do_nothing)
 
 
 @pytest.fixture
@@ -141,7 +167,7 @@ def test_networks_are_strongly_typed_and_shapes_fixed(bundle, store):
         bundle,
         key,
         store=store,
-        tools=Tools(tensorrt(), loaders, HERE),
+        tools=tools_of(loaders),
         report=lambda *step: seen.append(step),
     )
     assert store.load(info) == b"engine 1"
@@ -158,7 +184,7 @@ def test_networks_are_strongly_typed_and_shapes_fixed(bundle, store):
     assert {profile["past_key_0"][2] for profile in config["profiles"]} == {64}
     assert loaders.flags == []
     assert seen == [(1, 2, "tactics")]
-    build_engine(bundle, key, store=store, tools=Tools(tensorrt(), loaders, HERE))
+    build_engine(bundle, key, store=store, tools=tools_of(loaders))
     assert loaders.configs[1]["load_timing_cache"] == str(store.timing_cache(HERE))
 
 
@@ -175,15 +201,15 @@ def test_networks_are_strongly_typed_and_shapes_fixed(bundle, store):
 def test_wishes_reach_the_builder(bundle, store, wish, expected):
     loaders = Loaders()
     key = keys(bundle, wish)[0]
-    build_engine(bundle, key, store=store, tools=Tools(tensorrt(), loaders, HERE))
+    build_engine(bundle, key, store=store, tools=tools_of(loaders))
     (config,) = loaders.configs
-    assert {name: config[name] for name in set(config) - {"profiles", "tf32"}} == expected
+    assert {name: config[name] for name in set(config) - ALWAYS} == expected
 
 
 def test_flags_polygraphy_does_not_know(bundle, store):
     loaders = Loaders()
     key = keys(bundle, BuildOptions("fp32", stripped=True))[1]
-    build_engine(bundle, key, store=store, tools=Tools(tensorrt(), loaders, HERE))
+    build_engine(bundle, key, store=store, tools=tools_of(loaders))
     assert loaders.flags == [Flag.REFIT_IDENTICAL, Flag.DISTRIBUTIVE_INDEPENDENCE]
 
 
@@ -215,16 +241,16 @@ def test_an_old_tensorrt_lacks_some(bundle, store):
     loaders = Loaders()
     key = keys(bundle, BuildOptions(hardware="same"), place=place)[0]
     with pytest.raises(DeviceError, match="cannot build for 'same' hardware"):
-        build_engine(bundle, key, store=store, tools=Tools(old, loaders, place))
+        build_engine(bundle, key, store=store, tools=Tools(old, loaders, place, do_nothing))
     key = keys(bundle, BuildOptions("fp32"), place=place)[1]
-    build_engine(bundle, key, store=store, tools=Tools(old, loaders, place))
+    build_engine(bundle, key, store=store, tools=Tools(old, loaders, place, do_nothing))
     assert loaders.flags == []
     graph = onnx.load_from_string(loaders.networks[-1][0])
     assert "TensorScatter" not in {node.op_type for node in graph.graph.node}
 
 
 def test_a_failed_build_leaves_nothing_and_says_why(bundle, store):
-    tools = Tools(tensorrt(), Loaders(fails=True), HERE)
+    tools = tools_of(Loaders(fails=True))
     with pytest.raises(DeviceError, match="could not build the encoder engine: no kernel"):
         build_engine(bundle, keys(bundle)[0], store=store, tools=tools)
     assert not list(store.folder.iterdir())
@@ -248,15 +274,85 @@ def test_profiles_name_the_inputs_of_the_graph(bundle):
 
 def test_the_monitor_follows_phases():
     seen = []
-    monitor = make_monitor(
-        SimpleNamespace(IProgressMonitor=Monitor), lambda *step: seen.append(step)
-    )
+    cancelled = threading.Event()
+    monitor = make_monitor(tensorrt(), lambda *step: seen.append(step), cancelled)
     monitor.phase_start("outer", None, 3)
     monitor.phase_start("inner", "outer", 2)
     assert monitor.step_complete("inner", 1)
     monitor.phase_finish("inner")
     assert monitor.step_complete("outer", 0)
     assert seen == [(2, 2, "inner"), (1, 3, "outer")]
+    cancelled.set()
+    assert not monitor.step_complete("outer", 1)
+
+
+@pytest.fixture
+def signals_raise() -> Iterator[None]:
+    """Both signals raise KeyboardInterrupt, as they do under `mt3`."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals_raise")
+@pytest.mark.parametrize("arrives", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("before", [0, 1, 7])
+def test_a_signal_cancels_a_build_and_nothing_is_kept(bundle, store, arrives, before):
+    """The double acts as a library does: signals that arrive in its thread wait for its end."""
+    ends = []
+
+    def build(monitor):
+        with Held():
+            for step in range(round(HANGS / 0.005)):
+                if step == before:
+                    signal.raise_signal(arrives)
+                if not monitor.step_complete("tactics", step):
+                    ends.append("cancelled")
+                    raise RuntimeError("cancelled by the user")
+                time.sleep(0.005)
+            pytest.fail("nothing cancelled the build")
+
+    tools = tools_of(Loaders(builds=build))
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(bundle, keys(bundle)[0], store=store, tools=tools)
+    assert ends == ["cancelled"]
+    assert not list(store.folder.iterdir())
+
+
+@pytest.mark.usefixtures("signals_raise")
+def test_a_build_that_is_done_as_the_signal_arrives_is_not_kept(bundle, store):
+    def build(monitor):
+        signal.raise_signal(signal.SIGINT)
+        return b"engine"
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(bundle, keys(bundle)[0], store=store, tools=tools_of(Loaders(builds=build)))
+    assert not list(store.folder.iterdir())
+
+
+def test_the_thread_that_builds_uses_the_gpu_that_was_asked_for(bundle, store):
+    used, built = [], []
+    loaders = Loaders(builds=lambda monitor: built.append(threading.get_ident()) or b"engine")
+    tools = Tools(tensorrt(), loaders, HERE, lambda: used.append(threading.get_ident()))
+    build_engine(bundle, keys(bundle)[0], store=store, tools=tools)
+    assert used == built != []
+
+
+@pytest.mark.parametrize("error", [ValueError("v"), DeviceError("d"), SystemExit(3)])
+def test_what_the_work_raises_and_returns_passes_unchanged(error):
+    cancelled, made = threading.Event(), object()
+
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        cancellable(fail, cancelled)
+    assert caught.value is error
+    assert cancellable(lambda: made, cancelled) is made
+    assert not cancelled.is_set()
 
 
 def test_what_tensorrt_says_is_logged(caplog):
@@ -335,7 +431,7 @@ def run(*arguments) -> int:
 def loaders(monkeypatch) -> Loaders:
     """A machine with everything."""
     loaders = Loaders()
-    gpu = SimpleNamespace(name=HERE.gpu, capability=HERE.capability)
+    gpu = SimpleNamespace(name=HERE.gpu, capability=HERE.capability, use=do_nothing)
     monkeypatch.setattr(build_command, "import_tensorrt", tensorrt)
     monkeypatch.setattr(build_command, "import_polygraphy", lambda: loaders)
     monkeypatch.setattr(build_command, "open_cuda", lambda index: gpu)

@@ -339,6 +339,14 @@ def test_own_engines_go_and_foreign_files_beside_them_stay(store):
     assert snapshot(store.folder) == {"notes.txt": b"mine"}
 
 
+def test_timing_caches_and_their_locks_are_not_foreign(store):
+    store.folder.mkdir()
+    timing = store.timing_cache(HERE)
+    for name in (timing.name, f"{timing.name}.lock", "other.timing.locked", "mine.lock"):
+        (store.folder / name).touch()
+    assert store.foreign() == ["mine.lock", "other.timing.locked"]
+
+
 def test_links_and_copies_of_engines_are_not_pruned(store, tmp_path):
     linked = store.put(KEY, b"1", model="tiny", seconds=1)
     elsewhere = tmp_path / "big.engine"

@@ -3,15 +3,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Self
 
 import pytest
 from hypothesis import given
@@ -35,6 +33,7 @@ from mt3_runtime.leakage.leakage_report import LeakageReport
 from mt3_runtime.notes.note import Note
 from mt3_runtime.progress import Meter
 from mt3_runtime.transcription import Transcription
+from tests.answering import AnsweringModel
 
 NOTE = Note(0.5, 1.0, 60, 100, 0, is_drum=False)
 
@@ -53,52 +52,37 @@ class FakeResult:
         return f"{self.duration:.1f} s of audio, {len(self.notes)} notes"
 
 
-class FakeModel:
+class FakeModel(AnsweringModel):
     """Answers by file name: ``bad*`` is not audio, ``torn*`` is damaged, ``bug*`` is our fault."""
-
-    device = "cpu, 1 thread"
 
     def __init__(self) -> None:
         self.loads: list[dict[str, object]] = []
         self.calls: list[tuple[str, dict[str, object]]] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
     def load(self, path: Path, **options: object) -> FakeModel:
         self.loads.append({"path": path, **options})
         return self
 
-    def transcribe_many(
-        self, sources: list[Path], *, progress, return_exceptions: bool, **options: object
-    ) -> Iterator[FakeResult | Exception]:
-        assert return_exceptions
-        for number, source in enumerate(sources):
-            self.calls.append((source.name, options))
-            progress(number, SimpleNamespace(seconds_done=1.0, seconds_total=2.0, notes=1))
-            progress(number + 1, SimpleNamespace(seconds_done=0.1, seconds_total=2.0, notes=1))
-            if source.name.startswith("bad"):
-                yield AudioError(f"{source} is not audio")
-            elif source.name.startswith("bug"):
-                yield ZeroDivisionError("oops")
-            elif source.name.startswith("torn"):
-                message = "only half of it was read"
-                warnings.warn(message, AudioWarning, stacklevel=1)
-                warnings.warn("a library is old", DeprecationWarning, stacklevel=1)
-                yield FakeResult(warnings=[message, "1 segments reached the token limit"])
-            else:
-                yield FakeResult()
+    def answer(self, source: Path, name: str, options: dict[str, object]) -> FakeResult | Exception:
+        self.calls.append((name, options))
+        if name.startswith("bad"):
+            return AudioError(f"{source} is not audio")
+        if name.startswith("bug"):
+            return ZeroDivisionError("oops")
+        if name.startswith("torn"):
+            message = "only half of it was read"
+            warnings.warn(message, AudioWarning, stacklevel=1)
+            warnings.warn("a library is old", DeprecationWarning, stacklevel=1)
+            return FakeResult(warnings=[message, "1 segments reached the token limit"])
+        return FakeResult()
 
 
 @pytest.fixture
-def model(monkeypatch, tmp_path):
+def model(monkeypatch, tmp_path, tiny_bundle):
     fake = FakeModel()
     bundle = tmp_path / "cache" / "bundles" / "tiny"
     bundle.mkdir(parents=True)
-    (bundle / "bundle.json").write_text("{}")
+    shutil.copy(tiny_bundle / "bundle.json", bundle)
     monkeypatch.setenv("MT3_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MT3_MODEL", raising=False)
     monkeypatch.setattr("mt3_runtime.loading.load_model", fake.load)
@@ -483,7 +467,8 @@ def test_the_report_of_the_filter(model, songs, capsys):
 def test_a_folder_goes_into_a_folder_in_every_format(model, songs, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["transcribe", str(songs), "-o", str(out), "-f", "midi,json"]) == ExitCode.OK
-    assert sorted(path.name for path in out.iterdir()) == ["a.json", "a.mid", "b.json", "b.mid"]
+    names = [".mt3-batch.jsonl", "a.json", "a.mid", "b.json", "b.mid"]
+    assert sorted(path.name for path in out.iterdir()) == names
     assert json.loads((out / "a.json").read_text())["notes"][0]["pitch"] == 60
     assert "found 2 files" in capsys.readouterr().err
     assert len(model.loads) == 1
@@ -603,17 +588,22 @@ def test_the_bar_is_drawn_for_a_person_only(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_the_bar_is_that_of_the_file_waited_for(model, songs, monkeypatch):
-    """Files are under way at the same time; the fake one reports of the next one, too."""
-    drawn: list[tuple[str, float]] = []
+def test_the_bar_is_that_of_all_files_or_of_the_only_one(model, songs, monkeypatch):
+    drawn: dict[str, list[tuple[float, float | None, str]]] = {}
 
     class Watched(Meter):
         def update(self, done: float, total: float | None, note: str = "") -> None:
-            drawn.append((self._label, done))
+            drawn.setdefault(self._label, []).append((done, total, note))
 
-    monkeypatch.setattr("mt3_runtime.commands.transcribe_command.Meter", Watched)
+    monkeypatch.setattr("mt3_runtime.batch.batch_progress.Meter", Watched)
+    (songs / "b.flac").write_bytes(bytes(3_000_000))
     assert main(["transcribe", str(songs)]) == ExitCode.OK
-    assert drawn == [("a.wav", 1.0), ("b.flac", 1.0)]
+    assert main(["transcribe", str(songs / "a.wav"), "--overwrite"]) == ExitCode.OK
+    assert [*drawn] == ["2 files", "a.wav"]
+    done, total, note = drawn["2 files"][-1]
+    assert done == total == 3.000001
+    assert note.startswith("2/2 files, ")
+    assert drawn["a.wav"] == [(1.0, 2.0, "1 notes")]
 
 
 def test_without_rich_there_is_no_bar(monkeypatch, capsys):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from mt3_runtime.batch.records import journal
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.commands import folder_inputs as folders
 from mt3_runtime.commands import jobs
@@ -145,7 +146,7 @@ def test_the_command_says_it_even_when_quiet(folder, without_av, default_bundle,
     assert "in/a.wav" in lines[1]
     assert "every sample is 0" in lines[1]  # each once, though it is a Python warning, too
     assert len(lines) == len(set(lines)) == 3
-    assert os.listdir("out") == ["a.mid"]
+    assert sorted(os.listdir("out")) == [journal.NAME, "a.mid"]
 
 
 def test_a_song_is_not_made_without_a_stem(folder, without_av, capsys):
@@ -255,7 +256,8 @@ def test_the_command_does_what_can_be_done(folder, default_bundle, capsys):
         soundfile.write(name, 0.1 * np.sin(np.arange(9000) / 9), 16000)
     arguments = ["transcribe", "in", "b", "-q", "-m", "default", "-o", "out"]
     assert main(arguments) == ExitCode.FAILED
-    assert sorted(os.listdir("out")) == ["song.flac.mid", "song.wav.mid", "y.mid"]
+    results = ["song.flac.mid", "song.wav.mid", "y.mid"]
+    assert sorted(os.listdir("out")) == [journal.NAME, *results]
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert len(errors) == 2
     assert all("other.mid" in line for line in errors)
@@ -305,7 +307,7 @@ def test_standard_input_among_files(folder, tiny_bundle, audio, piped, capsys):
     names = ["-", "./-", "<stdin>", "-"]
     run = ["transcribe", "-q", "-m", str(tiny_bundle), *names, "-f", "csv", "-o", "out"]
     assert main(run) == ExitCode.OK
-    assert sorted(os.listdir("out")) == ["-.csv", "<stdin>.csv", "stdin.csv"]
+    assert sorted(os.listdir("out")) == ["-.csv", journal.NAME, "<stdin>.csv", "stdin.csv"]
     assert Path("out/-.csv").read_bytes() == Path("out/stdin.csv").read_bytes()
 
 

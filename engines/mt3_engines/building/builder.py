@@ -8,10 +8,12 @@ and TF32 is off, so that fp32 means fp32.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mt3_engines.building.operators import faults
 from mt3_engines.building.prepare import prepare
@@ -23,14 +25,20 @@ from mt3_engines.storage.store import EngineInfo, EngineStore
 from mt3_engines.versions import parse_version
 from mt3_runtime.errors import BundleError, DeviceError
 from mt3_runtime.filesystem.atomic import make_folder
+from mt3_runtime.imports.interrupts import Held
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from mt3_runtime.bundles.bundle import Bundle, Manifest
 
+T = TypeVar("T")
+
 #: Called with (steps done, steps in all, phase) while TensorRT works.
 Report = Callable[[float, float | None, str], None]
+
+#: Seconds between looks for Ctrl-C: on Windows, no signal ends a wait.
+_LOOK = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,13 @@ class Tools:
         tensorrt: ``tensorrt``.
         loaders: ``polygraphy.backend.trt``.
         place: What they build for.
+        use_gpu: Makes the GPU they build on the calling thread's; CUDA chooses one per thread.
     """
 
     tensorrt: Any
     loaders: Any
     place: EngineTarget
+    use_gpu: Callable[[], None]
 
 
 def prepared_graph(bundle: Bundle, key: EngineKey) -> ModelProto:
@@ -93,7 +103,7 @@ def build_engine(
     tools: Tools,
     report: Report | None = None,
 ) -> EngineInfo:
-    """Builds one engine and keeps it.
+    """Builds one engine and keeps it; Ctrl-C or SIGTERM cancels the build and keeps nothing.
 
     Raises:
         BundleError: The graph is damaged or unfit.
@@ -107,15 +117,23 @@ def build_engine(
     make_folder(store.folder)
     store.check_place(key)
     started = time.monotonic()
-    poly = tools.loaders
+    poly, cancelled = tools.loaders, threading.Event()
     network = poly.NetworkFromOnnxBytes(graph, strongly_typed=True)
+    arguments = config_arguments(bundle.manifest, key, store, tools)
+    monitor = make_monitor(tools.tensorrt, report, cancelled)
     config = poly.PostprocessConfig(
-        poly.CreateConfig(**config_arguments(bundle.manifest, key, store, tools, report)),
+        poly.CreateConfig(**arguments, progress_monitor=monitor),
         func=_finisher(tools.tensorrt, key),
     )
     cache = str(store.timing_cache(tools.place))
+    build = poly.EngineBytesFromNetwork(network, config=config, save_timing_cache=cache)
+
+    def work() -> Any:
+        tools.use_gpu()
+        return build()
+
     try:
-        engine = poly.EngineBytesFromNetwork(network, config=config, save_timing_cache=cache)()
+        engine = cancellable(work, cancelled)
     except Exception as error:  # polygraphy has one class for everything, TensorRT none
         raise DeviceError(
             f"TensorRT {key.tensorrt} could not build the {key.role} engine: {error}. "
@@ -125,10 +143,32 @@ def build_engine(
     return store.put(key, bytes(engine), model=bundle.manifest.name, seconds=seconds)
 
 
+def cancellable(work: Callable[[], T], cancelled: threading.Event) -> T:
+    """Calls a long function of a C++ library so that Ctrl-C and SIGTERM can end it.
+
+    Python handles signals in the main thread, between its own instructions: inside the library
+    there are none.  So the work has a thread of its own, and this one waits for it.
+
+    Args:
+        work: The function; it lets other threads run, and looks at `cancelled` now and then.
+        cancelled: Set when something is raised here, which is passed on once the work has ended.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            with Held():  # a thread whose start is interrupted is waited for by nobody
+                made = thread.submit(work)
+            while not made.done():
+                wait([made], timeout=_LOOK)
+        except BaseException:
+            cancelled.set()
+            raise
+    return made.result()
+
+
 def config_arguments(
-    manifest: Manifest, key: EngineKey, store: EngineStore, tools: Tools, report: Report | None
+    manifest: Manifest, key: EngineKey, store: EngineStore, tools: Tools
 ) -> dict[str, Any]:
-    """What polygraphy's ``CreateConfig`` is called with."""
+    """What polygraphy's ``CreateConfig`` is called with, beside the monitor."""
     made = []
     for shapes in profiles(manifest, key):
         profile = tools.loaders.Profile()
@@ -145,8 +185,6 @@ def config_arguments(
         arguments["strip_plan"] = True
     if key.hardware != "this":
         arguments["hardware_compatibility_level"] = hardware_level(tools.tensorrt, key)
-    if report is not None:
-        arguments["progress_monitor"] = make_monitor(tools.tensorrt, report)
     return arguments
 
 
@@ -182,8 +220,8 @@ def _finisher(tensorrt: Any, key: EngineKey) -> Callable[[Any, Any, Any], None]:
     return finish
 
 
-def make_monitor(tensorrt: Any, report: Report) -> Any:
-    """Reports the phases of a build; TensorRT calls it from any thread."""
+def make_monitor(tensorrt: Any, report: Report | None, cancelled: threading.Event) -> Any:
+    """Reports the phases of a build, and ends it; TensorRT calls it from any thread."""
 
     class Monitor(tensorrt.IProgressMonitor):  # type: ignore[misc]
         """Follows the innermost phase."""
@@ -199,8 +237,9 @@ def make_monitor(tensorrt: Any, report: Report) -> Any:
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             """A step is done; True lets the build go on."""
-            report(step + 1, self.steps.get(phase_name), phase_name)
-            return True
+            if report is not None:
+                report(step + 1, self.steps.get(phase_name), phase_name)
+            return not cancelled.is_set()
 
         def phase_finish(self, phase_name: str) -> None:
             """A phase ends."""

@@ -36,6 +36,8 @@ FORMAT, FORMAT_VERSION = "mt3-runtime.engine", 1
 FOLDER_VARIABLE = "MT3_ENGINES"
 
 ENGINE, SIDECAR, TIMING = ".engine", ".json", ".timing"
+#: What polygraphy leaves beside a timing cache.
+_LOCK = ".lock"
 #: A description has some hundred bytes.
 _MAX_SIDECAR = 1 << 16
 
@@ -142,7 +144,9 @@ class EngineStore:
 
     def foreign(self) -> list[str]:
         """Names in the folder that are not ours, links and folders among them."""
-        own = {path.name for path in self.strays()} | {p.name for p in self._files(TIMING)}
+        own = {path.name for path in self.strays()}
+        for path in self._files(TIMING):
+            own |= {path.name, path.name + _LOCK}
         for path, _ in self.own():
             own |= {path.name, path.with_suffix(ENGINE).name}
         return foreign_names(self.folder, own) if self.folder.is_dir() else []

@@ -80,6 +80,7 @@ class LevelMeter:
         # Of the mean, and behind it of the channels:
         self._low, self._high = np.empty(0), np.empty(0)
         self._sums, self._squares = np.empty(0), np.empty(0)  # over the current window
+        self._exact = np.empty(0)  # scratch of several channels, kept: new memory costs more
         self._filled = 0  # frames in the current window
 
     def mix(self, frames: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -183,12 +184,14 @@ class LevelMeter:
         if self._whole:
             self._whole = bool((np.rint(frames) == frames).all())
         for place, row in enumerate(rows):
-            exact = row.astype(np.float64)  # contiguous, too: five times as fast
-            self._low[place] = min(self._low[place], exact.min())
-            self._high[place] = max(self._high[place], exact.max())
+            exact: npt.NDArray[Any] = row
             if len(rows) > 1:
+                exact = self._exact[: len(row)]
+                exact[...] = row  # contiguous, too: five times as fast
                 self._sums[place] += exact.sum()
                 self._squares[place] += np.einsum("n,n->", exact, exact)
+            self._low[place] = min(self._low[place], exact.min())
+            self._high[place] = max(self._high[place], exact.max())
         if len(rows) == 1:  # the mean is the channel
             self._low[1], self._high[1] = (min(self._low[:2]), max(self._high[:2]))
         self._frames += len(frames)
@@ -205,6 +208,8 @@ class LevelMeter:
         self._low = np.append(self._low, np.full(more, math.inf))
         self._high = np.append(self._high, np.full(more, -math.inf))
         self._sums, self._squares = np.zeros((2, channels + 1))
+        if channels > 1 and not len(self._exact):
+            self._exact = np.empty(self._window)
 
     def _begin_window(self) -> None:
         self._cancelled += self._filled if self._cancels() else 0

@@ -31,6 +31,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
+from mt3_runtime.arguments.argument_checks import refused
 from mt3_runtime.audio import filter_bank as filterbank
 from mt3_runtime.errors import OptionError
 from mt3_runtime.schema import Between, read_fields
@@ -53,7 +54,7 @@ SCALINGS: Mapping[str, tuple[str, ...]] = {
 _MAX_SIZE, _MAX_RATE = 1 << 14, 1 << 20
 """Bounds of the configured sizes and rate: they become allocations, and come from a file."""
 
-_CHUNK_FRAMES = 64
+CHUNK_FRAMES = 64
 """Frames worked on at once: the scratch stays in the L2 cache (twice as fast as 256), and the
 largest band product, 64 x 82 x 16, below the 2**18 multiplications that OpenBLAS spreads over
 threads."""
@@ -240,6 +241,29 @@ class FeatureExtractor:
         matrix = filter_matrix(self.config)
         self._bands = [] if matrix is None else filterbank.split_bands(matrix)
 
+    def checked(self, features: object) -> npt.NDArray[np.float32]:
+        """Check that features can be those of segments: float32 [segments, frames, bins].
+
+        Raises:
+            OptionError: They have another type or shape, or hold NaN or infinity.
+        """
+        expected = (self.config.frames, self.config.bins)
+        text = f"an array of numbers [segments, {expected[0]}, {expected[1]}], from preprocess()"
+        try:
+            array = np.asarray(features)
+        except (TypeError, ValueError) as error:  # of unequal lengths, or an object's own
+            raise refused("features", features, text) from error
+        if array.dtype.kind not in "iuf" or array.ndim != 3:
+            raise refused("features", features, text)
+        if array.shape[1:] != expected:
+            raise OptionError(
+                f"features must have shape [segments, {expected[0]}, {expected[1]}], "
+                f"got {list(array.shape)}; make them with preprocess()."
+            )
+        if not np.isfinite(array).all():
+            raise OptionError("features hold NaN or infinity; make them with preprocess().")
+        return array.astype(np.float32, copy=False)
+
     def __call__(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Compute the features of one segment.
 
@@ -253,6 +277,27 @@ class FeatureExtractor:
         Raises:
             OptionError: ``samples`` has another type, shape or length.
         """
+        self._check(samples)
+        features, _ = self._compute(samples, 1, 0)
+        return features
+
+    def with_spectra(
+        self, samples: npt.NDArray[np.float32], *, every: int, used: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """As calling it, and returns the magnitudes of some frames beside the features.
+
+        Args:
+            samples: As of a call.
+            every: Of so many frames the first one; a divisor of `CHUNK_FRAMES`.
+            used: How many frequencies, from 0 Hz on.
+
+        Returns:
+            The features, and float32 [k, used].
+        """
+        self._check(samples)
+        return self._compute(samples, every, used)
+
+    def _check(self, samples: npt.NDArray[np.float32]) -> None:
         config = self.config
         if samples.dtype != np.float32 or samples.ndim != 1:
             raise OptionError(
@@ -264,13 +309,22 @@ class FeatureExtractor:
                 f"A segment has {len(samples)} samples; expected {lengths.start} to "
                 f"{lengths.stop - 1}."
             )
+
+    def _compute(
+        self, samples: npt.NDArray[np.float32], every: int, used: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        config = self.config
         frames = self._frames(samples)
         features = np.zeros((config.frames, config.bins), np.float32)
-        for start in range(0, len(frames), _CHUNK_FRAMES):
-            stop = min(start + _CHUNK_FRAMES, len(frames))
-            self._log_spectrum(frames[start:stop], features[start:stop])
+        kept = np.empty((-(-len(frames) // every), used), np.float32)
+        for start in range(0, len(frames), CHUNK_FRAMES):
+            stop = min(start + CHUNK_FRAMES, len(frames))
+            spectrum = np.abs(np.fft.rfft(frames[start:stop] * self._window))
+            if used:
+                kept[start // every : -(-stop // every)] = spectrum[::every, :used]
+            self._log_spectrum(spectrum, features[start:stop])
         self._scale(features[: len(frames)])
-        return features
+        return features, kept
 
     def _frames(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Returns a view [k, fft_size]; k is ``frames``, or less with leading frames."""
@@ -284,10 +338,11 @@ class FeatureExtractor:
         frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
         return frames[: self.config.frames]
 
-    def _log_spectrum(self, frames: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
-        """Fill ``out`` [k, bins] from ``frames`` [k, fft_size]."""
+    def _log_spectrum(
+        self, spectrum: npt.NDArray[np.float32], out: npt.NDArray[np.float32]
+    ) -> None:
+        """Fill ``out`` [k, bins] from magnitudes [k, fft_size / 2 + 1], which are overwritten."""
         config = self.config
-        spectrum = np.abs(np.fft.rfft(frames * self._window))
         if config.power == 2:
             np.square(spectrum, out=spectrum)
         if config.filters == "none":

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import BinaryIO
 
 import numpy as np
 
+from mt3_runtime.audio.accepted_formats import check_format
 from mt3_runtime.audio.containers.audio_kinds import SHARED, describe
 from mt3_runtime.audio.containers.av_container import INSTALL, ContainerDecoder, import_av
 from mt3_runtime.audio.containers.byte_source import Bytes, FileBytes, Part, open_bytes
@@ -70,7 +71,13 @@ class SoundReader:
     """
 
     def __init__(
-        self, data: Bytes, name: str, *, containers: bool = True, owned: BinaryIO | None = None
+        self,
+        data: Bytes,
+        name: str,
+        *,
+        containers: bool = True,
+        formats: Collection[str] | None = None,
+        owned: BinaryIO | None = None,
     ) -> None:
         if data.size == 0:
             raise AudioError(f"{name} is empty (0 bytes); expected an audio file.")
@@ -83,6 +90,8 @@ class SoundReader:
         self._gaps: list[tuple[Gap, str]] = []  # what is left out, and why
         for item in sound_parts(data):
             if isinstance(item, Part):
+                if formats is not None:
+                    check_format(item, name, formats)
                 self._parts.append(item)
             else:
                 self._gaps.append((item, "neither audio nor a tag"))
@@ -228,7 +237,10 @@ class SoundReader:
 
 
 def open_sound(
-    source: str | os.PathLike[str] | BinaryIO, *, containers: bool = True
+    source: str | os.PathLike[str] | BinaryIO,
+    *,
+    containers: bool = True,
+    formats: Collection[str] | None = None,
 ) -> SoundReader:
     """Open a sound file in any format libsndfile reads (WAV, FLAC, OGG, MP3, AIFF, ...).
 
@@ -239,6 +251,7 @@ def open_sound(
             whatever its position and is left open; one that cannot seek is read into memory first
             (the compressed bytes, not the samples).
         containers: Also what PyAV (FFmpeg) reads.  False keeps the bytes of strangers away from it.
+        formats: Those that may be decoded, see `mt3_runtime.audio.accepted_formats`; None for all.
 
     Raises:
         AudioNotFoundError: The path does not exist or is a folder.
@@ -248,7 +261,7 @@ def open_sound(
     name, handle, owned = open_bytes(source)
     try:
         data = FileBytes(handle, name)
-        return SoundReader(data, name, containers=containers, owned=owned)
+        return SoundReader(data, name, containers=containers, formats=formats, owned=owned)
     except BaseException:
         if owned is not None:
             owned.close()

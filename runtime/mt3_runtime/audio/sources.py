@@ -16,7 +16,8 @@ import inspect
 import os
 import stat
 import warnings
-from collections.abc import AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
@@ -134,6 +135,7 @@ def open_audio(
     sr: float | None = None,
     target_rate: int = DEFAULT_RATE,
     containers: bool = True,
+    formats: Collection[str] | None = None,
 ) -> AudioStream:
     """Open a file, a binary file object or an array as a stream of mono blocks.
 
@@ -149,6 +151,8 @@ def open_audio(
         target_rate: Sample rate wanted [Hz].
         containers: Read files that libsndfile does not know (MP4, WebM, WMA, ...) through PyAV, if
             it is installed.  False keeps the bytes of strangers away from it.
+        formats: Of files, those that may be decoded, see `mt3_runtime.audio.accepted_formats`; None
+            for all.
 
     Raises:
         AudioNotFoundError: The path does not exist or is a folder.
@@ -161,9 +165,11 @@ def open_audio(
     target_rate = _valid_target(target_rate)
     if isinstance(source, AudioStream):
         return _opened(source, sr, target_rate)
-    if _is_file(source):
-        return _open_file(source, sr, target_rate, containers=containers)
-    levels = LevelMeter("array", DEFAULT_RATE if sr is None else _valid_rate(sr))
+    if is_file(source):
+        check_readable(source)
+        opened = partial(open_sound, source, containers=containers, formats=formats)
+        return _open_file(opened, sr, target_rate)
+    levels = LevelMeter("array", DEFAULT_RATE if sr is None else valid_rate(sr))
     reader = FrameReader()
     frames = reader.read(source)
     levels.remark = reader.remark
@@ -194,7 +200,7 @@ def open_blocks(
             channel count changes, a value is NaN or infinite, or there was no sample at all.
         MissingDependencyError: soxr is needed and not installed.
     """
-    levels = LevelMeter("stream", _valid_rate(sr))
+    levels = LevelMeter("stream", valid_rate(sr))
     target_rate = _valid_target(target_rate)
     _check_blocks(blocks)
     return AudioStream(
@@ -233,7 +239,7 @@ def is_recording(source: object) -> bool:
 
     Of an array of numbers the axes tell: iterating would give samples, or frames of few channels.
     """
-    if _is_file(source) or isinstance(source, bytes):
+    if is_file(source) or isinstance(source, bytes):
         return True
     kind = getattr(getattr(source, "dtype", None), "kind", "f")  # PyTorch's have none
     shape: tuple[int, ...] = getattr(source, "shape", (0, 0, 0))
@@ -241,11 +247,12 @@ def is_recording(source: object) -> bool:
     return kind in "iuf" and (len(shape) < 2 or few)
 
 
-def _is_file(source: object) -> TypeGuard[FileSource]:
+def is_file(source: object) -> TypeGuard[FileSource]:
+    """Whether this is a path or a file object, or something with another kind of ``read``."""
     return isinstance(source, str | os.PathLike) or hasattr(source, "read")
 
 
-def _check_readable(source: FileSource) -> None:
+def check_readable(source: FileSource) -> None:
     """Refuse objects with another kind of ``read`` than files have."""
     if isinstance(source, str | os.PathLike):
         return
@@ -299,12 +306,9 @@ def _opened(stream: AudioStream, sr: float | None, target: int) -> AudioStream:
     return stream
 
 
-def _open_file(
-    source: FileSource, sr: float | None, target: int, *, containers: bool
-) -> AudioStream:
-    wanted = None if sr is None else _valid_rate(sr)
-    _check_readable(source)
-    reader = open_sound(source, containers=containers)
+def _open_file(opened: Callable[[], SoundReader], sr: float | None, target: int) -> AudioStream:
+    wanted = None if sr is None else valid_rate(sr)
+    reader = opened()
     try:
         _check_header(reader, wanted)
         levels = LevelMeter(reader.name, reader.rate)
@@ -338,7 +342,8 @@ def _check_header(reader: SoundReader, wanted: float | None) -> None:
         )
 
 
-def _valid_rate(rate: object, argument: str = "sr") -> float:
+def valid_rate(rate: object, argument: str = "sr") -> float:
+    """The sample rate in Hz; raises `OptionError` if it is none."""
     hint = ""
     if isinstance(rate, Real) and not isinstance(rate, bool):
         hertz = cast("float", rate)
@@ -353,7 +358,7 @@ def _valid_rate(rate: object, argument: str = "sr") -> float:
 
 
 def _valid_target(rate: object) -> int:
-    valid = _valid_rate(rate, "target_rate")
+    valid = valid_rate(rate, "target_rate")
     if not isinstance(valid, int):
         raise OptionError(f"target_rate={rate!r} is not a whole number of Hz.")
     return valid

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
+from mt3_runtime.arguments.argument_checks import as_choice
 from mt3_runtime.backends.ort_common import import_onnxruntime
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.backends.ort_cuda import CUDA, OrtCudaBackend, options_of_environment
@@ -71,8 +72,8 @@ def open_backend(
         OptionError: The device's name, the profile or ``threads`` makes no sense.
     """
     wanted = Device.parse(device)
-    if profile is not None and profile not in KNOWN_PROFILES:
-        raise OptionError(f"profile must be one of {', '.join(KNOWN_PROFILES)}, got {profile!r}.")
+    if profile is not None:
+        as_choice("profile", profile, KNOWN_PROFILES)
     if wanted.kind == "auto":
         backend = _best(bundle, threads, profile)
         log.info("device auto: using %s", backend.description)

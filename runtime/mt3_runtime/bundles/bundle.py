@@ -16,6 +16,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+from mt3_runtime.arguments.argument_checks import as_path
 from mt3_runtime.bundles.container import Extent, open_container
 from mt3_runtime.bundles.manifest import DecodingSpec, GraphFile, Manifest, ModelSpec, Role
 from mt3_runtime.bundles.onnx_scan import scan
@@ -53,7 +54,7 @@ class Bundle:
             BundleNotFoundError: ``path`` does not exist.
             BundleError: It is not a bundle, or its manifest is damaged.
         """
-        self.path = Path(path)
+        self.path = as_path("path", path)
         if not _exists(self.path):
             raise BundleNotFoundError(
                 f"There is no bundle at {self.path}. Make one with: "

@@ -14,6 +14,7 @@ An empty file with a suffix of audio is taken, and reported when it cannot be re
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +40,9 @@ AUDIO_SUFFIXES: Mapping[str, str] = dict.fromkeys((
 # fmt: on
 """What a folder is searched for: suffixes of audio, and the package that reads it.  Left out are
 those under which mostly other things are found (.mat, .xi, .iff), and samples without header."""
+
+Passed = dict[str, list[str]]
+"""Names of files that are passed over, by the reason."""
 
 _SHOWN = 5
 """File names in a message."""
@@ -73,52 +77,89 @@ def find_inputs(names: Sequence[str], *, tell: Callable[[str], None] | None = No
 
 
 def _audio_files(folder: Path, tell: Callable[[str], None]) -> list[Path]:
-    readers = {SNDFILE} | ({PYAV} if find_spec(PYAV) else set())
-    taken: list[Path] = []
-    over: dict[str, list[str]] = {}
-    try:
-        for path in sorted(folder.iterdir()):
-            reason = _passed_over(path, readers)
-            if reason == "":
-                taken.append(path)
-            elif reason is not None:
-                over.setdefault(reason, []).append(path.name)
-    except OSError as error:
-        raise AudioError(f"The folder {folder} cannot be read: {error.strerror}.") from error
-    passed = "; ".join(f"{_some(names)} ({reason})" for reason, names in over.items())
+    taken, over = look_into(folder)
     if not taken:
-        suffixes = " ".join(suffix for suffix, by in AUDIO_SUFFIXES.items() if by in readers)
-        raise AudioError(
-            f"There is no audio file directly in {folder} (looked for {suffixes}); name the files "
-            "or another folder." + (f" Passed over: {passed}." if passed else "")
-        )
-    if passed:
-        number = sum(map(len, over.values()))
-        what = "1 file that looks" if number == 1 else f"{number} files that look"
-        tell(f"{folder}: passed over {what} like audio: {passed}")
+        raise no_audio(f"directly in {folder}", over)
+    if over:
+        tell(passed_over(folder, over))
     return taken
 
 
-def _passed_over(path: Path, readers: Iterable[str]) -> str | None:
+def look_into(folder: Path) -> tuple[list[Path], Passed]:
+    """The audio files directly in a folder, in the order of their names, and what is passed over.
+
+    Raises:
+        AudioError: The folder cannot be read.
+    """
+    readers = _readers()
+    taken: list[Path] = []
+    over: Passed = {}
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: os.path.normcase(entry.name))
+        for entry in found:
+            reason = _reason(entry, readers)
+            if reason == "":
+                taken.append(folder / entry.name)
+            elif reason is not None:
+                over.setdefault(reason, []).append(entry.name)
+    except OSError as error:
+        raise AudioError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+    return taken, over
+
+
+def no_audio(where: str, over: Passed) -> AudioError:
+    """Says that there is no audio file in a place, and what else is there."""
+    suffixes = " ".join(suffix for suffix, by in AUDIO_SUFFIXES.items() if by in _readers())
+    return AudioError(
+        f"There is no audio file {where} (looked for {suffixes}); name the files or another folder."
+        + (f" Passed over: {_named(over)}." if over else "")
+    )
+
+
+def passed_over(folder: Path, over: Passed) -> str:
+    """One line about what looks like audio in a folder and is passed over."""
+    number = sum(map(len, over.values()))
+    what = "1 file that looks" if number == 1 else f"{number} files that look"
+    return f"{folder}: passed over {what} like audio: {_named(over)}"
+
+
+def _named(over: Passed) -> str:
+    return "; ".join(f"{_some(names)} ({reason})" for reason, names in over.items())
+
+
+def _readers() -> set[str]:
+    return {SNDFILE} | ({PYAV} if find_spec(PYAV) else set())
+
+
+def _reason(entry: os.DirEntry[str], readers: Iterable[str]) -> str | None:
     """Why a file that looks like audio is not taken; "" if it is, None if it is something else."""
-    package = AUDIO_SUFFIXES.get(path.suffix.lower())
-    if path.name.startswith("._") or is_folder(path):
+    package = AUDIO_SUFFIXES.get(os.path.splitext(entry.name)[1].lower())  # noqa: PTH122  10,000 files
+    if entry.name.startswith("._") or _is(entry.is_dir):
         return None
     if package is None:
-        return "the suffix does not say so: name it to take it" if _sounds(path) else None
-    if not path.is_file():
+        return "the suffix does not say so: name it to take it" if _sounds(entry) else None
+    if not _is(entry.is_file):
         return "no regular file"
-    if path.name.startswith("."):
+    if entry.name.startswith("."):
         return "hidden"
     return "" if package in readers else f"to read it: {pip(requirement(PYAV, 'formats'))}"
 
 
-def _sounds(path: Path) -> bool:
+def _is(ask: Callable[[], bool]) -> bool:
+    """What a folder's entry says of itself; False where it cannot be asked, as of a link's loop."""
+    try:
+        return ask()
+    except OSError:
+        return False
+
+
+def _sounds(entry: os.DirEntry[str]) -> bool:
     """Whether a file begins as audio does; files that cannot be read do not."""
     try:
-        if not path.is_file():
+        if not entry.is_file():
             return False
-        with path.open("rb") as file:
+        with Path(entry.path).open("rb") as file:
             head = file.read(32)
     except OSError:
         return False

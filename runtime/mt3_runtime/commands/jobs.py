@@ -18,24 +18,18 @@ says ``--overwrite``.
 from __future__ import annotations
 
 import os
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mt3_runtime.cli import talk
+from mt3_runtime.commands.path_collisions import InputFiles, find_rivals, same_file
 from mt3_runtime.errors import OptionError, OutputError
 from mt3_runtime.files.formats import SUFFIXES, check_format, format_from_suffix
 from mt3_runtime.filesystem.atomic import STDOUT, check_output, exists, is_folder, real_path
 
 STDIN = Path("<stdin>")
 """Stands for standard input among the sources; its results are called ``stdin``."""
-
-_LOOKED_AT = 32
-"""Entries of a folder, to find one whose name has letters."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +68,23 @@ def parse_formats(text: str) -> tuple[str, ...]:
     return formats
 
 
+@dataclass(frozen=True)
+class Draft:
+    """All jobs of a call, with their names, before anything was looked at.
+
+    Attributes:
+        jobs: One for each source; those that are the same file are left out.
+        named: The user has named the only output, so it replaces what is there.
+        folder: The one folder of all results, if that was named.
+        rivals: By source, the others that would write to one of its places, and that place.
+    """
+
+    jobs: tuple[Job, ...]
+    named: bool = False
+    folder: Path | None = None
+    rivals: Mapping[Path, Mapping[Path, str]] = field(default_factory=dict)
+
+
 def plan(
     sources: Sequence[Path],
     *,
@@ -84,6 +95,22 @@ def plan(
     overwrite: bool = False,
     refuse: Callable[[OutputError], None] | None = None,
 ) -> list[Job]:
+    """Gives every source its outputs and checks them; see `draft` and `possible`."""
+    drafted = draft(sources, output=output, formats=formats, folder=folder, stems=stems)
+    told = None if refuse is None else lambda _, error: refuse(error)
+    return possible(drafted, overwrite=overwrite, refuse=told)
+
+
+def draft(
+    sources: Sequence[Path],
+    *,
+    output: str | None = None,
+    formats: tuple[str, ...] = (),
+    folder: bool = False,
+    stems: tuple[str, ...] = (),
+    places: Mapping[Path, str] | None = None,
+    longer: bool = True,
+) -> Draft:
     """Gives every source its outputs.
 
     Args:
@@ -92,13 +119,12 @@ def plan(
         formats: Chosen formats; empty for the one the output's suffix names, else MIDI.
         folder: The results belong into a folder even if there is only one.
         stems: Names of the stems that each result is split into; empty for one file of all notes.
-        overwrite: Made-up names may replace existing files.
-        refuse: Is told why an output cannot be written; its source is left out of the result.
+        places: Folders below ``output`` into which the results of some sources belong.
+        longer: Inputs that share a NAME get names with their suffix.
 
     Raises:
-        OptionError: The choices contradict each other, or the output of the only source exists.
-        OutputError: An output cannot be written, or exists already, or another source has the same
-            one; and there is no ``refuse``.
+        OptionError: The choices contradict each other.
+        OutputError: There can be no such folder.
     """
     if output == "":
         raise OptionError("The argument of -o is empty; name a file, a folder or -.")
@@ -107,15 +133,19 @@ def plan(
     if output is None and STDIN in sources:
         raise OptionError("The result of standard input needs a name: -o FILE, or -o - for stdout.")
     if output == STDOUT:
-        if several:
-            raise OptionError("`-o -` takes one input file and one format, and no --split.")
-        return [Job(sources[0], (Result(formats[0] if formats else "midi", STDOUT),))]
-    if named := output is not None and not several and not _is_folder(output):
-        jobs = [Job(sources[0], (Result(_one_format(output, formats), output),))]
-    else:
-        target = None if output is None else _folder(output)
-        jobs = _derive(sources, target, formats or ("midi",), stems)
-    return _possible(jobs, named=named, overwrite=overwrite, refuse=refuse or _raise)
+        if several and (formats != ("jsonl",) or stems):
+            raise OptionError(
+                "`-o -` takes one input file and one format, and no --split; or several files and "
+                "-f jsonl."
+            )
+        result = Result(formats[0] if formats else "midi", STDOUT)
+        return Draft(tuple(Job(source, (result,)) for source in sources))
+    if output is not None and not several and not _is_folder(output):
+        result = Result(_one_format(output, formats), output)
+        return Draft((Job(sources[0], (result,)),), named=True)
+    target = None if output is None else _folder(output)
+    made = _derive(sources, target, formats or ("midi",), stems, places or {}, longer=longer)
+    return Draft(tuple(made[0]), folder=target, rivals=made[1])
 
 
 def _is_folder(output: str) -> bool:
@@ -150,31 +180,43 @@ def _one_format(output: str, formats: tuple[str, ...]) -> str:
 
 
 def _derive(
-    sources: Sequence[Path], folder: Path | None, formats: tuple[str, ...], stems: tuple[str, ...]
-) -> list[Job]:
-    """Jobs with made-up names: NAME.mid, or NAME.wav.mid where several inputs share the NAME."""
-    make = partial(_job, folder=folder, formats=formats, stems=stems)
-    jobs = _without_aliases([make(source) for source in sources])
-    rivals = _rivals(jobs)
-    longer = [make(job.source, whole=job.source in rivals) for job in jobs]
-    told = rivals.keys() - _rivals(longer).keys()
-    jobs = [new if new.source in told else old for new, old in zip(longer, jobs, strict=True)]
-    if told:
-        names = ", ".join(job.results[0].path for job in jobs if job.source in told)
-        talk(f"warning: inputs share a name; their results have names with the suffix: {names}")
-    return jobs
-
-
-def _job(
-    source: Path,
-    *,
+    sources: Sequence[Path],
     folder: Path | None,
     formats: tuple[str, ...],
     stems: tuple[str, ...],
-    whole: bool = False,
+    places: Mapping[Path, str],
+    *,
+    longer: bool,
+) -> tuple[list[Job], dict[Path, dict[Path, str]]]:
+    """Jobs with made-up names: NAME.mid, or NAME.wav.mid where several inputs share the NAME.
+
+    With them their rivals, see `Draft`; to find those takes longer than anything else.
+    """
+
+    def make(source: Path, *, whole: bool = False) -> Job:
+        base = source.parent if folder is None else folder / places.get(source, "")
+        return _job(source, base, formats, stems, whole=whole)
+
+    jobs = [make(source) for source in sources]
+    rivals = _rivals(jobs)
+    if rivals:
+        jobs = _without_aliases(jobs, rivals)
+        rivals = _rivals(jobs)
+    if not (rivals and longer):
+        return jobs, rivals
+    whole = [make(job.source, whole=job.source in rivals) for job in jobs]
+    told = rivals.keys() - _rivals(whole).keys()
+    jobs = [new if new.source in told else old for new, old in zip(whole, jobs, strict=True)]
+    if told:
+        names = ", ".join(job.results[0].path for job in jobs if job.source in told)
+        talk(f"warning: inputs share a name; their results have names with the suffix: {names}")
+    return jobs, _rivals(jobs)
+
+
+def _job(
+    source: Path, base: Path, formats: tuple[str, ...], stems: tuple[str, ...], *, whole: bool
 ) -> Job:
     suffixes = {name: suffix for suffix, name in reversed(SUFFIXES.items())}  # the first one wins
-    base = source.parent if folder is None else folder
     own = "stdin" if source == STDIN else source.name if whole else source.stem
     results = []
     for stem in stems or ("",):
@@ -183,90 +225,90 @@ def _job(
     return Job(source, tuple(results))
 
 
-def _possible(
-    jobs: Sequence[Job], *, named: bool, overwrite: bool, refuse: Callable[[OutputError], None]
+def possible(
+    drafted: Draft,
+    *,
+    overwrite: bool = False,
+    refuse: Callable[[Job, OutputError], None] | None = None,
+    skip: Callable[[Job], bool] | None = None,
+    may_replace: Callable[[Job, str], bool] | None = None,
 ) -> list[Job]:
-    """The jobs whose results can be written."""
-    sources = [job.source for job in jobs]
-    rivals = _rivals(jobs)
-    possible = []
+    """The jobs that are to be done and whose results can be written.
+
+    Args:
+        drafted: All jobs.
+        overwrite: Made-up names may replace existing files.
+        refuse: Is told why an output cannot be written; its source is left out of the result.
+        skip: Whether a job need not be done.
+        may_replace: Whether an existing file may be replaced all the same.
+
+    Raises:
+        OptionError: The output of the only source exists.
+        OutputError: An output cannot be written, or exists already, or another source has the same
+            one; and there is no ``refuse``.
+    """
+    jobs, replaces = drafted.jobs, drafted.named or overwrite
+    if jobs and jobs[0].results[0].path == STDOUT:
+        return list(jobs)
+    inputs, kept = InputFiles(job.source for job in jobs), []
     for job in jobs:
+        if skip is not None and skip(job):
+            continue
         try:
-            _check_alone(job, rivals)
+            _check_places(job, drafted, inputs)
             for result in job.results:
-                # A folder that is to be made was looked at by `_folder`; one in which a missing
-                # input would lie is of no interest.
-                if named or is_folder(Path(result.path).parent):
-                    check_output(result.path, sources)
-                if not (named or overwrite) and exists(result.path):
+                if replaces or not exists(result.path):
+                    continue
+                if may_replace is None or not may_replace(job, result.path):
                     kind = OptionError if len(jobs) == 1 else OutputError
                     raise kind(f"{result.path} exists; pass --overwrite to replace it.")
         except OutputError as error:
-            refuse(error)
+            (refuse or _raise)(job, error)
         else:
-            possible.append(replace(job, replaces=named or overwrite))
-    return possible
+            kept.append(replace(job, replaces=replaces))
+    return kept
 
 
-def _check_alone(job: Job, rivals: Mapping[Path, Mapping[Path, str]]) -> None:
-    for other, path in rivals.get(job.source, {}).items():
+def _check_places(job: Job, drafted: Draft, inputs: InputFiles) -> None:
+    """Refuses results that cannot be written, or not without harm to other files of the call."""
+    _check_name(job, drafted)
+    for result in job.results:
+        # A folder that is to be made was looked at by `_folder`; one in which a missing input
+        # would lie is of no interest.
+        if drafted.named or is_folder(Path(result.path).parent):
+            check_output(result.path)
+            inputs.check(result.path)
+
+
+def _check_name(job: Job, drafted: Draft) -> None:
+    """Refuses results that another input has as well, or that have the name of their own input."""
+    for other, path in drafted.rivals.get(job.source, {}).items():
         raise OutputError(
             f"{job.source} and {other} would both be written to {path}; transcribe them "
             "separately, each with its own -o."
         )
+    if not drafted.named and any(Path(result.path) == job.source for result in job.results):
+        raise OutputError(
+            f"{job.source} is named as notes are, and its result would replace this input; "
+            "expected audio. If it is audio, name the result with -o."
+            if exists(job.source)
+            else f"{job.source}: there is no such file."
+        )
 
 
-def _without_aliases(jobs: Sequence[Job]) -> list[Job]:
+def _without_aliases(jobs: Iterable[Job], rivals: Mapping[Path, Mapping[Path, str]]) -> list[Job]:
     """The jobs without those that would make the result of one before them again."""
-    rivals = _rivals(jobs)
     kept: list[Job] = []
     for job in jobs:
         others = rivals.get(job.source, {})
-        if not any(k.source in others and _same_file(k.source, job.source) for k in kept):
+        if not any(k.source in others and same_file(k.source, job.source) for k in kept):
             kept.append(job)
     return kept
 
 
-def _rivals(jobs: Sequence[Job]) -> dict[Path, dict[Path, str]]:
-    """By source, the others that would write to one of its places, and that place."""
-    owners: dict[str, list[tuple[Path, str]]] = {}
-    folders: dict[Path, bool] = {}
-    for job in jobs:
-        for result in job.results:
-            folder = Path(result.path).parent
-            if folder not in folders:
-                folders[folder] = _ignores_case(folder)
-            key = os.path.normcase(real_path(result.path))
-            if folders[folder]:
-                key = unicodedata.normalize("NFC", key).casefold()
-            owners.setdefault(key, []).append((job.source, result.path))
-    found: dict[Path, dict[Path, str]] = {}
-    for several in owners.values():
-        for source, path in several:
-            others = {other: path for other, _ in several if other != source}
-            if others:
-                found.setdefault(source, {}).update(others)
-    return found
+def _rivals(jobs: Iterable[Job]) -> dict[Path, dict[Path, str]]:
+    return find_rivals((job.source, [result.path for result in job.results]) for job in jobs)
 
 
-def _ignores_case(folder: Path) -> bool:
-    """Whether a folder, or the one in which it will be made, takes A and a for one name."""
-    above = real_path(folder)
-    nearest = next(place for place in (above, *above.parents) if exists(place))
-    with suppress(OSError):
-        for entry in chain(islice(nearest.iterdir(), _LOOKED_AT), (nearest, *nearest.parents)):
-            other = entry.name.swapcase()
-            if entry.name.isascii() and other != entry.name:
-                return entry.samefile(entry.with_name(other))
-    return False
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return real_path(one) == real_path(other)
-
-
-def _raise(error: OutputError) -> None:
+def _raise(_job: Job, error: OutputError) -> None:
     raise error

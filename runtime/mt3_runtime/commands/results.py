@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from mt3_runtime.filesystem.atomic import (
     real_path,
     write_output,
 )
+from mt3_runtime.filesystem.ownership import is_regular
 
 if TYPE_CHECKING:
     from mt3_runtime.transcription import Transcription
@@ -80,6 +81,13 @@ def write(result: Transcription, job: Job, tempo: float | None = None) -> list[s
     Raises:
         OutputError: A file cannot be written, or has come in since the job was planned.
     """
+    contents = contents_of(result, job, tempo)
+    write_files(contents, job)
+    return [*contents]
+
+
+def contents_of(result: Transcription, job: Job, tempo: float | None = None) -> dict[str, bytes]:
+    """The content of a job's files, by their paths; arguments as in `write`."""
     stems = result.stems() if any(target.stem for target in job.results) else {}
     wanted: list[tuple[Result, Transcription]] = []
     for target in job.results:
@@ -88,21 +96,54 @@ def write(result: Transcription, job: Job, tempo: float | None = None) -> list[s
         elif target.stem in stems:
             wanted.append((target, replace(result, notes=stems[target.stem])))
     rendered = render if tempo is None else partial(render, tempo=tempo)
-    contents = []
+    contents = {}
     for target, part in wanted:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MidiWarning)  # said here, with the name
-            contents.append((target.path, rendered(part, target.format)))
+            contents[target.path] = rendered(part, target.format)
         if target.format == "midi" and (message := port_warning(part.notes)):
             talk(f"warning: {about(job.source, message)}")
-    for path, _ in contents if not job.replaces else ():
-        if exists(path):
+    return contents
+
+
+def write_files(
+    contents: Mapping[str, bytes],
+    job: Job,
+    *,
+    may_replace: Callable[[str], bool] | None = None,
+    keep: bool = False,
+) -> None:
+    """Writes files, each whole or not at all, and none if one is there that must not be replaced.
+
+    Args:
+        contents: By path.
+        job: Whose they are.
+        may_replace: Whether a file that has come in may be replaced.
+        keep: Leave what is there as it is, and write the others.
+
+    Raises:
+        OutputError: A file cannot be written, or another one is in its place.
+    """
+    wanted = dict(contents)
+    for path, content in contents.items() if not job.replaces else ():
+        if not exists(path) or (may_replace is not None and may_replace(path)):
+            continue
+        if keep or _holds(path, content):
+            del wanted[path]
+        else:
             raise OutputError(f"{path} exists by now; pass --overwrite to replace it.")
-    for path, content in contents:
+    for path, content in wanted.items():
         if path != STDOUT:
             make_folder(Path(path).parent)
         write_output(path, content)
-    return [path for path, _ in contents]
+
+
+def _holds(path: str, content: bytes) -> bool:
+    """Whether a file has this content: another run has made the same result."""
+    try:
+        return is_regular(path) and Path(path).read_bytes() == content
+    except OSError:
+        return False
 
 
 def tell_warnings(

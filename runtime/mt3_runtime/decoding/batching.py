@@ -25,12 +25,15 @@ from typing import TYPE_CHECKING
 
 from mt3_runtime.decoding.decoding_run import Run
 from mt3_runtime.decoding.scheduler import Pulse, Schedule
+from mt3_runtime.decoding.search import previous_ids
 from mt3_runtime.decoding.slots import Rows
 from mt3_runtime.decoding.step_costs import StepCosts
 from mt3_runtime.decoding.strands import Load, Priority
+from mt3_runtime.diagnostics.cores import usable_cores
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import Backend
+    from mt3_runtime.bundles.manifest import Manifest
     from mt3_runtime.decoding.scheduler import Remember
     from mt3_runtime.decoding.search import MakeSearch
     from mt3_runtime.decoding.strands import Strand
@@ -61,16 +64,18 @@ class Loop:
         self._crew: _Crew | None = None
         _loops.add(self)
 
-    def open(self, *, window: int | None = None) -> Run:
+    def open(self, *, window: int | None = None, readers: int = 0) -> Run:
         """Begins a run; the loop has threads until the last one is closed.
 
         Args:
             window: How many segments may be under way or wait for the caller.
+            readers: At least so many threads read, as others do the work for them.
         """
         with self._lock:
             if self._crew is None or self._crew.stopped:
                 self._crew = _Crew(self._backend, self._remember, self._readers, self._costs)
             crew = self._crew
+            crew.read_with(readers)
             slots = self._backend.workers * self._backend.slots
             run = Run(
                 crew.schedule,
@@ -127,11 +132,11 @@ class _Crew:
         self.runs: list[Run] = []
         self._alone: Rows | None = None
         self._threads: list[threading.Thread] = []
+        self._readers = 0
         try:
             for _ in range(backend.workers):
                 self._threads.append(self._start(self._work, "mt3 work"))
-            for _ in range(readers):
-                self._threads.append(self._start(self._read, "mt3 read"))
+            self.read_with(readers)
         except BaseException:
             self.schedule.close()
             raise
@@ -139,6 +144,12 @@ class _Crew:
     @property
     def stopped(self) -> bool:
         return self.schedule.closed
+
+    def read_with(self, readers: int) -> None:
+        """Has at least so many threads read."""
+        while self._readers < readers:
+            self._threads.append(self._start(self._read, "mt3 read"))
+            self._readers += 1
 
     def read_apart(self, strand: Strand) -> threading.Thread:
         """Starts a thread that reads one recording."""
@@ -192,6 +203,17 @@ class _Crew:
                 if shared is None:
                     shared = Rows(backend, schedule)
                 shared.run(turn)
+
+
+def loop_of(info: Manifest, backend: Backend) -> Loop:
+    """The decoding loop of a model on a device.
+
+    Reading, listening and features take one thread of Python to 250 times real time, so there is
+    one for every four cores.
+    """
+    spec = info.decoding
+    remember = partial(previous_ids, spec=spec) if spec.memory_tokens else None
+    return Loop(backend, remember=remember, readers=max(1, usable_cores() // 4))
 
 
 def decode(

@@ -210,7 +210,7 @@ def search_for(name: str) -> type[Greedy]:
     Raises:
         OptionError: There is none.
     """
-    if name not in _SEARCHES:
+    if not isinstance(name, str) or name not in _SEARCHES:
         raise OptionError(
             f"decoding must be one of {', '.join(get_args(SearchName))}, got {name!r}."
         )

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from mt3_runtime.arguments.argument_checks import as_bytes
 from mt3_runtime.errors import OptionError
 
 SEPARATORS = (",", ";", "\t")
@@ -33,6 +34,7 @@ def decode_text(data: bytes | str) -> str:
     """
     if isinstance(data, str):
         return data.removeprefix("\ufeff")
+    data = as_bytes("data", data)
     # By a byte order mark, or the zeros of ASCII characters; a mark alone is no text.
     encoding = json.detect_encoding(data) if len(data) > 2 else "utf-8"
     try:

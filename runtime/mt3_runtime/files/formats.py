@@ -25,9 +25,9 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from mt3_runtime.arguments.argument_checks import as_path
 from mt3_runtime.errors import OptionError
 from mt3_runtime.files.csv_table import Row, decode_text, read_table
 from mt3_runtime.files.midi import from_midi, to_midi
@@ -93,8 +93,7 @@ def render(
         OptionError: The format is unknown, or a note is not valid (see `check_notes`).
     """
     check_format(format)
-    notes = source.notes if isinstance(source, HasNotes) else source
-    check_notes(notes)
+    notes = check_notes(source.notes if isinstance(source, HasNotes) else source)
     if format == "midi":
         buffer = io.BytesIO()
         to_midi(notes, tempo=tempo).save(file=buffer)
@@ -108,7 +107,7 @@ def render(
 
 def check_format(name: str) -> None:
     """Raise `OptionError` unless ``name`` is one of `FORMATS`."""
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         raise OptionError(f"unknown format {name!r}; expected one of {', '.join(FORMATS)}")
 
 
@@ -118,7 +117,7 @@ def format_from_suffix(path: str | os.PathLike[str]) -> str:
     Raises:
         OptionError: The suffix says nothing; name the format instead.
     """
-    suffix = Path(path).suffix.lower()
+    suffix = as_path("path", path).suffix.lower()
     if suffix not in SUFFIXES:
         raise OptionError(
             f"cannot tell the format of {str(path)!r} from its suffix; use one of "
@@ -212,12 +211,14 @@ def load_notes(
     Raises:
         OptionError: The file cannot be read, or is not in that format.
     """
-    name = format_from_suffix(path) if format is None else format
+    file = as_path("path", path)
+    name = format_from_suffix(file) if format is None else format
     check_format(name)
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise OptionError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+        data = file.read_bytes()
+    except (OSError, ValueError) as error:  # such as a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"cannot read {str(path)!r}: {reason}") from error
     try:
         return PARSERS[name](data)
     except OptionError as error:

@@ -28,6 +28,7 @@ from operator import attrgetter
 
 import mido
 
+from mt3_runtime.arguments.argument_checks import as_number, refused
 from mt3_runtime.errors import MidiWarning, OptionError
 from mt3_runtime.files.channels import DRUM_CHANNEL, Track, assign_channels
 from mt3_runtime.notes.instruments import instrument_name
@@ -103,10 +104,10 @@ def port_warning(notes: Iterable[Note]) -> str | None:
 
 def _plan(notes: Iterable[Note], tempo: float) -> tuple[int, int, list[Track]]:
     """Microseconds per quarter, ticks per quarter, and the tracks of a file."""
-    ordered = sorted(notes, key=_ORDER)
-    check_notes(ordered)
-    if not MIN_TEMPO <= tempo <= MAX_TEMPO:
-        raise OptionError(f"tempo is {tempo}, expected {MIN_TEMPO:g}..{MAX_TEMPO:g} bpm")
+    ordered = sorted(check_notes(notes), key=_ORDER)
+    expected = f"{MIN_TEMPO:g}..{MAX_TEMPO:g} bpm"
+    if not MIN_TEMPO <= as_number("tempo", tempo, expected) <= MAX_TEMPO:
+        raise refused("tempo", tempo, expected)
     # The file stores whole microseconds per quarter, so ticks must follow the rounded value:
     # at 130 bpm the difference would be 3.6 ms per hour.
     quarter_us = round(60e6 / tempo)
@@ -190,8 +191,7 @@ def from_midi(midi: mido.MidiFile) -> list[Note]:
     Raises:
         OptionError: Type 2 (independent patterns without a common time), or no time division.
     """
-    if midi.type == 2:
-        raise OptionError("a MIDI file of type 2 holds independent patterns; expected type 0 or 1")
+    _check_kind(midi)
     tracks = [_with_ticks(track) for track in midi.tracks]
     seconds = _clock(midi.ticks_per_beat, tracks)
     merged = [(tick, i, port, m) for i, track in enumerate(tracks) for tick, port, m in track]
@@ -223,6 +223,13 @@ def from_midi(midi: mido.MidiFile) -> list[Note]:
         while unfinished:
             close(key, tracks[key[0]][-1][0])
     return sorted(notes)
+
+
+def _check_kind(midi: object) -> None:
+    if not isinstance(midi, mido.MidiFile):
+        raise refused("midi", midi, "a mido.MidiFile; a path is for load_notes")
+    if midi.type == 2:
+        raise OptionError("a MIDI file of type 2 holds independent patterns; expected type 0 or 1")
 
 
 def _with_ticks(track: mido.MidiTrack) -> list[tuple[int, int, mido.Message]]:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 import mido
 
+from mt3_runtime.arguments.argument_checks import as_bytes
 from mt3_runtime.errors import MidiWarning, OptionError
 
 HEADER, TRACK = b"MThd", b"MTrk"
@@ -63,7 +64,7 @@ def read_midi(data: bytes) -> mido.MidiFile:
     Raises:
         OptionError: It is no MIDI file, of type 2, cut off, or damaged where notes could be.
     """
-    data = _unwrapped(data)
+    data = _unwrapped(as_bytes("data", data))
     place = data.find(HEADER, 0, PREFIX + len(HEADER))
     if HEADER.startswith(data) or 0 <= place > len(data) - 14:
         raise OptionError("not a readable MIDI file: it ends too early, within the header")

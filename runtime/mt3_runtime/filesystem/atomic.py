@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,9 @@ STDOUT = "-"
 """The path that means standard output."""
 
 PathLike = str | os.PathLike[str]
+
+#: Names of temporary files; they begin with the number of the process that writes them.
+_TEMPORARY = re.compile(r"\.mt3-([0-9]+)-[0-9a-f]{16}\.part")
 
 
 def check_output(
@@ -170,6 +174,21 @@ def write_new(path: PathLike, data: bytes) -> None:
         raise OutputError(f"cannot read {path}: {_reason(error)}") from error
     if not same:
         raise OutputError(f"{path} is there, and is not what would be written; it is not replaced.")
+
+
+def remove_temporary(folder: PathLike, processes: Collection[int]) -> None:
+    """Removes the temporary files of processes that were killed while they wrote.
+
+    Args:
+        folder: In which they wrote.
+        processes: Their numbers; all of them must be dead.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in list(entries):
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found and int(found[1]) in processes and entry.is_file(follow_symlinks=False):
+                with suppress(OSError):
+                    Path(entry.path).unlink()
 
 
 def _replace(target: Path, data: bytes) -> None:

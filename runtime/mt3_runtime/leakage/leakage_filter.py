@@ -23,7 +23,8 @@ from mt3_runtime.leakage.drum_evidence import (
     together,
 )
 from mt3_runtime.leakage.leakage_report import AutoFilter, Change, Filtered, LeakageReport, classic
-from mt3_runtime.leakage.salience import SETTLED_SECONDS, WINDOW_SECONDS, SalienceAnalyser
+from mt3_runtime.leakage.salience import SETTLED_SECONDS, SalienceAnalyser
+from mt3_runtime.leakage.salience_frames import WINDOW_SECONDS, SalienceFrames
 from mt3_runtime.notes.note import Note
 
 if TYPE_CHECKING:
@@ -54,11 +55,14 @@ def leakage_filter(
         drum_keys: Percussion keys that a note may be moved to.
         drum_duration: Seconds that drums are given.
     """
-    if auto_filter == "classic":
-        return ClassicFilter()
-    if auto_filter:
+    if listens(auto_filter):
         return EvidenceFilter(rate, drum_keys=drum_keys, drum_duration=drum_duration)
-    return LeakageFilter()
+    return ClassicFilter() if auto_filter else LeakageFilter()
+
+
+def listens(auto_filter: AutoFilter) -> bool:
+    """Whether a filter hears the audio; of others `take` and `listen` do nothing with it."""
+    return bool(auto_filter) and auto_filter != "classic"
 
 
 def filter_notes(
@@ -88,6 +92,9 @@ class LeakageFilter:
     def listen(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
         """Hears blocks of samples, float32 [n], and passes them on."""
         yield from blocks
+
+    def take(self, frames: SalienceFrames) -> None:
+        """Takes what was heard of the next samples elsewhere, in place of `listen`."""
 
     def add(self, notes: Sequence[Note], end: float | None) -> None:  # noqa: ARG002
         """Takes the notes that end in a segment.
@@ -141,6 +148,9 @@ class EvidenceFilter(LeakageFilter):
         for block in blocks:
             self._ear.hear(block)
             yield block
+
+    def take(self, frames: SalienceFrames) -> None:
+        self._ear.take(frames)
 
     def add(self, notes: Sequence[Note], end: float | None) -> None:
         until = self._ear.seconds if end is None else end

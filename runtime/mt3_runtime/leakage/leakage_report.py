@@ -167,7 +167,7 @@ def check_auto_filter(value: object) -> None:
     Raises:
         OptionError: It is neither True nor False nor "classic".
     """
-    if not isinstance(value, bool) and value != "classic":
+    if not isinstance(value, bool) and not (isinstance(value, str) and value == "classic"):
         raise OptionError(f'auto_filter is {value!r}; expected True, False or "classic".')
 
 

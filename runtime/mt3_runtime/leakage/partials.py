@@ -66,9 +66,9 @@ class PitchClarity:
         stands_out -= np.take(around, self._centres, axis=1).T
         split = LOW_PARTIALS * self._low
         found = np.empty((count, PIANO[1] + 1 - PIANO[0]), np.float16)
-        low = _mean_of_eight(stands_out[:split].reshape(LOW_PARTIALS, -1, count))
+        low = _mean_of_eight(stands_out[:split].reshape(LOW_PARTIALS, self._low, count))
         found[:, : self._low] = (low / np.float32(LOW_CLEAR)).T
-        high = stands_out[split:].reshape(PARTIALS, -1, count)
+        high = stands_out[split:].reshape(PARTIALS, len(found.T) - self._low, count)
         high[self._unheard] = -np.inf
         best, second = _two_largest_of_four(high)
         second = np.where(np.isfinite(second), second, best)

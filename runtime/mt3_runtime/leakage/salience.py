@@ -10,8 +10,7 @@ dB) of its surroundings, 94 Hz to either side.  Partials of a tone stand out by 
 as long as it sounds; the noise of a drum does so by chance only, and a drum that rings has few
 frequencies, always the same ones.
 
-A second of audio costs a core 1.5 ms.  Of every 32 ms a row of 1 KB is kept until it is no longer
-needed, and 16 bytes for good.
+Of every 32 ms a row of 1 KB is kept until it is no longer needed, and 16 bytes for good.
 """
 
 from __future__ import annotations
@@ -25,33 +24,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.audio.filter_bank import hann_window
-from mt3_runtime.leakage.harmonics import HIGHEST_HZ as HIGHEST_TONE_HZ
-from mt3_runtime.leakage.harmonics import Harmonics, setting_in, surroundings
-from mt3_runtime.leakage.partials import PIANO, PitchClarity
+from mt3_runtime.leakage.harmonics import Harmonics, setting_in
+from mt3_runtime.leakage.partials import PIANO
+from mt3_runtime.leakage.salience_frames import (
+    FLOOR,
+    FRAMES_PER_WINDOW,
+    MOST_FRAMES,
+    FrameGrid,
+    SalienceFrames,
+    SalienceSpectra,
+)
 
 if TYPE_CHECKING:
     from mt3_runtime.notes.note import Note
-
-WINDOW_SECONDS = 0.128
-"""Of a frame, rounded to a power of two samples: 7.8 Hz, which tell semitones apart from C3 on."""
-
-FRAMES_PER_WINDOW = 4
-"""Frames begin every 32 ms."""
-
-HIGHEST_HZ = 7000.0
-"""Above, models at 16 kHz hear nothing."""
-
-STANDS_OUT = 0.9
-"""log10 of the prominence (18 dB) from which a frequency counts as part of a tone."""
 
 SETTLED_SECONDS = 0.08
 """A note is judged by the frames that begin within this time from its onset."""
 
 HELD_SECONDS = 1.0
 """And, if it is held, by what follows up to this time: there, the drums have faded."""
-
-BAND_EDGES_HZ = (0.0, 100.0, 200.0, 400.0, 1000.0, 3000.0, 5000.0, HIGHEST_HZ)
 
 KICK_SHARE, DRUM_SHARE = 0.5, 0.6
 """A hit with half of its energy below 100 Hz is a kick; with three fifths below 400 Hz, a tom;
@@ -60,20 +51,13 @@ above 3 kHz, a hi-hat; anything else is a snare."""
 KICK, SNARE, CLOSED_HAT, LOW_TOM = 36, 38, 42, 45
 """General MIDI percussion keys."""
 
-MOST_FRAMES = 32
-"""Frames worked on at a time: the scratch stays in the L2 cache, and is not given back to the
-system between two of them (which, with 64, cost half as much again)."""
-
-_FLOOR = 1e-6
-"""Added to amplitudes: silence stands out from nothing."""
-
 
 class OnsetEvidence(NamedTuple):
     """What is heard where a note starts.
 
     Attributes:
         clarity: How clearly its pitch is heard; from 1 on it counts as clear (see
-            `SalienceAnalyser`).
+            `PitchClarity`).
         rise: By how many dB the level rises there.
         drum_key: The percussion key that the new sound is most like.
     """
@@ -86,9 +70,6 @@ class OnsetEvidence(NamedTuple):
 class SalienceAnalyser:
     """Hears a recording.  One thread may hear while another asks.
 
-    The clarity of a pitch is the mean prominence of the two clearest of its first four partials, in
-    units of `CLEAR`; of a low pitch, that of all of the first eight, in units of `LOW_CLEAR`.
-
     Args:
         rate: Samples per second.
 
@@ -97,33 +78,30 @@ class SalienceAnalyser:
     """
 
     def __init__(self, rate: int) -> None:
-        self._rate = rate
-        self._size = 1 << round(math.log2(WINDOW_SECONDS * rate))
-        self._hop = self._size // FRAMES_PER_WINDOW
-        self._used = min(round(HIGHEST_HZ * self._size / rate), self._size // 2)
-        self._low = min(round(HIGHEST_TONE_HZ * self._size / rate), self._used)
-        self.harmonics = Harmonics(rate / self._size, self._low)
-        self._window = hann_window(self._size)
-        self._clarity = PitchClarity(rate / self._size, self._used)
-        edges = [round(hertz * self._size / rate) for hertz in BAND_EDGES_HZ]
-        self._bands = [min(edge, self._used - 1) for edge in edges]
-        self._rest = np.zeros(0, np.float32)
+        self._spectra: SalienceSpectra | None = None
+        self._grid = grid = FrameGrid(rate)
+        self.harmonics = Harmonics(rate / grid.size, grid.low)
         self._lock = threading.Lock()
-        self._heard = 0
+        self._heard = self._samples = 0
         self._chunks: deque[_Chunk] = deque()
         # Cumulative sums, and the frame ahead of which they begin.
         self._tones, self._amplitudes, self._first_sum = array("d", [0.0]), array("d", [0.0]), 0
 
     def hear(self, block: npt.NDArray[np.float32]) -> None:
         """Takes the next samples, float32 [n]."""
-        samples = np.concatenate([self._rest, block])
-        count = max(0, (len(samples) - self._size) // self._hop + 1)
-        self._rest = samples[count * self._hop :].copy()
-        if not count:
-            return
-        frames = np.lib.stride_tricks.sliding_window_view(samples, self._size)[:: self._hop]
-        for begin in range(0, count, MOST_FRAMES):
-            self._take(frames[begin : min(begin + MOST_FRAMES, count)])
+        if self._spectra is None:
+            self._spectra = SalienceSpectra(self._grid.rate)
+        self.take(self._spectra.hear(block))
+
+    def take(self, frames: SalienceFrames) -> None:
+        """Takes what another `SalienceSpectra` has heard next, in place of the samples."""
+        with self._lock:
+            if len(frames.clarity):
+                self._chunks.append(_Chunk(self._heard, frames.clarity, frames.power, frames.level))
+            _accumulate(self._tones, frames.tones)
+            _accumulate(self._amplitudes, frames.amplitudes)
+            self._heard += len(frames.clarity)
+            self._samples = frames.samples
 
     def forget(self, seconds: float, *, shares: bool = False) -> None:
         """Frees what is only needed for notes that start before this time.
@@ -156,7 +134,7 @@ class SalienceAnalyser:
         pitch = min(max(note.pitch, PIANO[0]), PIANO[1]) - PIANO[0]
         now = self._row(min(round(at), last))
         before = self._row(min(math.floor(at) - FRAMES_PER_WINDOW, last))
-        ratio = (float(now.sum()) + _FLOOR) / (float(before.sum()) + _FLOOR)
+        ratio = (float(now.sum()) + FLOOR) / (float(before.sum()) + FLOOR)
         new = np.maximum(now - before, 0.0)
         clarity = float(settled.clarity[:, pitch].mean(dtype=np.float64))
         until = min(note.offset, note.onset + HELD_SECONDS) / self._seconds - FRAMES_PER_WINDOW
@@ -168,7 +146,7 @@ class SalienceAnalyser:
         return OnsetEvidence(
             clarity=clarity,
             rise=10.0 * math.log10(ratio),
-            drum_key=_drum_key(new / max(float(new.sum()), _FLOOR)),
+            drum_key=_drum_key(new / max(float(new.sum()), FLOOR)),
         )
 
     def tones(self, onset: float, *, until: float = math.inf) -> npt.NDArray[np.float16]:
@@ -176,10 +154,10 @@ class SalienceAnalyser:
         last = self._last(until)
         settled = self._settled(onset, last)
         if settled is None:
-            return np.zeros(self._low, np.float16)
+            return np.zeros(self._grid.low, np.float16)
         frame = min(math.floor(onset / self._seconds) - FRAMES_PER_WINDOW, last)
         past = self._rows(frame, frame)
-        silence = np.full(self._low, math.log10(_FLOOR), np.float32)
+        silence = np.full(self._grid.low, math.log10(FLOOR), np.float32)
         before = silence if past is None else past.level[0].astype(np.float32)
         return setting_in(settled.level.mean(axis=0, dtype=np.float32), before).astype(np.float16)
 
@@ -192,43 +170,27 @@ class SalienceAnalyser:
             whole = self._amplitudes[last] - self._amplitudes[first]
             return (self._tones[last] - self._tones[first]) / whole if whole > 0.0 else 0.0
 
-    def _take(self, frames: npt.NDArray[np.float32]) -> None:
-        """Hears frames [k, size]."""
-        spectrum = np.fft.rfft(frames * self._window)[:, : self._used]
-        amplitude = np.abs(spectrum).astype(np.float32, copy=False)
-        level = np.log10(amplitude + np.float32(_FLOOR))
-        around = surroundings(level)
-        stands_out = level - around > STANDS_OUT
-        tones = (amplitude * stands_out).sum(axis=1, dtype=np.float64)
-        power = np.add.reduceat(amplitude**2, self._bands[:-1], axis=1)
-        low = level[:, : self._low].astype(np.float16)
-        chunk = _Chunk(self._heard, self._clarity(level, around), power, low)
-        with self._lock:
-            self._chunks.append(chunk)
-            _accumulate(self._tones, tones)
-            _accumulate(self._amplitudes, amplitude.sum(axis=1, dtype=np.float64))
-            self._heard += len(frames)
-
     @property
     def seconds(self) -> float:
         """How much was heard."""
-        return (self._heard * self._hop + len(self._rest)) / self._rate
+        return self._samples / self._grid.rate
 
     @property
     def _seconds(self) -> float:
         """From frame to frame."""
-        return self._hop / self._rate
+        return self._grid.hop / self._grid.rate
 
     def _last(self, until: float) -> int:
         """The last frame that was heard and ends before a time; -1 if there is none."""
         if math.isinf(until):
             return self._heard - 1
-        return min(self._heard, int((until * self._rate - self._size) // self._hop) + 1) - 1
+        grid = self._grid
+        return min(self._heard, int((until * grid.rate - grid.size) // grid.hop) + 1) - 1
 
     def _row(self, frame: int) -> npt.NDArray[np.float32]:
         """The power of a frame in each band; zeros ahead of the beginning."""
         row = self._rows(frame, frame)
-        return np.zeros(len(self._bands) - 1, np.float32) if row is None else row.power[0]
+        return np.zeros(len(self._grid.bands) - 1, np.float32) if row is None else row.power[0]
 
     def _settled(self, onset: float, last: int) -> _Chunk | None:
         """The frames by which a note is judged, of those up to ``last``."""

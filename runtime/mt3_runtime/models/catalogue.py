@@ -120,7 +120,7 @@ def get_model_info(name: str) -> ModelInfo:
         OptionError: The catalogue does not know the name.
     """
     for model in list_models():
-        if name == model.name or name in model.aliases:
+        if isinstance(name, str) and name in (model.name, *model.aliases):
             return model
     known = ", ".join(model.name for model in list_models())
     raise OptionError(f"There is no model {name!r} in the catalogue; it lists {known}.")

@@ -14,6 +14,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from mt3_runtime.arguments.argument_checks import as_path_text
 from mt3_runtime.bundles.bundle import Bundle, quoted
 from mt3_runtime.errors import BundleNotFoundError, OptionError, OutputError
 from mt3_runtime.filesystem.ownership import delete, is_regular, listed
@@ -81,7 +82,7 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
     wanted = model if model is not None else os.environ.get(MODEL_VARIABLE) or None
     if wanted is None:
         return _only_installed()
-    name = os.fspath(wanted)
+    name = as_path_text("model", wanted, "a path or a name")
     if _looks_like_path(name):  # needs no cache folder
         path = expanded(name)
         if not _exists(path):

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mt3_runtime.arguments.argument_checks import as_items
 from mt3_runtime.errors import OptionError
 
 PROGRAM_NAMES: tuple[str, ...] = tuple(
@@ -192,7 +193,8 @@ def named(instruments: Instruments) -> Lineup:
     elif isinstance(instruments, int):
         instruments = (instruments,)
     found = NOBODY
-    for item in instruments:
+    expected = "names or numbers of instruments, such as 'bass, drums' or [33, 'drums']"
+    for item in as_items("instruments", instruments, expected):
         found |= _one(item)
     return found
 

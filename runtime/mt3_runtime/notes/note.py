@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from mt3_runtime.arguments.argument_checks import as_list_of
 from mt3_runtime.errors import OptionError
 
 MAX_TIME = 1e9
@@ -54,22 +56,42 @@ class Note:
     probabilities: Probabilities = field(default=Probabilities(), compare=False)
 
 
-def check_notes(notes: Sequence[Note]) -> None:
-    """Check that notes can be written to a file.
+def check_notes(notes: Iterable[Note]) -> list[Note]:
+    """Check that notes can be written to a file, and return them.
 
     Raises:
-        OptionError: An onset is negative or behind its offset, an offset behind `MAX_TIME`, a pitch
-            or a program outside 0..127, or a confidence or a probability outside 0..1.
+        OptionError: They are no notes, an onset is negative or behind its offset, an offset behind
+            `MAX_TIME`, a pitch or a program outside 0..127, a confidence or a probability outside
+            0..1, or a value is of another type than a note has.
     """
-    for index, note in enumerate(notes):
-        if not 0.0 <= note.onset <= note.offset <= MAX_TIME:
-            problem = f"spans {note.onset}..{note.offset} s; expected 0 <= onset <= offset <= 1e9"
-        elif not (0 <= note.pitch <= 127 and 0 <= note.program <= 127):
-            problem = f"has pitch {note.pitch}, program {note.program}; expected 0..127"
-        elif not 0.0 <= note.confidence <= 1.0:
-            problem = f"has confidence {note.confidence}; expected 0..1"
-        elif not all(p is None or 0.0 <= p <= 1.0 for p in note.probabilities):
-            problem = f"has {note.probabilities}; expected 0..1 or None"
-        else:
-            continue
-        raise OptionError(f"note {index} {problem}: correct or remove it before writing")
+    checked = as_list_of(Note, "notes", notes, "notes, or what has them as `notes`")
+    for index, note in enumerate(checked):
+        try:
+            problem = _problem(note)
+        except (TypeError, ValueError, OverflowError):  # of numbers that are none, or are arrays
+            problem = f"is {reprlib.repr(note)}; expected numbers"
+        if problem:
+            raise OptionError(f"note {index} {problem}: correct or remove it before writing")
+    return checked
+
+
+def _problem(note: Note) -> str:
+    """Why a note cannot be written; empty if it can be.
+
+    Raises:
+        TypeError, ValueError, OverflowError: A value is no number.
+    """
+    whole = (note.pitch, note.program, note.velocity)
+    if not 0.0 <= note.onset <= note.offset <= MAX_TIME:
+        return f"spans {note.onset}..{note.offset} s; expected 0 <= onset <= offset <= 1e9"
+    if not (0 <= note.pitch <= 127 and 0 <= note.program <= 127):
+        return f"has pitch {note.pitch}, program {note.program}; expected 0..127"
+    if any(number != int(number) for number in whole) or note.is_drum not in (False, True):
+        what = f"pitch, program and velocity {whole}, is_drum {note.is_drum!r}"
+        return f"has {what}; expected whole numbers, and True or False"
+    if not 0.0 <= note.confidence <= 1.0:
+        return f"has confidence {note.confidence}; expected 0..1"
+    known = isinstance(note.probabilities, Probabilities)
+    if not known or not all(p is None or 0.0 <= p <= 1.0 for p in note.probabilities):
+        return f"has {note.probabilities}; expected Probabilities of 0..1 or None"
+    return ""

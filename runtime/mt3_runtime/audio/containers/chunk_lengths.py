@@ -49,6 +49,15 @@ _MOST_CHUNKS = 1 << 16
 _MPEG_TAGS = (0x50, 0x55)
 """Format tags of WAV for MPEG audio, layers I and II, and III."""
 
+_EXTENSIBLE, _PLAIN_TAGS = 0xFFFE, (1, 3, 6, 7)
+"""Format tag of WAV that says that another one follows; tags of PCM, floats, A-law and mu-law."""
+
+_PLAIN_CODES = (
+    b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", b"fl32", b"FL32", b"fl64", b"FL64",
+    b"alaw", b"ALAW", b"ulaw", b"ULAW", b"lpcm",
+)  # fmt: skip
+"""The same of AIFF-C and CAF."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -150,6 +159,33 @@ def chunk_part(source: Bytes, start: int, layout: Layout) -> Part:
         chunk = chunk._replace(behind=chunk.content + stated + stated % 2)
     samples = _Samples(source, start, layout, chunk, stated, long_at)
     return (samples.mpeg() if format_tag in _MPEG_TAGS else None) or samples.part()
+
+
+def chunk_codec(source: Bytes, start: int, layout: Layout) -> str:
+    """How samples are coded in the file that begins at ``start``; empty for plain numbers.
+
+    Plain are PCM, floats, A-law and mu-law, in all chunks that say so.
+    """
+    if layout is AU:  # numbers from 1 on: mu-law, PCM, floats, ...; A-law
+        number = int.from_bytes(source.at(start + 12, 4), "big")
+        return "" if number in (*range(1, 8), 27) else f"codec {number}"
+    found: set[str] = set()
+    chunk = _chunk(source, start + layout.first, layout)
+    for _ in range(_MOST_CHUNKS):
+        if chunk is None:
+            break
+        content = source.at(chunk.content, 40)
+        if chunk.name[:4] == b"fmt ":
+            tag = int.from_bytes(content[:2], layout.order)
+            tag = int.from_bytes(content[24:26], layout.order) if tag == _EXTENSIBLE else tag
+            found.add("" if tag in _PLAIN_TAGS else f"codec 0x{tag:04x}")
+        elif chunk.name in (b"COMM", b"desc"):
+            plain = chunk.name == b"COMM" and chunk.length < 22  # AIFF before AIFC
+            code = content[18:22] if chunk.name == b"COMM" else content[8:12]
+            known = plain or code in _PLAIN_CODES
+            found.add("" if known else f"codec {code.decode('ascii', 'replace')!r}")
+        chunk = _chunk(source, chunk.behind, layout)
+    return max(found, default="no stated codec")
 
 
 def _au_part(source: Bytes, start: int) -> Part:

@@ -1,0 +1,1 @@
+"""Scripts that frozen programs run ahead of themselves."""

@@ -1,0 +1,1 @@
+"""Batches of recordings: what was done, what is left to do, and what came of it."""

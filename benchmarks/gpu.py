@@ -40,7 +40,7 @@ from mt3_runtime.backends.ort_cuda import CUDA
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.commands.bench_command import columns
 from mt3_runtime.commands.machine import describe, machine, versions
-from mt3_runtime.diagnostics import nvidia
+from mt3_runtime.diagnostics import cuda_libraries
 
 #: Settings of the PyTorch loop: name, arguments of its `load`.
 TORCH: dict[str, dict[str, Any]] = {
@@ -109,9 +109,9 @@ def no_gpu() -> str:
     if CUDA not in import_onnxruntime().get_available_providers():
         why = "the installed ONNX Runtime has no CUDA provider"
     else:
-        nvidia.preload(import_onnxruntime())
-        why = nvidia.trouble()
-    driver = nvidia.driver()
+        cuda_libraries.preload(import_onnxruntime())
+        why = cuda_libraries.trouble()
+    driver = cuda_libraries.driver()
     if driver is None or not driver.gpus:
         why = "there is no NVIDIA GPU here"
     return f"Nothing to measure: {why} (see `mt3 doctor`)." if why else ""
@@ -134,7 +134,7 @@ class Results:
             self.found = json.loads(path.read_text("utf-8"))
             if self.found["truth"] != digest:
                 raise SystemExit(f"{path} is of other materials; remove it or choose another --out")
-        driver = nvidia.driver()
+        driver = cuda_libraries.driver()
         gpus = [str(gpu) for gpu in driver.gpus] if driver else []
         known = versions(["mt3-runtime", "onnxruntime", "onnxruntime-gpu", "numpy"])
         self.found |= {"machine": machine(), "gpus": gpus, "versions": known}

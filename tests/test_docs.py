@@ -176,7 +176,8 @@ def test_mentioned_commands_and_options_exist(page):
 
 
 @pytest.mark.parametrize(
-    "name", ["transcribe", "models", "export", "evaluate", "plot", "bench", "doctor"]
+    "name",
+    ["transcribe", "tag", "genre", "models", "export", "evaluate", "plot", "bench", "doctor"],
 )
 def test_every_option_is_in_the_specification(name):
     parser = parser_of(name)
@@ -508,7 +509,7 @@ def test_words_of_the_manifest_are_specified():
     words = [*EventKind, *PADDINGS, manifest.FORMAT, bundle.EXPORT_ID_KEY]
     for kinds in (FRAMINGS, FILTERS, FLOOR_RULES, SCALINGS, ASSEMBLIES, *ASSEMBLIES.values()):
         words += [f"`{word}`" for word in kinds]
-    for word in [*words, manifest._PLAIN_NAME.pattern, f"{bundle.MAX_MANIFEST_BYTES:,}"]:
+    for word in [*words, manifest.PLAIN_NAME.pattern, f"{bundle.MAX_MANIFEST_BYTES:,}"]:
         assert word in FORMAT, word
     assert f"version {manifest.FORMAT_VERSION}" in FORMAT.splitlines()[0]
 

@@ -66,6 +66,12 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "mt3 export path/to/mt3 --via jax2tf -o traced/",
         "mt3 transcribe song.wav -m traced/",
     ),
+    "published weights, which every user has to get; tests/export and tests/parity run it": (
+        "mt3 export yamnet.tflite",
+        "mt3 export ast/",
+        "mt3 export audioset.pth --labels class_labels_indices.csv",
+        "mt3 export distilhubert-gtzan/",
+    ),
     "is the suite, or a part of it, or what follows from it": (
         "scripts/test",
         "scripts/nightly",

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 #: Package -> the folder it lies in, and the packages it may import.
 PACKAGES: dict[str, tuple[str, set[str]]] = {
     "mt3_runtime": ("runtime", set()),
+    "mt3_analysis": ("runtime", {"mt3_runtime"}),
     "mt3_export": ("export", {"mt3_runtime"}),
     "mt3_engines": ("engines", {"mt3_runtime"}),
     "mt3_synthesis": ("calibration", {"mt3_runtime"}),
@@ -210,6 +211,13 @@ def test_the_runtime_needs_little():
     assert not {name for name, eager in used if eager} & RUNTIME_LAZY
 
 
+def test_the_analysis_needs_what_the_runtime_needs():
+    used = {name for name, _ in top_level("mt3_analysis")} - {"mt3_runtime"}
+    assert used <= RUNTIME_MAY
+    eager = {name for name, eager in top_level("mt3_analysis") if eager}
+    assert not eager & RUNTIME_LAZY
+
+
 def test_the_exporter_needs_no_framework_but_for_its_traced_routes():
     frameworks = set(FRAMEWORKS) - {"onnx"}
     found = {
@@ -282,10 +290,11 @@ class Block:
             raise ImportError(name + " is blocked")
 
 sys.meta_path.insert(0, Block())
-import mt3_runtime
-for module in pkgutil.walk_packages(mt3_runtime.__path__, "mt3_runtime."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+import mt3_analysis, mt3_runtime
+for package in (mt3_runtime, mt3_analysis):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 assert not set({FRAMEWORKS!r}) & set(sys.modules)
 for name in {sorted(RUNTIME_LAZY - {"onnxruntime"})!r}:
     assert name not in sys.modules, name

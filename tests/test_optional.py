@@ -61,6 +61,8 @@ COMMANDS = [
     ("evaluate {audio} --labels {demo} -m {bundle}", "calibration"),
     ("evaluate --leakage {audio} -m {bundle}", "calibration"),
     ("plot {demo}/demo.mid -o {folder}/x.png", "viz"),
+    ("tag {audio} -m {bundle}", "cpu"),
+    ("genre {audio} -m {bundle}", "cpu"),
     ("bench {audio} -m {bundle}", "cpu"),
     ("doctor", None),
 ]

@@ -18,7 +18,7 @@ import soundfile
 from mt3_runtime import loading
 from mt3_runtime.backends import devices
 from mt3_runtime.cli import main
-from mt3_runtime.diagnostics import nvidia, wheels
+from mt3_runtime.diagnostics import cuda_libraries, wheels
 from mt3_runtime.notes.base import SegmentReport
 from mt3_runtime.notes.note import Note
 from mt3_runtime.transcription import Transcription
@@ -160,7 +160,7 @@ def no_cuda(desk: Desk) -> str:
 
 def no_driver(desk: Desk) -> str:
     desk.patch.setattr(devices, "_check_provider", lambda: None)
-    desk.patch.setattr(nvidia, "driver", lambda: None)
+    desk.patch.setattr(cuda_libraries, "driver", lambda: None)
     return desk.transcribe(desk.samples, "--device", "cuda")
 
 

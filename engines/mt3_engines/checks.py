@@ -18,7 +18,7 @@ from mt3_engines.optional import (
     open_cuda,
 )
 from mt3_runtime.bundles.tiny_graphs import sum_model
-from mt3_runtime.diagnostics import nvidia
+from mt3_runtime.diagnostics import cuda_libraries
 from mt3_runtime.diagnostics.doctor import Finding, Level
 from mt3_runtime.errors import DeviceError, MT3Error
 from mt3_runtime.imports.extras import install
@@ -44,7 +44,7 @@ def examine(*, asked: bool) -> Iterator[Finding]:
             found[name] = get()
         except MT3Error as error:
             missing[name] = error
-    if not asked and ("tensorrt" not in found or nvidia.driver() is None):
+    if not asked and ("tensorrt" not in found or cuda_libraries.driver() is None):
         return
     if missing:
         reason = "; ".join(f"{name}: {e.__cause__ or e}" for name, e in missing.items())

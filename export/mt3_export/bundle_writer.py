@@ -2,7 +2,7 @@
 
 Everything is built and checked in memory or in a temporary folder beside the target, and moved into
 place in one step: a bundle is either the old one or the whole new one.  Only a whole bundle of ours
-is replaced, and only if nothing else is with it (`mt3_runtime.bundles.bundle_files`).
+is replaced, and only if nothing else is with it (`mt3_runtime.bundles.bundle_ownership`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mt3_runtime.bundles.bundle import (
     ModelSpec,
     Role,
 )
-from mt3_runtime.bundles.bundle_files import bundle_files
+from mt3_runtime.bundles.bundle_ownership import bundle_files
 from mt3_runtime.bundles.manifest import CacheForm
 from mt3_runtime.bundles.precision import Precision
 from mt3_runtime.errors import CheckpointError, OptionError, OutputError
@@ -93,7 +93,7 @@ def export_bundle(
     if route != "direct":
         _check_route(route, weights, profiles, storage)
     _check_fit(weights, variant)
-    exporter = f"mt3_export {_version()}" + ("" if route == "direct" else f" via {route}")
+    exporter = exporter_name() + ("" if route == "direct" else f" via {route}")
     identity = "\n".join([source["digest"], variant.name, exporter, storage])
     export_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
     with new_bundle(Path(out)) as folder:
@@ -330,8 +330,9 @@ def _pack(folder: Path, target: Path) -> None:
             archive.writestr(zipfile.ZipInfo(path.name, (1980, 1, 1, 0, 0, 0)), path.read_bytes())
 
 
-def _version() -> str:
+def exporter_name() -> str:
+    """What a manifest says of who wrote it: this package and its version."""
     try:
-        return version("mt3-runtime")
+        return f"mt3_export {version('mt3-runtime')}"
     except PackageNotFoundError:  # run from the source tree
-        return "0"
+        return "mt3_export 0"

@@ -9,7 +9,7 @@ from mt3_runtime.bundles.bundle import MANIFEST, Bundle, Manifest
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import CheckpointError, OptionError
 from mt3_runtime.filesystem.atomic import exists, is_folder
-from mt3_runtime.models.cache import cache_dir
+from mt3_runtime.models.cache import CLASSIFIER_FOLDER, cache_dir
 from mt3_runtime.models.catalogue import get_model_info, pulled_checkpoint
 from mt3_runtime.models.installed import BUNDLE_SUFFIX, find_model, installed_models, is_plain
 from mt3_runtime.notes.stems import OTHER, STEMS
@@ -36,7 +36,8 @@ class ExportCommand:
             "checkpoint",
             metavar="CHECKPOINT",
             help="a T5X folder, a .pth, .pt or .ckpt file or its folder, or a name that "
-            "`mt3 models pull` fetched; or a bundle or its name, to add profiles",
+            "`mt3 models pull` fetched; or a bundle or its name, to add profiles; or a tagger or "
+            "genre classifier (AST, HuBERT, Wav2Vec2, YAMNet's .tflite)",
         )
         parser.add_argument(
             "--variant", metavar="NAME", help="refuse anything else; found out if not given"
@@ -66,6 +67,11 @@ class ExportCommand:
             help="what the model is for: it is preferred for this stem (default: anything)",
         )
         parser.add_argument(
+            "--labels",
+            metavar="FILE",
+            help="names of the classes of a tagger whose weights have none, a name a line",
+        )
+        parser.add_argument(
             "--features",
             choices=FRONT_END_NAMES,
             default="trained",
@@ -84,8 +90,13 @@ class ExportCommand:
         """Does the work; the bundle's path goes to stdout."""
         from mt3_export.bundle_writer import check_target, export_bundle  # noqa: PLC0415  onnx takes 0.3 s to import
         from mt3_export.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
+        from mt3_export.classifiers.classifier_writer import find_classifier  # noqa: PLC0415
         from mt3_export.variants import variant_named, with_front_end  # noqa: PLC0415
 
+        if args.checkpoint and find_classifier(Path(args.checkpoint)):
+            return _export_classifier(Path(args.checkpoint), args)
+        if args.labels is not None:
+            raise OptionError("--labels is for taggers and genre classifiers; leave it out.")
         found = find_bundle(args.checkpoint)
         if found is not None:
             return _export_again(*found, args)
@@ -119,6 +130,40 @@ class ExportCommand:
             route=args.via,
         )
         return _written(manifest, out)
+
+
+def _export_classifier(checkpoint: Path, args: argparse.Namespace) -> int:
+    """Writes the bundle of a tagger or genre classifier."""
+    from mt3_export.bundle_writer import check_target  # noqa: PLC0415  onnx takes 0.3 s to import
+    from mt3_export.classifiers.classifier_writer import export_classifier  # noqa: PLC0415
+
+    if args.variant or args.stem or args.via != "direct" or args.features != "trained":
+        raise OptionError(
+            f"{checkpoint} is a tagger or genre classifier: --variant, --stem, --via and "
+            "--features are for models that transcribe."
+        )
+    if args.output == "":
+        raise OptionError("-o needs the name of a folder or of a .mt3 file.")
+    name = checkpoint.resolve().stem if checkpoint.is_file() else checkpoint.resolve().name
+    if args.output is None and not is_plain(name):
+        raise OptionError(f"{name!r} is no name for a bundle; say with -o where it shall go.")
+    out = cache_dir() / CLASSIFIER_FOLDER / name if args.output is None else Path(args.output)
+    check_target(out)
+    profiles = ["cpu"] if args.profiles is None else _profiles(args.profiles)
+    manifest = export_classifier(
+        checkpoint,
+        out,
+        name=name,
+        profiles=profiles,
+        storage=args.weights or "fp16",
+        labels=None if args.labels is None else Path(args.labels),
+    )
+    talk(f"{name}: {manifest.kind}, {manifest.network}, {len(manifest.labels)} classes")
+    talk(f"licence: {manifest.licence}")
+    for graph in manifest.graphs:
+        talk(f"{graph.file}: {graph.size / 2**20:.1f} MiB")
+    print(out)
+    return 0
 
 
 def find_bundle(text: str) -> tuple[Bundle, str] | None:

@@ -130,6 +130,8 @@ def _own(name: str, text: str) -> Listing:
 #: Every command of this project, in the order of a user's day.
 _LISTINGS = (
     _own("transcribe", "turn audio files into MIDI, JSON or CSV notes"),
+    Listing("tag", "name the instruments that are heard, over time", "cpu"),
+    Listing("genre", "name the genre, and what speaks for it", "cpu"),
     _own("models", "list the known models, fetch checkpoints"),
     Listing("export", "make an ONNX bundle from a checkpoint", "export"),
     Listing("build", "build a TensorRT engine from a bundle", "trt"),

@@ -7,7 +7,7 @@ import pytest
 from mt3_engines import checks
 from mt3_engines.checks import examine
 from mt3_runtime.cli import ExitCode, main
-from mt3_runtime.diagnostics import doctor, nvidia
+from mt3_runtime.diagnostics import cuda_libraries, doctor
 from mt3_runtime.diagnostics.doctor import Level
 from tests.engines.fake_gpu import FakeCuda, FakeTensorRt
 from tests.engines.test_verify_on_gpu import Builder
@@ -29,7 +29,7 @@ def machine(monkeypatch) -> FakeCuda:
     monkeypatch.setattr(checks, "import_tensorrt", lambda: FakeTensorRt(cuda, "10.16.1", (1,)))
     monkeypatch.setattr(checks, "import_polygraphy", Graphs)
     monkeypatch.setattr(checks, "open_cuda", lambda index: cuda)
-    monkeypatch.setattr(nvidia, "driver", lambda: nvidia.Driver((13, 0), ()))
+    monkeypatch.setattr(cuda_libraries, "driver", lambda: cuda_libraries.Driver((13, 0), ()))
     return cuda
 
 

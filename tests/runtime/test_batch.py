@@ -207,6 +207,22 @@ def test_other_options_do_not_replace_results_unless_that_is_said(model, here, c
     assert did(model) == []
 
 
+@pytest.mark.parametrize("formats", ["midi,json", "csv,midi,jsonl"])
+def test_another_format_with_other_options_replaces_nothing_unless_that_is_said(
+    model, here, capsys, formats
+):
+    mt3("in", "-o", "out")
+    before = Path("out/a.mid").read_bytes()
+    other = ["in", "-o", "out", "-f", formats, "--tempo", "90"]
+    mt3(*other, code=ExitCode.FAILED)
+    assert "3 files done before with other options" in capsys.readouterr().err
+    assert results() == ["a.mid", "b.mid", "c.mid"]
+    assert Path("out/a.mid").read_bytes() == before
+    mt3(*other, "--restart")
+    assert len(results()) == 3 * len(formats.split(","))
+    assert Path("out/a.mid").read_bytes() != before
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -672,6 +688,17 @@ def test_a_report_replaces_no_input_and_no_result(model, here, place):
         "--report-to", name, code=ExitCode.FAILED)  # fmt: skip
     assert Path(name if name == "in/a.csv" else "in/a.wav").read_bytes() == before
     assert not Path("out/a.json").exists()
+
+
+@pytest.mark.parametrize("name", ["list.csv", "link.json", "model/bundle.json", "model/new.csv"])
+def test_a_report_replaces_no_list_and_no_part_of_a_model(model, here, tiny_bundle, name):
+    shutil.copytree(tiny_bundle, "model")
+    Path("list.csv").write_text("in/a.wav\n")
+    os.symlink("list.csv", "link.json")
+    before = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
+    mt3("--files-from", "list.csv", "-m", "./model", "-o", "out", "--report-to", name,
+        code=ExitCode.FAILED)  # fmt: skip
+    assert {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()} == before
 
 
 def test_progress_as_lines_of_json(model, here, monkeypatch, capsys):

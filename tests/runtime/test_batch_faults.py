@@ -25,6 +25,7 @@ from mt3_runtime.batch.records.ledger import Stamp
 from mt3_runtime.batch.source_list import find_sources
 from mt3_runtime.cli import ExitCode, _parser, listings, main
 from mt3_runtime.errors import OutputError
+from mt3_runtime.model import Model
 from mt3_runtime.reading import local_reading
 from tests.pace import HANGS, counted_work, until
 
@@ -157,12 +158,21 @@ def test_a_batch_that_is_killed_again_and_again_ends_as_one_that_is_not(whole, t
     assert [entry.status for entry in entries] == ["done"] * len(LENGTHS)
 
 
-@posix
-def test_reader_processes_give_the_same_files(whole, tiny_bundle):
-    status = main(["transcribe", "in", "-o", "out", "--readers", "2", *asked(tiny_bundle)])
+@pytest.mark.parametrize("readers", [0, 1, 2])
+def test_reader_processes_give_the_same_files(whole, tiny_bundle, monkeypatch, readers):
+    real, asked_for = Model.engine, []
+
+    def engine(model, **options):
+        asked_for.append(options.get("readers"))
+        return real(model, **options)
+
+    monkeypatch.setattr(Model, "engine", engine)
+    status = main(["transcribe", "in", "-o", "out", "--readers", str(readers), *asked(tiny_bundle)])
     assert (status, written()) == (ExitCode.OK, whole)
+    assert asked_for == [readers]
 
 
+@posix
 def test_a_kill_between_the_two_results_of_a_file_leaves_one_that_is_ours(whole, tiny_bundle):
     code, _ = ended(start("in", "-o", "out", *asked(tiny_bundle), program=HALF))
     assert code == -signal.SIGKILL

@@ -21,7 +21,7 @@ from mt3_runtime.backends.ort_cuda import CUDA, OrtCudaBackend
 from mt3_runtime.backends.ort_memory import DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, main
-from mt3_runtime.diagnostics import nvidia
+from mt3_runtime.diagnostics import cuda_libraries
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 from mt3_runtime.loading import load_model
 from mt3_runtime.models import catalogue, installed, shipped
@@ -69,7 +69,7 @@ def package(lacking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that works."""
-    monkeypatch.setattr(nvidia, "is_there", lambda: True)
+    monkeypatch.setattr(cuda_libraries, "is_there", lambda: True)
     monkeypatch.setattr(devices, "import_onnxruntime", WithCuda)
     here = DeviceSpec("CPUExecutionProvider", "cpu")
     monkeypatch.setattr(devices, "OrtCudaBackend", partial(OrtCudaBackend, place=here))
@@ -100,8 +100,8 @@ def test_a_gpu_that_does_not_work_says_so_before_the_bundle(
             *((module, "import_onnxruntime") if not isinstance(module, str)
               else (f"{module}.import_onnxruntime",)), WithCuda
         )  # fmt: skip
-    monkeypatch.setattr(nvidia, "trouble", lambda _: "the driver is too old")
-    monkeypatch.setattr(nvidia, "preload", lambda _: None)
+    monkeypatch.setattr(cuda_libraries, "trouble", lambda _: "the driver is too old")
+    monkeypatch.setattr(cuda_libraries, "preload", lambda _: None)
     with pytest.raises(DeviceError, match="the driver is too old"):
         load_model(lacking, device="cuda")
 
@@ -199,7 +199,7 @@ def test_auto_says_what_a_gpu_needs(
     lacking: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A GPU beside a wheel for CPUs."""
-    monkeypatch.setattr(nvidia, "is_there", lambda: True)
+    monkeypatch.setattr(cuda_libraries, "is_there", lambda: True)
     load_model(lacking)
     (said,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert 'pip install "onnxruntime-gpu' in said.getMessage()
@@ -208,7 +208,7 @@ def test_auto_says_what_a_gpu_needs(
 def test_auto_is_silent_where_there_is_no_gpu(
     lacking: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(nvidia, "is_there", lambda: False)
+    monkeypatch.setattr(cuda_libraries, "is_there", lambda: False)
     load_model(lacking)
     monkeypatch.setattr(devices, "import_onnxruntime", WithCuda)
     monkeypatch.setattr(devices, "OrtCudaBackend", _refuses)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mt3_runtime.cli import ExitCode, main
-from mt3_runtime.diagnostics import doctor, nvidia, wheels
+from mt3_runtime.diagnostics import cuda_libraries, doctor, wheels
 from mt3_runtime.diagnostics.doctor import Level
 
 
@@ -56,7 +56,7 @@ def test_a_device_that_was_asked_for_and_is_absent_is_a_problem(cache, monkeypat
 
 
 def test_a_device_that_fails_is_a_problem_to_those_who_ask_for_it(cache, monkeypatch):
-    monkeypatch.setattr(nvidia, "trouble", lambda: "there is no GPU")
+    monkeypatch.setattr(cuda_libraries, "trouble", lambda: "there is no GPU")
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeRuntime(error="x"))
     levels = {
         device: one.level
@@ -137,7 +137,7 @@ class FakeRuntime:
 
 @pytest.fixture
 def nothing_in_the_way(monkeypatch):
-    monkeypatch.setattr(nvidia, "trouble", lambda: "")
+    monkeypatch.setattr(cuda_libraries, "trouble", lambda: "")
 
 
 @pytest.mark.usefixtures("nothing_in_the_way")
@@ -194,7 +194,7 @@ def test_installed_models_are_listed(cache):
 ])  # fmt: skip
 def test_the_exit_code_is_about_the_asked_device(cache, monkeypatch, capsys, runtime, code):
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
-    monkeypatch.setattr(nvidia, "trouble", lambda: "")
+    monkeypatch.setattr(cuda_libraries, "trouble", lambda: "")
     assert main(["doctor", "--device", "cuda"]) == code
     assert "Transcription on device cuda " in capsys.readouterr().out
 
@@ -255,10 +255,10 @@ def gpu(cache, monkeypatch):
     """Fakes the libraries and the wheels: ``gpu(*absent, wheels=..., **driver)``."""
 
     def fake(*absent: str, installed: tuple[str, ...] = ("onnxruntime-gpu",), **options):
-        monkeypatch.setattr(nvidia, "_open", FakeLibraries(*absent, **options).open)
+        monkeypatch.setattr(cuda_libraries, "_open", FakeLibraries(*absent, **options).open)
         found = dict.fromkeys(installed, "1.31.1")
         monkeypatch.setattr(wheels, "installed", lambda: found)
-        monkeypatch.setattr(nvidia, "preload", lambda runtime: None)
+        monkeypatch.setattr(cuda_libraries, "preload", lambda runtime: None)
         return {item.subject: item for item in doctor._gpu()}
 
     return fake
@@ -322,25 +322,25 @@ def test_what_is_missing_comes_with_its_remedy(gpu, absent, options, subject, de
     ],
 )
 def test_what_is_in_the_way_of_cuda(monkeypatch, libraries, why):
-    monkeypatch.setattr(nvidia, "_open", libraries.open)
-    assert why in nvidia.trouble()
-    assert bool(why) == bool(nvidia.trouble())
+    monkeypatch.setattr(cuda_libraries, "_open", libraries.open)
+    assert why in cuda_libraries.trouble()
+    assert bool(why) == bool(cuda_libraries.trouble())
 
 
 def test_a_gpu_that_is_not_there_is_in_the_way(monkeypatch):
-    monkeypatch.setattr(nvidia, "_open", FakeLibraries(gpus=2).open)
-    assert nvidia.trouble(1) == ""
-    assert nvidia.trouble(2) == "there is no GPU 2, only 2 of them, counted from 0"
+    monkeypatch.setattr(cuda_libraries, "_open", FakeLibraries(gpus=2).open)
+    assert cuda_libraries.trouble(1) == ""
+    assert cuda_libraries.trouble(2) == "there is no GPU 2, only 2 of them, counted from 0"
 
 
 def test_a_driver_to_link_against_is_none(monkeypatch):
-    monkeypatch.setattr(nvidia, "_open", lambda name: SimpleNamespace())
-    assert nvidia.driver() is None
+    monkeypatch.setattr(cuda_libraries, "_open", lambda name: SimpleNamespace())
+    assert cuda_libraries.driver() is None
 
 
 def test_what_is_in_the_way_is_said_instead_of_what_onnx_runtime_says(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeRuntime(error="fallback was disabled"))
-    monkeypatch.setattr(nvidia, "_open", FakeLibraries("libcuda.so.1").open)
+    monkeypatch.setattr(cuda_libraries, "_open", FakeLibraries("libcuda.so.1").open)
     assert "there is no NVIDIA driver" in finding("CUDAExecutionProvider").detail
 
 
@@ -361,8 +361,8 @@ def test_libraries_of_wheels_elsewhere_are_loaded_by_path(monkeypatch, tmp_path)
         monkeypatch.syspath_prepend(str(tmp_path / root))
     monkeypatch.delitem(sys.modules, "nvidia", raising=False)
     loaded = []
-    monkeypatch.setattr(nvidia, "_open", loaded.append)
-    nvidia._load_from_wheels(13)
+    monkeypatch.setattr(cuda_libraries, "_open", loaded.append)
+    cuda_libraries._load_from_wheels(13)
     own = [path for path in loaded if path.startswith(str(tmp_path))]
     cudnn, _, cublas, cublas_lt, curand = map(str, wanted)
     assert own == [cublas_lt, cublas, curand, cudnn]
@@ -370,10 +370,10 @@ def test_libraries_of_wheels_elsewhere_are_loaded_by_path(monkeypatch, tmp_path)
 
 def test_windows_has_other_names(monkeypatch):
     monkeypatch.setattr("sys.platform", "win32")
-    monkeypatch.setattr(nvidia, "_open", lambda name: None)
-    monkeypatch.setattr(nvidia, "wheel_cuda", lambda: 13)
-    assert nvidia.missing(13) == ["cudart64_13.dll", "cublasLt64_13.dll", "cublas64_13.dll"]
-    assert nvidia.runtime_library() == "cudart64_13.dll"
+    monkeypatch.setattr(cuda_libraries, "_open", lambda name: None)
+    monkeypatch.setattr(cuda_libraries, "wheel_cuda", lambda: 13)
+    assert cuda_libraries.missing(13) == ["cudart64_13.dll", "cublasLt64_13.dll", "cublas64_13.dll"]
+    assert cuda_libraries.runtime_library() == "cudart64_13.dll"
 
 
 def test_no_second_wheel_of_onnx_runtime_is_advised(cache, monkeypatch):
@@ -420,7 +420,7 @@ def test_a_provider_that_cannot_work_is_not_loaded(cache, monkeypatch):
             return super().InferenceSession(graph, options, providers, enable_fallback)
 
     monkeypatch.setitem(sys.modules, "onnxruntime", Watched())
-    monkeypatch.setattr(nvidia, "_open", lambda name: None)
+    monkeypatch.setattr(cuda_libraries, "_open", lambda name: None)
     details = {item.subject: item.detail for item in doctor.examine()}
     assert tried == ["CPUExecutionProvider"]
     for name in ("CUDAExecutionProvider", "TensorrtExecutionProvider"):
@@ -443,15 +443,15 @@ def test_other_packages_judge_the_devices_they_bring(cache, monkeypatch, capsys)
 def test_the_wheel_says_which_cuda_it_is_built_for(monkeypatch):
     about = SimpleNamespace(cuda_version="12.8")
     monkeypatch.setitem(sys.modules, "onnxruntime.capi.build_and_package_info", about)
-    assert nvidia.wheel_cuda() == 12
+    assert cuda_libraries.wheel_cuda() == 12
 
 
 def test_libraries_are_looked_for_by_the_loader():
-    assert nvidia._open("libc.so.6") is not None
-    assert nvidia._open("libnothing.so.99") is None
-    assert nvidia.missing(77) == [
+    assert cuda_libraries._open("libc.so.6") is not None
+    assert cuda_libraries._open("libnothing.so.99") is None
+    assert cuda_libraries.missing(77) == [
         "libcudart.so.77", "libcublasLt.so.77", "libcublas.so.77",
-        *(["libcurand.so.10"] if nvidia._open("libcurand.so.10") is None else []),
+        *(["libcurand.so.10"] if cuda_libraries._open("libcurand.so.10") is None else []),
     ]  # fmt: skip
-    assert nvidia.runtime_version(77) is None
-    assert nvidia.tensorrt_version(77) is None
+    assert cuda_libraries.runtime_version(77) is None
+    assert cuda_libraries.tensorrt_version(77) is None

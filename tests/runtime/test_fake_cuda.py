@@ -100,7 +100,7 @@ PRELUDE = """
 import sys
 import numpy as np
 import onnxruntime
-from mt3_runtime.diagnostics import nvidia
+from mt3_runtime.diagnostics import cuda_libraries
 from mt3_runtime.backends import ort_cuda
 from mt3_runtime.backends.ort_cuda import OrtCudaBackend
 from mt3_runtime.bundles.bundle import Bundle
@@ -108,7 +108,7 @@ from mt3_runtime.errors import DeviceError
 
 # These would load the real CUDA runtime of the wheels.
 onnxruntime.preload_dlls = lambda: None
-nvidia._load_from_wheels = lambda major: None
+cuda_libraries._load_from_wheels = lambda major: None
 
 def say(what):
     print("then:", what, file=sys.stderr, flush=True)

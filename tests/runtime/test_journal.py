@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -91,6 +92,23 @@ def test_a_journal_cut_anywhere_says_what_it_said_before(tmp_path_factory, data)
         assert journal.damaged == 0
 
 
+def _done_line(**facts):
+    line = {
+        "status": "done",
+        "source": "z",
+        "size": 1,
+        "mtime_ns": 1,
+        "options": "x",
+        "split": False,
+        "outputs": {},
+        "attempts": 1,
+        "seconds": 1.0,
+        "wall": 1.0,
+        "notes": 1,
+    }
+    return json.dumps(line | facts).encode()  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -100,6 +118,13 @@ def test_a_journal_cut_anywhere_says_what_it_said_before(tmp_path_factory, data)
         b'"done"',
         b'{"status":"done"}',
         b'{"status":"done","source":"z","size":"x","mtime_ns":1}',
+        b'{"status":"begun","source":"z","size":1e999,"mtime_ns":1}',
+        b'{"status":"begun","source":"z","size":1,"mtime_ns":-Infinity}',
+        b'{"status":"run","pid":1e999}',
+        _done_line(attempts=math.inf),
+        _done_line(seconds=math.inf),
+        _done_line(wall=math.nan),
+        _done_line(outputs={"z.mid": 5}),
         b'{"status":"writing","source":"z","outputs":["a.mid"]}',
         b'{"status":"unheard of","source":"z"}',
         b"\xff\xfe",
@@ -127,7 +152,7 @@ def test_a_file_of_somebody_else_is_no_journal_and_stays(tmp_path, content):
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("x", path)])
 def test_what_is_no_file_is_no_journal(tmp_path, make):
     make(tmp_path / NAME)
-    with pytest.raises(OutputError):
+    with pytest.raises(OutputError, match="no regular file"):
         Journal(tmp_path)
     assert os.listdir(tmp_path) == [NAME]
 

@@ -22,8 +22,8 @@ from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.backends.ort_cuda import CPU, CUDA, OrtCudaBackend, padded
 from mt3_runtime.backends.ort_memory import Buffer, Copier, DeviceSpec, Staging
 from mt3_runtime.bundles.bundle import Bundle
-from mt3_runtime.diagnostics import nvidia
-from mt3_runtime.diagnostics.nvidia import preload
+from mt3_runtime.diagnostics import cuda_libraries
+from mt3_runtime.diagnostics.cuda_libraries import preload
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 from mt3_runtime.model import Model, token_digest
 
@@ -280,7 +280,7 @@ class FakeSessions:
 
 def refusal(monkeypatch, bundle: Path, runtime: FakeSessions, trouble: str = "") -> str:
     monkeypatch.setattr(ort_cuda, "import_onnxruntime", lambda: runtime)
-    monkeypatch.setattr(nvidia, "trouble", lambda index: trouble)
+    monkeypatch.setattr(cuda_libraries, "trouble", lambda index: trouble)
     with pytest.raises(DeviceError) as caught:
         OrtCudaBackend(Bundle(bundle), index=1)
     return str(caught.value)
@@ -336,7 +336,7 @@ def test_options_come_from_the_environment(monkeypatch, tiny_bundle) -> None:
     runtime.get_available_providers = lambda: [CUDA]
     for module in (ort_cuda, devices):
         monkeypatch.setattr(module, "import_onnxruntime", lambda: runtime)
-    monkeypatch.setattr(nvidia, "trouble", lambda index: "")
+    monkeypatch.setattr(cuda_libraries, "trouble", lambda index: "")
     monkeypatch.setenv("MT3_CUDA_OPTIONS", "use_tf32=1, enable_cuda_graph=0")
     for device in ("cuda:2", "auto"):
         with contextlib.suppress(DeviceError):
@@ -368,9 +368,9 @@ def test_a_failing_device_is_an_error_of_ours(tiny_bundle, features) -> None:
 
 def test_an_old_runtime_has_nothing_to_preload_but_the_wheels(monkeypatch) -> None:
     loaded = []
-    monkeypatch.setattr(nvidia, "_load_from_wheels", loaded.append)
+    monkeypatch.setattr(cuda_libraries, "_load_from_wheels", loaded.append)
     preload(SimpleNamespace())  # nor is its log level touched, which is the whole process's
-    assert loaded == [nvidia.wheel_cuda()]
+    assert loaded == [cuda_libraries.wheel_cuda()]
 
 
 # Memory ------------------------------------------------------------------------------------------

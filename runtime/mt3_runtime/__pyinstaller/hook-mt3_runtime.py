@@ -16,6 +16,7 @@ OPTIONAL = ("onnxruntime", "soundfile", "soxr", "rich.console", "rich.progress")
 
 hiddenimports = [
     *collect_submodules("mt3_runtime", filter=lambda name: "__pyinstaller" not in name),
+    *collect_submodules("mt3_analysis"),  # commands of it are found by their entry points
     *(name for name in OPTIONAL if find_spec(name.partition(".")[0])),
 ]
 datas = collect_data_files("mt3_runtime")

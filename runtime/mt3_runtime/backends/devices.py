@@ -18,7 +18,7 @@ from mt3_runtime.arguments.argument_checks import as_choice
 from mt3_runtime.backends.ort_common import import_onnxruntime
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
 from mt3_runtime.backends.ort_cuda import CUDA, OrtCudaBackend, options_of_environment
-from mt3_runtime.diagnostics import nvidia, wheels
+from mt3_runtime.diagnostics import cuda_libraries, wheels
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 from mt3_runtime.imports.extras import absent
 from mt3_runtime.models.installed import export_advice
@@ -119,7 +119,7 @@ def check_profile(bundle: Bundle, kind: str) -> None:
 
 def _best(bundle: Bundle, threads: int | None, profile: str | None) -> Backend:
     """The GPU where ONNX Runtime has one, the bundle graphs for it, and both work; else the CPU."""
-    possible = nvidia.is_there() or CUDA in import_onnxruntime().get_available_providers()
+    possible = cuda_libraries.is_there() or CUDA in import_onnxruntime().get_available_providers()
     if possible and profile in (None, *PROFILES["cuda"]):
         try:
             return _open_gpu(bundle, Device("cuda"), threads, profile)
@@ -135,7 +135,7 @@ def _best(bundle: Bundle, threads: int | None, profile: str | None) -> Backend:
 
 def _tell(text: str) -> None:
     """Says why the CPU does the work: once, aloud where somebody paid for a GPU."""
-    aloud = nvidia.is_there() and text not in _told
+    aloud = cuda_libraries.is_there() and text not in _told
     _told.add(text)
     log.log(logging.WARNING if aloud else logging.INFO, "%s", text)
 

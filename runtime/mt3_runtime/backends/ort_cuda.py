@@ -42,7 +42,7 @@ from mt3_runtime.backends.ort_memory import Copier, DeviceSpec
 from mt3_runtime.backends.ort_session import open_session
 from mt3_runtime.backends.ort_slots import Slots
 from mt3_runtime.backends.ort_threads import threads_of
-from mt3_runtime.diagnostics import nvidia, wheels
+from mt3_runtime.diagnostics import cuda_libraries, wheels
 from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 
@@ -127,8 +127,8 @@ class OrtCudaBackend:
         self.place = place or DeviceSpec(CUDA, "cuda", index, asked)
         self.cuda_graph = cuda_graph and recording and self.place.memory == "cuda"
         if self.place.memory == "cuda":
-            nvidia.preload(self._runtime)
-            self._refuse(nvidia.trouble(index))
+            cuda_libraries.preload(self._runtime)
+            self._refuse(cuda_libraries.trouble(index))
         self.spec, decoding = bundle.manifest.model, bundle.manifest.decoding
         self.start_id, self.max_tokens = decoding.start_id, decoding.max_tokens
         self.files = {role: bundle.graph(role, profile or "portable") for role in ROLES}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.diagnostics.nvidia import runtime_library
+from mt3_runtime.diagnostics.cuda_libraries import runtime_library
 
 #: cudaHostAllocPortable, cudaMemcpyHostToDevice and cudaMemcpyDeviceToHost.
 _PORTABLE, _TO_DEVICE, _TO_HOST = 1, 1, 2

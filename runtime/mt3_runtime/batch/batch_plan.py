@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from mt3_runtime.batch.batch_report import Row
@@ -132,12 +133,13 @@ def _verdict(job: Job, entry: Entry | None, stamp: Stamp, record: Record, policy
         return "do"
     outputs = _recorded(job, entry, record)
     there = [path for path in outputs or () if exists(path)]
-    if outputs is None or len(there) < len(outputs):
+    ours = partial(record.owns, key=record.key(job.source))
+    if outputs is None:  # a format is new; the others are replaced with it
+        again, there = True, [result.path for result in job.results if ours(result.path)]
+    elif len(there) < len(outputs):
         again = True
     else:
-        again = policy.overwrite and not all(
-            record.owns(p, record.key(job.source)) for p in outputs
-        )
+        again = policy.overwrite and not all(map(ours, outputs))
     if entry.options == policy.options:
         return "do" if again else "skipped"
     return "other" if there and not policy.overwrite else "do"

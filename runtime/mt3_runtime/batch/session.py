@@ -131,7 +131,13 @@ class Session:
             check_stdout(job)
         check_tempo(drafted.jobs, args.tempo)
         if args.report_to:
-            check_output(args.report_to, [source.path for source in sources])
+            self._path = resolve_model(args.model)
+            listed = [] if args.files_from in (None, STDOUT) else [args.files_from]
+            check_output(
+                args.report_to,
+                [*listed, *(source.path for source in sources)],
+                bundles=[self._path],
+            )
             results = {real_path(r.path) for job in drafted.jobs for r in job.results}
             if real_path(args.report_to) in results:
                 raise OutputError(
@@ -276,7 +282,9 @@ class Session:
             "timeout": args.timeout,
             "longest": args.max_duration,
         }
-        engine = BatchEngine(model, options | whole, update=progress.update, **common)
+        engine = BatchEngine(
+            model, options | whole, update=progress.update, readers=args.readers, **common
+        )
         load = {"model": self._path, **self._load_options()}
         lone = LoneProcess(load, options | whole, **common)
         manner = Manner(

@@ -37,7 +37,7 @@ _MAX_CACHE = 1 << 28
 Size = Annotated[int, Between(1, _MAX_SIZE)]
 Id = Annotated[int, Between(0, _MAX_SIZE)]
 
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class GraphFile:
             BundleError: A key or a value is wrong; the name is no plain one.
         """
         graph = read_fields(cls, data, "graph")
-        if not _PLAIN_NAME.fullmatch(graph.file) or ".." in graph.file:
+        if not PLAIN_NAME.fullmatch(graph.file) or ".." in graph.file:
             raise BundleError(f"{graph.file!r} is not a plain file name.")
         if not re.fullmatch(r"[0-9a-f]{64}", graph.sha256):
             raise BundleError(f"{graph.file}: the SHA-256 is not 64 hexadecimal digits.")
@@ -199,6 +199,11 @@ class Manifest:
             otherwise="does not describe a bundle",
             remedy="Update mt3-runtime, or export the model again.",
         )
+        if "kind" in body:
+            raise BundleError(
+                f"{where} describes a bundle of kind {body['kind']!r:.40}, which writes no notes; "
+                "use it with `mt3 tag` or `mt3 genre`."
+            )
         manifest = read_fields(cls, body, where)
         faults = manifest.contradictions()
         if faults:

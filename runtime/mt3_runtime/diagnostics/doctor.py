@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from mt3_runtime.bundles.tiny_graphs import sum_model
-from mt3_runtime.diagnostics import nvidia, wheels
+from mt3_runtime.diagnostics import cuda_libraries, wheels
 from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import DeviceError, OptionError
 from mt3_runtime.imports.extras import absent, install, lacking, pip, requirement
@@ -177,7 +177,7 @@ def _wheels() -> Iterator[Finding]:
 
 def _gpu() -> Iterator[Finding]:
     """NVIDIA's software, where there is a GPU or a wheel that is meant for one."""
-    driver, wheel = nvidia.driver(), _GPU_WHEEL in wheels.installed()
+    driver, wheel = cuda_libraries.driver(), _GPU_WHEEL in wheels.installed()
     if driver is None and not wheel:
         return
     yield _driver(driver)
@@ -187,28 +187,28 @@ def _gpu() -> Iterator[Finding]:
         yield _tensorrt()
         return
     with contextlib.suppress(ImportError, OSError, AttributeError):  # told of by `_providers`
-        nvidia.preload(importlib.import_module("onnxruntime"))
-    major = nvidia.wheel_cuda()
+        cuda_libraries.preload(importlib.import_module("onnxruntime"))
+    major = cuda_libraries.wheel_cuda()
     if driver is not None and driver.cuda[0] < major:
-        served = nvidia.dotted(driver.cuda)
+        served = cuda_libraries.dotted(driver.cuda)
         text = f"ONNX Runtime is built for CUDA {major}, the driver serves {served}"
         yield Finding("CUDA", Level.PROBLEM, text, "update the NVIDIA driver (CUDA 13 needs 580)")
         return
     libraries = pip(requirement("onnxruntime", "gpu"))
-    lacking, version = nvidia.missing(major), nvidia.runtime_version(major)
+    lacking, version = cuda_libraries.missing(major), cuda_libraries.runtime_version(major)
     if lacking:
         yield Finding("CUDA", Level.PROBLEM, f"not found: {', '.join(lacking)}", libraries)
     else:
         yield Finding("CUDA", Level.OK, f"{version} (ONNX Runtime is built for {major})")
-    yield _library("cuDNN", nvidia.cudnn_version(), libraries)
+    yield _library("cuDNN", cuda_libraries.cudnn_version(), libraries)
     yield _tensorrt()
 
 
-def _driver(driver: nvidia.Driver | None) -> Finding:
+def _driver(driver: cuda_libraries.Driver | None) -> Finding:
     if driver is None:
         advice = "install NVIDIA's driver; in a container: docker run --gpus all"
         return Finding("NVIDIA driver", Level.NOTE, "none (no libcuda.so.1)", advice)
-    served = f"serves CUDA {nvidia.dotted(driver.cuda)}"
+    served = f"serves CUDA {cuda_libraries.dotted(driver.cuda)}"
     if not driver.gpus:
         why = driver.trouble or "it has no GPU"
         advice = "check nvidia-smi; in a container: docker run --gpus all"
@@ -224,7 +224,7 @@ def _library(name: str, version: str | None, remedy: str) -> Finding:
 
 
 def _tensorrt() -> Finding:
-    version = nvidia.tensorrt_version(_TENSORRT)
+    version = cuda_libraries.tensorrt_version(_TENSORRT)
     return _library("TensorRT", version, pip(requirement("tensorrt", "trt")))
 
 
@@ -272,9 +272,9 @@ def _in_the_way(runtime: ModuleType, provider: str) -> str:
     """Why a provider cannot even be loaded; empty if nothing is known to be in its way."""
     if provider == _CPU:
         return ""
-    nvidia.preload(runtime)
-    lacks = provider != _CUDA and nvidia.tensorrt_version(_TENSORRT) is None
-    return nvidia.trouble() or ("there is no TensorRT" if lacks else "")
+    cuda_libraries.preload(runtime)
+    lacks = provider != _CUDA and cuda_libraries.tensorrt_version(_TENSORRT) is None
+    return cuda_libraries.trouble() or ("there is no TensorRT" if lacks else "")
 
 
 def _run_graph(runtime: ModuleType, provider: str) -> None:

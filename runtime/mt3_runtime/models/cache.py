@@ -12,6 +12,10 @@ from mt3_runtime.errors import OptionError
 #: Folder for checkpoints and bundles, in place of the platform's cache folder.
 CACHE_VARIABLE = "MT3_CACHE"
 
+#: In the cache folder: bundles of taggers and genre classifiers.  Those that transcribe are in a
+#: folder of their own, so that the only installed one is still the one that is meant.
+CLASSIFIER_FOLDER = "classifiers"
+
 
 def cache_dir() -> Path:
     """The folder for checkpoints and bundles; it need not exist yet.

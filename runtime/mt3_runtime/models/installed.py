@@ -174,7 +174,7 @@ def remove_model(name: str) -> int:
 
 
 def _bundle_files(place: Path) -> list[Path]:
-    from mt3_runtime.bundles.bundle_files import bundle_files  # noqa: PLC0415  NumPy; `mt3 models` has none
+    from mt3_runtime.bundles.bundle_ownership import bundle_files  # noqa: PLC0415  NumPy; `mt3 models` has none
 
     _refuse_link(place)
     if place.is_dir() and not any(place.iterdir()):

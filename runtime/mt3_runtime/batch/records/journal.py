@@ -247,12 +247,12 @@ class Journal:
             try:
                 self._file = os.open(self.path, flags, 0o666)
             except OSError as error:
+                if self.path.is_symlink() or self.path.is_dir():
+                    raise self._no_file() from error
                 raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
             found = os.fstat(self._file)
             if not stat.S_ISREG(found.st_mode):
-                raise OutputError(
-                    f"{self.path} is no regular file; a batch keeps its journal there."
-                )
+                raise self._no_file()
             taken = take_lock(self._file)
             if taken is False:
                 raise _in_use(self.path)
@@ -265,6 +265,12 @@ class Journal:
         for path in self._rivals():
             if is_locked(path):
                 raise _in_use(path)
+
+    def _no_file(self) -> OutputError:
+        return OutputError(
+            f"{self.path} is no regular file, and a batch keeps its journal there; move it away, "
+            "or choose another folder."
+        )
 
     def _read_own(self) -> Ledger:
         """Reads the journal, and cuts off a last line that is torn."""

@@ -22,6 +22,7 @@ ended       The process ended in an orderly way: what it had begun was only call
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from dataclasses import dataclass, field
@@ -113,7 +114,14 @@ class Ledger:
         try:
             item = json.loads(line)
             self._apply(item["status"], item)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ):
             self.damaged += 1
 
     def _apply(self, status: str, item: dict[str, Any]) -> None:
@@ -154,7 +162,7 @@ class Ledger:
 
     def _finish(self, status: str, item: dict[str, Any]) -> None:
         done = status == "done"
-        self.entries[str(item["source"])] = Entry(
+        entry = Entry(
             status,
             Stamp(int(item["size"]), int(item["mtime_ns"])),
             str(item["options"]) if done else "",
@@ -162,15 +170,16 @@ class Ledger:
             tuple(map(str, item["outputs"])) if done else (),
             int(item["attempts"]),
             0,
-            float(item["seconds"]) if done else 0.0,
-            float(item["wall"]),
+            _finite(item["seconds"]) if done else 0.0,
+            _finite(item["wall"]),
             int(item["notes"]) if done else 0,
             "" if done else str(item["error"]),
             "" if done else str(item["message"]),
         )
-        self._open.discard(str(item["source"]))
         if done:
             self._own(str(item["source"]), item["outputs"])
+        self.entries[str(item["source"])] = entry
+        self._open.discard(str(item["source"]))
 
     def _own(self, source: str, outputs: dict[str, str]) -> None:
         for name, digest in outputs.items():
@@ -179,3 +188,15 @@ class Ledger:
                 known = ""
             if digest not in known:
                 self.digests[name] = source, known + digest
+
+
+def _finite(value: Any) -> float:
+    """A number that JSON has; Python reads and writes infinities as well.
+
+    Raises:
+        ValueError: It is none.
+    """
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number

@@ -11,8 +11,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from mt3_runtime.bundles.bundle import MANIFEST, Bundle
+from mt3_runtime.bundles.classifier import open_bundle
 from mt3_runtime.bundles.container import Archive
+from mt3_runtime.bundles.verified_graphs import MANIFEST
 from mt3_runtime.errors import BundleError, OutputError
 from mt3_runtime.filesystem.ownership import foreign_names, is_regular, listed
 
@@ -39,7 +40,7 @@ def bundle_files(path: Path, *, unchanged: bool) -> list[Path]:
     if path.is_dir() and not is_regular(path / MANIFEST):
         raise OutputError(f"{path} is no bundle{holds}.")
     try:
-        bundle = Bundle(path)
+        bundle = open_bundle(path)
         graphs = bundle.manifest.graphs
         foreign, there = _contents(path, {MANIFEST, *(graph.file for graph in graphs)})
     except BundleError as error:

@@ -1,0 +1,13 @@
+"""Hears what is played: instruments and genres, from compiled graphs and from transcriptions."""
+
+from mt3_runtime.imports.lazy import forward
+
+_HOMES = {
+    "genres.genre_detection": ("detect_genre_hybrid", "genre"),
+    "genres.genre_results": ("Genre",),
+    "networks.classifier_session": ("Classifier", "open_classifier"),
+    "tagging.instrument_tagging": ("load_tagger", "tag"),
+    "tagging.tag_results": ("Tags",),
+}
+__all__ = [name for names in _HOMES.values() for name in names]
+__getattr__ = forward(__name__, _HOMES)

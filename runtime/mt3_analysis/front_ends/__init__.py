@@ -1,0 +1,1 @@
+"""Front ends in NumPy: from samples to the features that taggers and classifiers read."""

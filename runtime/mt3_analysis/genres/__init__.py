@@ -1,0 +1,1 @@
+"""Genres: the published ensemble, its rules by the figure, and one that weighs evidence."""

@@ -1,0 +1,1 @@
+"""Runs taggers and genre classifiers: bundles by name, windows, scores."""

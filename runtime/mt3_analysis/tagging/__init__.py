@@ -1,0 +1,1 @@
+"""Instruments over time and overall: of a tagger, and of a transcription."""

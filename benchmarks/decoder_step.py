@@ -35,9 +35,9 @@ def main() -> None:
     options = made.parse_args()
     model, cores = bundle(options), usable_cores()
     audio, ready = str(song(options.audio, options.seconds)), str(STATE / "features.npy")
-    ours, fair = Worker("ours.py"), Worker("torch_peer.py", python=ORACLE)
     checkpoint = str(torch_checkpoint(options))
     with report(options, steps=options.steps) as (result, lines):
+        ours, fair = Worker("ours.py"), Worker("torch_peer.py", python=ORACLE)
         ours.ask("load", bundle=str(model))
         loaded = fair.ask("load", checkpoint=checkpoint, bundle=str(model), threads=cores)
         result["versions"] |= loaded["versions"]

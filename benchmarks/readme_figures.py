@@ -27,6 +27,10 @@ ACCURACY = {
 """Name -> what is counted, and how the names of the recordings begin that are taken together."""
 
 
+#: Share of YourMT3's sequences that may differ, with seeded weights; one segment of ten is 0.1.
+TIED = 0.05
+
+
 def recordings(report: Report) -> Figures:
     """Equal segments; F1 of two models; what the leakage filters leave."""
     sides, tokens = report["sides"], report["tokens"].values()
@@ -193,7 +197,11 @@ def constraints(report: Report) -> Figures:
 
 
 def yourmt3(report: Report) -> Figures:
-    """YourMT3, ours and its authors', and the encoder's parts as shares of the peak."""
+    """YourMT3, ours and its authors', and the encoder's parts as shares of the peak.
+
+    Where the two best experts of a frame weigh the same, the last bit decides, and the sequences of
+    that segment may differ: `TIED`.  tests/parity/test_yourmt3_oracle.py bounds such ties.
+    """
     profile, keys = report["profile"], ("encoder", "decoder", "seconds")
     shares = [
         profile[f"{part} flops"] / profile[f"{part} seconds"] / profile["peak"]
@@ -211,7 +219,7 @@ def yourmt3(report: Report) -> Figures:
         "sequences": sequences,
         "equal": sequences - report["differing"],
         "shares": shares,
-        "same": not report["differing"],
+        "same": report["differing"] <= TIED * sequences,
     }
 
 

@@ -31,12 +31,13 @@ def main() -> None:
     made.add_argument("--seconds", type=float, default=180.0, help="length of the song")
     made.add_argument("--steps", type=int, default=128)
     made.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    made.add_argument("--brief", action="store_true", help="our defaults and PyTorch on all cores")
     options = made.parse_args()
     model, cores = bundle(options), usable_cores()
     audio, ready = str(song(options.audio, options.seconds)), str(STATE / "features.npy")
-    ours, fair = Worker("ours.py"), Worker("torch_peer.py", python=ORACLE)
     checkpoint = str(torch_checkpoint(options))
     with report(options, steps=options.steps) as (result, lines):
+        ours, fair = Worker("ours.py"), Worker("torch_peer.py", python=ORACLE)
         ours.ask("load", bundle=str(model))
         loaded = fair.ask("load", checkpoint=checkpoint, bundle=str(model), threads=cores)
         result["versions"] |= loaded["versions"]
@@ -61,6 +62,8 @@ def rounds(ours: Worker, fair: Worker, options: Any, batch: int) -> dict[str, li
         alone = {"alone": True} if batch == 1 else {"lanes": min(cores, batch)}
         answers["default"].append(ours.ask("steps", **run, **alone))
         answers[f"torch, {cores} threads"].append(fair.ask("steps", **run, threads=cores))
+        if options.brief:
+            continue
         answers["one lane"].append(ours.ask("steps", **run))
         answers["torch, 1 thread"].append(fair.ask("steps", **run, threads=1))
         answers[f"one lane, {cores} threads"].append(ours.ask("steps", **run, alone=True))

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,8 @@ RECORDINGS = (
 )
 SONG_RATE = 44100  # Hz, stereo: what music files have, so that mixing and resampling are paid for
 
-#: Load average above which a run is marked as disturbed.
-QUIET = 0.5
+#: Cores of other work above which a run is marked as disturbed.
+QUIET = 0.25
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -50,18 +51,22 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def bundle(options: argparse.Namespace) -> Path:
-    """The bundle to measure; exported anew if none was named, so that it is never a stale one."""
-    if options.bundle:
-        return Path(options.bundle)
+    """The exact bundle to measure; exported anew if none was named, so that it is never stale."""
+    return Path(options.bundle) if options.bundle else exported(options, "fp32")
+
+
+def exported(options: argparse.Namespace, storage: Any) -> Path:
+    """A new bundle of the checkpoint, its matrices stored as fp32 or fp16."""
     from mt3_export.bundle_writer import export_bundle  # noqa: PLC0415  the extra `export`
     from mt3_export.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
     from mt3_export.variants import variant_named  # noqa: PLC0415
 
-    made = STATE / "magenta_mt3.bundle"
-    talk(f"exporting {options.checkpoint}")
+    made = STATE / f"magenta_mt3.{storage}.bundle"
+    talk(f"exporting {options.checkpoint}, stored as {storage}")
     contents = read_checkpoint(options.checkpoint)
     source = {"layout": contents.layout, "digest": contents.digest}
-    export_bundle(contents.weights, variant_named(contents.variant), made, source=source)
+    variant = variant_named(contents.variant)
+    export_bundle(contents.weights, variant, made, source=source, storage=storage)
     return made
 
 
@@ -116,10 +121,10 @@ def report(options: argparse.Namespace, **facts: Any) -> Iterator[tuple[dict[str
     result: dict[str, Any] = {"machine": machine(), **facts}
     result["versions"] = versions(["mt3-runtime", "onnxruntime", "numpy", "soundfile", "soxr"])
     installed = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    result["load_before"] = load
-    lines = [describe(result["machine"]), installed, f"load average before the run: {load:.1f}"]
-    if load > QUIET:
+    result["load_before"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    result["busy_before"] = busy = busy_cores()
+    lines = [describe(result["machine"]), installed, f"cores busy with other work: {busy:.1f}"]
+    if busy > QUIET:
         lines.append("NOT QUIET: beside other work PyTorch's barriers slow it down up to 60 times")
     lines.append("")
     yield result, lines
@@ -129,3 +134,18 @@ def report(options: argparse.Namespace, **facts: Any) -> Iterator[tuple[dict[str
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         options.out.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
+
+
+def busy_cores(seconds: float = 2.0) -> float:
+    """Cores that other work takes while this process sleeps; 0 where that is not told."""
+    readings = []
+    for pause in (0.0, seconds):
+        time.sleep(pause)
+        try:
+            first = Path("/proc/stat").read_text("ascii").partition("\n")[0]
+        except OSError:
+            return 0.0
+        user, nice, system, idle, wait, *others = map(int, first.split()[1:9])
+        readings.append((user + nice + system + sum(others), idle + wait))
+    busy, idle = (after - before for before, after in zip(*readings, strict=True))
+    return busy / max(busy + idle, 1) * (os.cpu_count() or 1)

@@ -65,6 +65,7 @@ def load(checkpoint: str, threads: int) -> dict[str, Any]:
     features = _provide_torchaudio()
     torch.set_num_threads(threads)
     _state["model"] = mt3_infer.load_model(checkpoint_path=checkpoint, device="cpu")
+    _clock(_state["model"]._model)  # noqa: SLF001  the loop over segments is its own
     return {
         "seconds": time.perf_counter() - begin,
         "adapter": type(_state["model"]).__name__,
@@ -72,6 +73,22 @@ def load(checkpoint: str, threads: int) -> dict[str, Any]:
         "threads": threads,
         "versions": versions(["torch", "transformers", "mt3-infer"]),
     }
+
+
+def _clock(network: Any) -> None:
+    """Keeps of every segment its seconds, its tokens, and whether it came to an end."""
+    generate, end = network.generate, network.config.eos_token_id
+    _state["each"] = []
+
+    def clocked(**options: Any) -> Any:
+        begin = time.perf_counter()
+        found = generate(**options)
+        seconds, tokens = time.perf_counter() - begin, found.shape[1] - 1
+        ended = bool((found == end).any())
+        _state["each"].append({"seconds": seconds, "tokens": tokens, "ended": ended})
+        return found
+
+    network.generate = clocked
 
 
 def song(audio: str, midi: str, part: tuple[int | None, float]) -> dict[str, Any]:
@@ -91,6 +108,7 @@ def song(audio: str, midi: str, part: tuple[int | None, float]) -> dict[str, Any
     chosen = np.arange(total)
     if segments is not None and segments < total:
         chosen = np.floor((np.arange(segments) + offset) * total / segments).astype(int)
+    _state["each"].clear()
     outputs = model.forward(features[chosen])
     decoded = time.perf_counter()
     model._last_frame_times = model._last_frame_times[chosen]  # noqa: SLF001  decode() reads it
@@ -103,6 +121,7 @@ def song(audio: str, midi: str, part: tuple[int | None, float]) -> dict[str, Any
         "around": around,
         "segments": total,
         "timed": chosen.tolist(),
+        "each": _state["each"],
         "tokens": int((outputs >= 0).sum()),
         "peak_rss": peak_rss(),
     }

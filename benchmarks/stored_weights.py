@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from common import STATE, Worker, medians
-from materials import parser, report, song
+from materials import bundle, exported, parser, report, song
 
-from mt3_export.bundle_writer import export_bundle
-from mt3_export.checkpoints.checkpoint import read_checkpoint
-from mt3_export.variants import variant_named
+from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.commands.bench_command import columns
 
 FIGURES = {
@@ -34,39 +32,27 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--seconds", type=float, default=30.0, help="of the song")
     options = made.parse_args()
-    contents = read_checkpoint(options.checkpoint)
-    source = {"layout": contents.layout, "digest": contents.digest}
-    sizes: dict[str, int] = {}
-    for storage in ("fp32", "fp16"):
-        manifest = export_bundle(
-            contents.weights,
-            variant_named(contents.variant),
-            place(storage),
-            source=source,
-            storage=storage,
-        )
-        sizes[storage] = sum(graph.size for graph in manifest.graphs)
+    bundles = {"fp32": bundle(options), "fp16": exported(options, "fp16")}
+    sizes = {
+        storage: sum(graph.size for graph in Bundle(path).manifest.graphs)
+        for storage, path in bundles.items()
+    }
     audio = song(options.audio, options.seconds)
-    with report(options) as (result, lines):
+    with report(options, seconds=options.seconds) as (result, lines):
         rounds: dict[str, list[dict[str, dict[str, Any]]]] = {storage: [] for storage in sizes}
         for _ in range(options.runs):
             for storage, answers in rounds.items():
-                answers.append(one_round(place(storage), audio))
+                answers.append(one_round(bundles[storage], audio))
         result |= {"bytes": sizes, "rounds": rounds}
         lines.append(f"medians of {options.runs} fresh processes, {options.seconds:g} s of audio:")
         lines.extend(columns(rows(sizes, rounds)))
 
 
-def place(storage: str) -> Path:
-    """Where a bundle goes."""
-    return STATE / f"stored_{storage}.bundle"
-
-
-def one_round(bundle: Path, audio: Path) -> dict[str, dict[str, Any]]:
+def one_round(path: Path, audio: Path) -> dict[str, dict[str, Any]]:
     """One fresh process."""
     worker = Worker("ours.py")
     answers = {
-        "load": worker.ask("load", bundle=str(bundle)),
+        "load": worker.ask("load", bundle=str(path)),
         "song": worker.ask("song", audio=str(audio), midi=str(STATE / "stored_weights.mid")),
     }
     worker.close()

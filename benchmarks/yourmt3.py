@@ -97,6 +97,7 @@ def _measure(
         loads["authors"] = workers["authors"].ask(
             "load", model=MODELS[options.model], weights=str(checkpoint), threads=options.threads
         )
+        result["versions"] |= loads["authors"]["versions"]
         workers["authors"].ask("features", path=ready)
     channels = Bundle(model).manifest.model.channels
     lengths = draw_lengths(segments, channels)

@@ -3,6 +3,8 @@
     python scripts/nightly_results.py run [PART ...]    (scripts/nightly, which makes environments)
     python scripts/nightly_results.py check [PART ...]  (.ci/run: was it run on this very code?)
 
+Checked are the figures of README, too, which benchmarks/readme.py measures.
+
 A part is the tests marked ``nightly(part=...)`` and the files whose change asks for a new run.  One
 run writes one file into benchmarks/results; it holds a digest of the files of each part, so that a
 later commit is covered by it as long as none of those files does anything else.  Where they lie,
@@ -44,10 +46,12 @@ class Part:
     Attributes:
         files: Names of the files it covers; each occurs once below `SOURCES`.
         needs: What must be there, see tests/needs.py.
+        command: What runs it.
     """
 
     files: tuple[str, ...]
-    needs: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    command: str = ""
 
 
 PARTS = {
@@ -66,6 +70,20 @@ PARTS = {
         ("baselines.json", "search.py", "t5x_recordings.npz", "test_recordings.py",
          "test_t5x_golden.py"),
         ("shared",),
+    ),
+}  # fmt: skip
+
+#: Figures of documents, and what they were measured on: checked like the parts, run by others.
+FIGURES = {
+    # README's table covers what most of the time goes through, from features to tokens.
+    "readme": Part(
+        ("filter_bank.py", "audio/log_mel.py", "resampling.py", "segments.py",
+         "ort_common.py", "ort_cpu.py", "ort_session.py", "ort_slots.py", "ort_threads.py",
+         "batching.py", "canonical_order.py", "grammar.py", "scheduler.py", "search.py",
+         "slots.py", "step_costs.py", "strands.py", "token_masks.py",
+         "decoder.py", "encoder.py", "graph_builder.py", "latent_blocks.py",
+         "perceiver_encoder.py", "profiles.py"),
+        command="python benchmarks/readme.py --write",
     ),
 }  # fmt: skip
 
@@ -201,10 +219,11 @@ def good(result: dict[str, Any]) -> bool:
 
 def check(root: Path = ROOT, parts: dict[str, Part] | None = None) -> list[str]:
     """What no result of this very code says to be well, a sentence each."""
-    paths = sorted((root / FOLDER).glob("nightly-*.json"))
-    kept = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    paths = sorted((root / FOLDER).glob("*.json"))
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    kept = [one for one in found if "parts" in one]
     faults = []
-    for name, part in (PARTS if parts is None else parts).items():
+    for name, part in (PARTS | FIGURES if parts is None else parts).items():
         results = [(one["date"], one["parts"][name]) for one in kept if name in one["parts"]]
         now = digest(part, root)
         if any(good(result) and result["digest"] == now for _, result in results):
@@ -212,7 +231,7 @@ def check(root: Path = ROOT, parts: dict[str, Part] | None = None) -> list[str]:
         last = max((date for date, result in results if good(result)), default="never")
         faults.append(
             f"{name} was not run on this code, whose files are {', '.join(part.files)} (last good "
-            f"result: {last}); run scripts/nightly {name} and commit {FOLDER}"
+            f"result: {last}); run {part.command or f'scripts/nightly {name}'} and commit {FOLDER}"
         )
     return faults
 
@@ -221,13 +240,14 @@ def main() -> int:
     """Runs or checks the parts that are named, all of them by default."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=("run", "check"))
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS | FIGURES))
     given = parser.parse_args()
-    if unknown := set(given.parts) - set(PARTS):
-        parser.error(f"no part {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
+    known = PARTS if given.what == "run" else PARTS | FIGURES
+    if unknown := set(given.parts) - set(known):
+        parser.error(f"no part {', '.join(sorted(unknown))}; expected {', '.join(known)}")
     if given.what == "run":
         return run(given.parts or list(PARTS))
-    faults = check(parts={name: PARTS[name] for name in given.parts or PARTS})
+    faults = check(parts={name: known[name] for name in given.parts or known})
     for fault in faults:
         print(f"results: {fault}", file=sys.stderr)
     return int(bool(faults))

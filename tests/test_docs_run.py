@@ -82,6 +82,8 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "mypy",
     ),
     "minutes on a quiet machine, with published weights and recordings": (
+        "python benchmarks/readme.py --write",
+        "python benchmarks/recordings.py",
         "python benchmarks/song.py",
         "python benchmarks/decoder_step.py",
         "python benchmarks/cold_start.py --peer",
@@ -89,6 +91,8 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "python benchmarks/stored_weights.py",
         "python benchmarks/many.py",
         "python benchmarks/batch_kills.py",
+        "python benchmarks/reading.py",
+        "python benchmarks/engine.py",
         "python benchmarks/mr_mt3.py",
         "python benchmarks/constraints.py",
         "python benchmarks/yourmt3.py",

@@ -104,10 +104,10 @@ class BatchEngine:
                         cause = outcome.__cause__ or outcome
                         if only and isinstance(cause, Exception):
                             raise cause
-                        failure = DeviceFailureError(task.job.source, cause)
+                        failure = DeviceFailureError.of(task.job.source, cause)
                         yield task, failure if self._broken or decided else UndecidedError(failure)
                     elif isinstance(outcome, DeadlineError):
-                        late = TimeLimitError(task.job.source, self._timeout or 0.0)
+                        late = TimeLimitError.of(task.job.source, self._timeout or 0.0)
                         yield task, late if decided else UndecidedError(late)
                     else:
                         self._failed = self._failed and isinstance(outcome, Exception)

@@ -87,7 +87,7 @@ class LoneProcess:
                     begun = time.monotonic()  # the model is loaded
                 elif begun and self._timeout and time.monotonic() - begun > self._timeout:
                     self._kill()
-                    return TimeLimitError(source, self._timeout)
+                    return TimeLimitError.of(source, self._timeout)
         except (EOFError, OSError):  # it died
             process.join()
             code = process.exitcode or 0

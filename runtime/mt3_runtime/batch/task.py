@@ -10,7 +10,7 @@ import errno
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from mt3_runtime.batch.records.ledger import CRASHED, Stamp
 from mt3_runtime.commands.jobs import STDIN, Job
@@ -62,10 +62,10 @@ class TimeLimitError(AudioError, TimeoutError):
 
     kind = "timeout"
 
-    def __init__(self, source: object, timeout: float) -> None:
-        super().__init__(
-            f"{source} took longer than {timeout:g} s; raise --timeout to wait for it."
-        )
+    @classmethod
+    def of(cls, source: object, timeout: float) -> Self:
+        """Of a source that may take so many seconds."""
+        return cls(f"{source} took longer than {timeout:g} s; raise --timeout to wait for it.")
 
 
 class TooLongError(AudioError):
@@ -85,8 +85,10 @@ class DeviceFailureError(AudioError):
 
     kind = "device"
 
-    def __init__(self, source: object, error: BaseException) -> None:
-        super().__init__(f"{source} is not done, as the device failed: {error}")
+    @classmethod
+    def of(cls, source: object, error: BaseException) -> Self:
+        """Of a source that was under way."""
+        return cls(f"{source} is not done, as the device failed: {error}")
 
 
 class LoneError(AudioError):

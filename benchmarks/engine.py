@@ -1,11 +1,10 @@
 """The engine against one call after another and against `transcribe_many`.
 
-Four questions, each answered by ways that take turns in one process with one loaded model:
+Three questions, each answered by ways that take turns in one process with one loaded model:
 
 * ``clips``: so many clips are asked for at the same time.  When is the median one done, when are 19
   of 20, and how much CPU does a clip take?
 * ``short``: a clip is asked for behind a long recording.  When is it done?
-* ``cancel``: a long recording that fills the slots is cancelled.  When are they free?
 * ``live``: blocks come as they are played, while a batch runs.  When are the notes of a segment
   there, after its last block?
 
@@ -63,13 +62,11 @@ def main() -> None:
         rounds = [{name: _timed(way) for name, way in ways.items()} for _ in range(options.runs)]
         long = np.resize(samples, round(options.long * RATE))
         shorts = [_short(model, clips[0], long) for _ in range(options.runs)]
-        freed = [_cancelled(model, long) for _ in range(options.runs)]
         lags = _live(model, np.resize(samples, round(options.live * RATE)), long)
-        result.update(rounds=rounds, short=shorts, cancel=freed, live=lags)
+        result.update(rounds=rounds, short=shorts, live=lags)
         lines.extend(columns(_rows(rounds)))
         alone, behind = (median(each[way] for each in shorts) for way in ("alone", "behind"))
         lines.append(f"a clip alone {alone:.2f} s, behind a long recording {behind:.2f} s")
-        lines.append(f"slots are free {max(freed):.3f} s after a cancel, the worst of {len(freed)}")
         late = np.quantile(lags, 0.95) if lags else float("nan")
         lines.append(f"live beside a batch: 95 % of the segments within {late:.2f} s")
 
@@ -128,19 +125,6 @@ def _short(model: Model, clip: Clip, long: Clip) -> dict[str, float]:
         behind = time.perf_counter() - begin
         batch.cancel()
         return {"alone": alone, "behind": behind}
-
-
-def _cancelled(model: Model, long: Clip) -> float:
-    """Seconds from the cancel of a recording until none of its segments is decoded."""
-    with model.engine() as engine:
-        handle = engine.submit(long)
-        while not (handle.progress and engine.health().decoding):
-            time.sleep(0.001)
-        begin = time.perf_counter()
-        handle.cancel()
-        while engine.health().decoding:
-            time.sleep(0.0005)
-        return time.perf_counter() - begin
 
 
 def _live(model: Model, played: Clip, beside: Clip) -> list[float]:

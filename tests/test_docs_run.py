@@ -93,6 +93,7 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "python benchmarks/batch_kills.py",
         "python benchmarks/reading.py",
         "python benchmarks/engine.py",
+        "python benchmarks/engine_memory.py",
         "python benchmarks/mr_mt3.py",
         "python benchmarks/constraints.py",
         "python benchmarks/yourmt3.py",

@@ -2,15 +2,11 @@
 
     python benchmarks/readme.py                       # what was not measured yet; a quiet machine!
     python benchmarks/readme.py --write               # the same, and README's table from it
-    python benchmarks/readme.py --precisions fast/ small/      # bundles of mt3 calibrate, apart
 
 The benchmarks run one after the other, each with its sides in turns.  What is finished is kept in
 .state/readme and not run again for the same commit and machine; ``--state`` names such a folder to
 go on with it later.  readme.json is written as soon as all are finished, and holds the digest of
 the runtime's hot path: CI fails where that has changed since (scripts/nightly_results.py).
-
-Bundles of other precision have to be made first, which takes an hour.  They have a result file of
-their own, which stays as it is, with the machine it was taken on, until they are measured again.
 """
 
 from __future__ import annotations
@@ -85,25 +81,18 @@ BENCHMARKS = {
     "mr_mt3": Benchmark(figures.mr_mt3, "mr_mt3.py --tokens 64", "--tokens 8 --threads 1"),
 }
 
-PRECISIONS = Benchmark(figures.precisions, "precisions.py --seconds 180", "--seconds 10")
-
 
 def main() -> int:
     """Runs what is not finished, and keeps the figures."""
     options = _options()
     state = options.state or STATE / _state_name(rehearse=options.rehearse)
     names = [name for name in options.only or BENCHMARKS if not _file(state, name).exists()]
-    if options.precisions:
-        names = ["precisions"]
     talk(f"{', '.join(names) or 'nothing'} to be measured; kept in {state}")
     if names:
         options.bundle = bundle(options)
     for name in names:
         run(name, state, options)
     folder = state / "results" if options.rehearse else KEPT
-    if options.precisions:
-        _keep(folder / "precisions.json", _read(state, "precisions"))
-        return 0
     parts = {name: _read(state, name) for name in BENCHMARKS if _file(state, name).exists()}
     digest = results.digest(results.FIGURES["readme"])
     done = [name for name, part in parts.items() if part["digest"] == digest]
@@ -111,7 +100,7 @@ def main() -> int:
         talk(f"not measured on this code: {', '.join(sorted(missing))}; nothing is written")
         return 1
     _keep(folder / "readme.json", whole(parts))
-    print(readme_table.render(*readme_table.load(folder)))
+    print(readme_table.render(readme_table.load(folder)))
     if options.write and not options.rehearse:
         readme_table.write(folder)
     different = [name for name, part in parts.items() if not part["figures"]["same"]]
@@ -125,8 +114,6 @@ def _options() -> argparse.Namespace:
     add = made.add_argument
     add("--write", action="store_true", help="write the table into README.md as well")
     add("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
-    add("--precisions", nargs="+", type=Path, metavar="BUNDLE",
-        help="measure these beside the exact bundle, and nothing else")  # fmt: skip
     add("--runs", type=int, default=3, help="rounds; of what is slow always one")
     add("--checkpoint", type=Path, default=SHARED / "checkpoints" / "magenta_mt3")
     add("--audio", type=Path, default=SHARED / "audio", help="folder of the recordings")
@@ -158,14 +145,12 @@ def _read(state: Path, name: str) -> dict[str, Any]:
 
 def run(name: str, state: Path, options: argparse.Namespace) -> None:
     """Runs one benchmark and keeps its figures; raises `SystemExit` if it fails."""
-    benchmark = PRECISIONS if name == "precisions" else BENCHMARKS[name]
+    benchmark = BENCHMARKS[name]
     script, *given = benchmark.arguments.split()
     if "--runs" not in given:
         given += ["--runs", str(options.runs)]
     if options.rehearse:
         given += ["--runs", "1", *benchmark.rehearsal.split()]
-    if name == "precisions":
-        given += [word for path in options.precisions for word in ("--other", str(path))]
     raw = state / "reports" / f"{name}.json"
     raw.parent.mkdir(parents=True, exist_ok=True)
     paths = ["--checkpoint", str(options.checkpoint), "--audio", str(options.audio)]

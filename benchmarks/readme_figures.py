@@ -235,19 +235,3 @@ def mr_mt3(report: Report) -> Figures:
         **{side.replace(" ", "_"): medians(answers) for side, answers in rounds.items()},
         "same": len(digests) == 1,
     }
-
-
-def precisions(report: Report) -> Figures:
-    """Bundles of other precision and the exact one, which is the first."""
-    songs, exact = report["songs"], next(iter(report["songs"]))
-    said = report["networks"][exact][0]["each"]
-    sides = {}
-    for side, answers in songs.items():
-        each = report["networks"][side][0]["each"]
-        sides[side.partition(" ")[0]] = {
-            "song": medians(answers),
-            "bytes": report["bytes"][side],
-            "peak": max(answer["peak_rss"] for answer in answers),
-            "identical": sum(a == b for a, b in zip(said, each, strict=True)) / len(said),
-        }
-    return {"sides": sides, "audio": report["seconds"], "rounds": len(songs[exact]), "same": True}

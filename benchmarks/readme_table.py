@@ -2,10 +2,9 @@
 
     python benchmarks/readme_table.py
 
-Contract: `render` is a pure function of benchmarks/results/readme.json and, if there is one,
-precisions.json.  The words are in readme_table.md, rounding is here, and numbers are in the results
-only.  `write` puts the table between the marks of README.md and changes nothing else.  Needs the
-standard library only.
+Contract: `render` is a pure function of benchmarks/results/readme.json.  The words are in
+readme_table.md, rounding is here, and numbers are in the result only.  `write` puts the table
+between the marks of README.md and changes nothing else.  Needs the standard library only.
 """
 
 from __future__ import annotations
@@ -25,14 +24,6 @@ README = ROOT / "README.md"
 WORDS = Path(__file__).with_suffix(".md")
 MARKS = ("<!-- figures -->\n", "<!-- /figures -->")
 
-PRECISION = (
-    "| song of {audio:length} with `--precision {name}`, {side.bytes:MB} ({machine}, {day}) "
-    "| {side.song:s}, peak {side.peak:MiB}; {side.identical:%} of segments identical "
-    "| exact, in the same run: {exact.song:s} ({exact.song/side.song:x}), peak {exact.peak:MiB}; "
-    "peaks after {rounds} songs |"
-)
-"""A row for each bundle of other precision, whose figures may be of another machine."""
-
 #: Cores of other work while a benchmark begins, above which the caption says so.
 QUIET = 0.25
 
@@ -46,18 +37,17 @@ def main() -> int:
 def write(results: Path = RESULTS, readme: Path = README) -> bool:
     """Puts the table between the marks; returns whether that changed anything."""
     text = readme.read_text(encoding="utf-8")
-    found = replaced(text, render(*load(results)))
+    found = replaced(text, render(load(results)))
     readme.write_text(found, encoding="utf-8")
     return found != text
 
 
-def load(results: Path = RESULTS) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The kept results; raises `SystemExit` where there are none."""
-    path, other = results / "readme.json", results / "precisions.json"
+def load(results: Path = RESULTS) -> dict[str, Any]:
+    """The kept result; raises `SystemExit` where there is none."""
+    path = results / "readme.json"
     if not path.exists():
         raise SystemExit(f"there is no {path}; make it with python benchmarks/readme.py")
-    precisions = json.loads(other.read_bytes()) if other.exists() else None
-    return json.loads(path.read_bytes()), precisions
+    return dict(json.loads(path.read_bytes()))
 
 
 def replaced(text: str, table: str) -> str:
@@ -69,7 +59,7 @@ def replaced(text: str, table: str) -> str:
     return before + mark + table + end + after
 
 
-def render(kept: Mapping[str, Any], precisions: Mapping[str, Any] | None) -> str:
+def render(kept: Mapping[str, Any]) -> str:
     """The tables and their captions."""
     parts = kept["parts"]["readme"]["benchmarks"]
     versions = {name: found for part in parts.values() for name, found in part["versions"].items()}
@@ -83,22 +73,7 @@ def render(kept: Mapping[str, Any], precisions: Mapping[str, Any] | None) -> str
         "beside": beside,
         "yourmt3_version": versions["yourmt3"],
     }
-    text = Words().vformat(WORDS.read_text(encoding="utf-8"), (), versions | names | facts)
-    first, gap, rest = text.partition("\n\nThe other models")
-    return first + "".join(f"\n{row}" for row in precision_rows(precisions)) + gap + rest
-
-
-def precision_rows(kept: Mapping[str, Any] | None) -> list[str]:
-    """Rows of the main table."""
-    if kept is None:
-        return []
-    found = kept["figures"]
-    (_, exact), *others = found["sides"].items()
-    facts = {"machine": machine(kept["machine"]), "day": day(kept["date"]), "exact": exact}
-    return [
-        Words().vformat(PRECISION, (), {**found, **facts, "name": name, "side": side})
-        for name, side in others
-    ]
+    return Words().vformat(WORDS.read_text(encoding="utf-8"), (), versions | names | facts)
 
 
 class Words(string.Formatter):

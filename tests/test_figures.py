@@ -31,12 +31,12 @@ table = script("readme_table")
 
 @pytest.fixture
 def kept() -> dict:
-    return table.load()[0]
+    return table.load()
 
 
 def test_readme_shows_what_was_kept():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert table.replaced(text, table.render(*table.load())) == text
+    assert table.replaced(text, table.render(table.load())) == text
 
 
 def test_the_kept_figures_are_of_one_run(kept):
@@ -56,11 +56,11 @@ def test_the_kept_figures_are_of_one_run(kept):
     ],
 )
 def test_another_figure_is_another_table(kept, part, figure, old, new):
-    before = table.render(kept, None)
+    before = table.render(kept)
     changed = copy.deepcopy(kept)
     changed["parts"]["readme"]["benchmarks"][part]["figures"][figure] = 123.4
     assert old not in before
-    assert new in table.render(changed, None)
+    assert new in table.render(changed)
 
 
 def test_the_caption_names_processor_date_and_other_work(kept):
@@ -70,27 +70,17 @@ def test_the_caption_names_processor_date_and_other_work(kept):
     parts = changed["parts"]["readme"]["benchmarks"]
     for part in parts.values():
         part["busy_before"] = 0.01
-    assert "Not quiet" not in table.render(changed, None)
+    assert "Not quiet" not in table.render(changed)
     parts["many"]["busy_before"] = 1.37
-    caption = table.render(changed, None).partition("\n")[0]
+    caption = table.render(changed).partition("\n")[0]
     assert "64 cores of Some Chip 9 (avx2, amx_tile), 2031-05-06" in caption
     assert "Not quiet: other work took up to 1.4 cores." in caption
-
-
-def test_other_precisions_name_their_own_machine(kept):
-    (row, *others) = table.precision_rows(table.load()[1])
-    assert others
-    assert row in table.render(*table.load())
-    changed = copy.deepcopy(table.load()[1])
-    changed["machine"]["cpu"] = "Other Chip"
-    assert "cores of Other Chip" in table.precision_rows(changed)[0]
-    assert "Other Chip" not in table.render(kept, None)
 
 
 def test_a_result_that_lacks_a_part_makes_no_table(kept):
     del kept["parts"]["readme"]["benchmarks"]["yourmt3"]
     with pytest.raises(KeyError, match="yourmt3"):
-        table.render(kept, None)
+        table.render(kept)
 
 
 @pytest.mark.parametrize("missing", table.MARKS)

@@ -14,7 +14,7 @@ import reprlib
 import types
 import unicodedata
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -167,6 +167,27 @@ def _scalar(value: object, kind: Any, where: str) -> Any:
 
 def _wrong(where: str, value: object, expected: str) -> BundleError:
     return BundleError(f"{where} is {reprlib.repr(value)}, expected {expected}; {_REMEDY}.")
+
+
+def document_bytes(found: Any, form: str, version: int) -> bytes:
+    """The file of a dataclass: indented, keys in the order of its fields, ASCII.
+
+    Args:
+        found: What `read_fields` reads again; parts of it with a ``to_dict`` are written by that.
+        form: Name of the format.
+        version: Of the format.
+    """
+    document: dict[str, Any] = {"format": form, "version": version}
+    document |= {field.name: _plain(getattr(found, field.name)) for field in fields(found)}
+    return (json.dumps(document, indent=1) + "\n").encode("ascii")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def parse_document(

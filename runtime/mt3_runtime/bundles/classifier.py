@@ -7,18 +7,17 @@ says what it is; a transcriber's manifest has no such key.
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from mt3_runtime.bundles.bundle import Bundle, quoted
-from mt3_runtime.bundles.manifest import FORMAT, FORMAT_VERSION, PLAIN_NAME
+from mt3_runtime.bundles.manifest import FORMAT, FORMAT_VERSION, PLAIN_NAME, parse_bundle
 from mt3_runtime.bundles.precision import Precision
 from mt3_runtime.bundles.verified_graphs import MANIFEST, GraphFiles
 from mt3_runtime.errors import BundleError
-from mt3_runtime.schema import Between, parse_document, read_fields
+from mt3_runtime.schema import Between, document_bytes, read_fields
 
 Kind = Literal["tagger", "genre"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -218,17 +217,7 @@ class ClassifierManifest:
 
     def to_json(self) -> bytes:
         """Returns the file's bytes: indented, keys in the order of this class, ASCII."""
-        document: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if hasattr(value, "to_dict"):
-                value = value.to_dict()
-            elif field.name in ("front_end", "window"):
-                value = asdict(value)
-            elif field.name == "graphs":
-                value = [asdict(graph) for graph in value]
-            document[field.name] = value
-        return (json.dumps(document, indent=1) + "\n").encode("ascii")
+        return document_bytes(self, FORMAT, FORMAT_VERSION)
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> ClassifierManifest:
@@ -238,7 +227,7 @@ class ClassifierManifest:
             BundleError: Not JSON, not a bundle, no classifier, or a missing, unknown, mistyped or
                 contradictory key; the message names ``where`` and the key.
         """
-        body = _document(data, where)
+        body = parse_bundle(data, where)
         if "kind" not in body:
             raise BundleError(
                 f"{where} describes a transcriber, not a tagger or a genre classifier; use it with "
@@ -307,16 +296,5 @@ def open_bundle(path: str | Path) -> Bundle | ClassifierBundle:
         BundleError: It is no bundle, or its manifest is damaged.
     """
     data = GraphFiles(path).read_manifest()
-    classifies = "kind" in _document(data, str(Path(path) / MANIFEST))
+    classifies = "kind" in parse_bundle(data, str(Path(path) / MANIFEST))
     return ClassifierBundle(path) if classifies else Bundle(path)
-
-
-def _document(data: bytes, where: str) -> dict[str, Any]:
-    return parse_document(
-        data,
-        where,
-        FORMAT,
-        FORMAT_VERSION,
-        otherwise="does not describe a bundle",
-        remedy="Update mt3-runtime, or export the model again.",
-    )

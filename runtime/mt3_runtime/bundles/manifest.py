@@ -6,9 +6,8 @@ too few is an error, and the parts must agree with each other: a manifest that w
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from mt3_runtime.audio.log_mel import FeatureConfig
@@ -19,7 +18,7 @@ from mt3_runtime.notes.confidence import Calibration
 from mt3_runtime.notes.note_rules import NoteRules
 from mt3_runtime.notes.stems import STEMS
 from mt3_runtime.notes.vocabulary import Vocabulary
-from mt3_runtime.schema import Between, parse_document, read_fields
+from mt3_runtime.schema import Between, document_bytes, parse_document, read_fields
 
 FORMAT = "mt3-runtime.bundle"
 FORMAT_VERSION = 1
@@ -147,6 +146,18 @@ class GraphFile:
         return graph
 
 
+def parse_bundle(data: bytes, where: str) -> dict[str, Any]:
+    """The keys of a bundle of any kind; raises `BundleError`."""
+    return parse_document(
+        data,
+        where,
+        FORMAT,
+        FORMAT_VERSION,
+        otherwise="does not describe a bundle",
+        remedy="Update mt3-runtime, or export the model again.",
+    )
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The typed content of ``bundle.json``; field names are the JSON keys."""
@@ -171,17 +182,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Returns the file's bytes: indented, keys in the order of this class, ASCII."""
-        document: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if hasattr(value, "to_dict"):
-                value = value.to_dict()
-            elif isinstance(value, DecodingSpec | ModelSpec):
-                value = asdict(value)
-            elif field.name == "graphs":
-                value = [asdict(graph) for graph in value]
-            document[field.name] = value
-        return (json.dumps(document, indent=1) + "\n").encode("ascii")
+        return document_bytes(self, FORMAT, FORMAT_VERSION)
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Manifest:
@@ -191,14 +192,7 @@ class Manifest:
             BundleError: Not JSON, not a bundle, a newer version, or a missing, unknown or
                 mistyped key; the message names ``where`` and the key.
         """
-        body = parse_document(
-            data,
-            where,
-            FORMAT,
-            FORMAT_VERSION,
-            otherwise="does not describe a bundle",
-            remedy="Update mt3-runtime, or export the model again.",
-        )
+        body = parse_bundle(data, where)
         if "kind" in body:
             raise BundleError(
                 f"{where} describes a bundle of kind {body['kind']!r:.40}, which writes no notes; "

@@ -28,6 +28,9 @@ ACCURACY = {
 
 
 #: Share of YourMT3's sequences that may differ, with seeded weights; one segment of ten is 0.1.
+#: Traced on a Sapphire Rapids, where 3 of 130 did: in the segment's fifth layer two experts weigh
+#: the same but for 1.8e-7, the original in float32 takes one, and in float64 the other, as we do;
+#: of 34,320 choices our float32 made every one as its float64, the original's float32 all but 11.
 TIED = 0.05
 
 

@@ -1,7 +1,7 @@
 """Keeps an engine of a model going: opens it, looks how it is, opens another one if it failed.
 
 Contract: `EngineKeeper.engine` is the one to submit to.  An engine whose device failed is replaced
-by `revive`, after silence went through the new one; until then the service is not ready.
+by `revive`, after a tone went through the new one; until then the service is not ready.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from mt3_server.settings import Settings
 
 _PROBE_SECONDS = 60.0
-"""Silence takes some tenths of a second; a device that needs longer does not work."""
+"""A segment takes some tenths of a second; a device that needs longer does not work."""
+
+_PROBE_HZ = 440.0
 
 MOST_FAILURES = 3
 """Engines in a row that failed before anything was done; then the process should be replaced."""
@@ -53,13 +55,15 @@ class EngineKeeper:
         return replace(health, ready=health.ready and not (self.failures or self._draining))
 
     def probe(self) -> None:
-        """Lets silence through the engine.
+        """Lets a quiet tone through the engine.
 
         Raises:
             MT3Error: It does not work.
         """
-        silence = np.zeros(self.model.sample_rate // 4, np.float32)
-        self.engine.submit(silence, deadline=_PROBE_SECONDS, auto_filter=False).result()
+        rate = self.model.sample_rate
+        tone = 0.1 * np.sin(np.arange(rate // 4) * (2.0 * np.pi * _PROBE_HZ / rate))
+        audio = tone.astype(np.float32)
+        self.engine.submit(audio, deadline=_PROBE_SECONDS, auto_filter=False).result()
 
     def revive(self) -> bool:
         """Replaces the engine if it has failed; returns whether it works."""

@@ -1,6 +1,6 @@
 """`mt3 serve`: transcription over HTTP and WebSocket.
 
-The models are loaded, and silence went through each of them, before the port is opened.  Logs are
+The models are loaded, and a tone went through each of them, before the port is opened.  Logs are
 one JSON object a line on stderr.
 """
 

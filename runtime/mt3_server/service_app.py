@@ -82,6 +82,7 @@ def service_app(service: Service, *, page: Path | None = None) -> ASGIApp:
             ClientGoneError: _answer_nobody,
         },
     )
+    app.router.redirect_slashes = False  # a path is right or wrong
     app.state.service, app.state.runner = service, JobRunner(service)
     return Gate(app, service)
 

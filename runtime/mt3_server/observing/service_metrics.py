@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 
@@ -36,6 +42,9 @@ _GAUGES: tuple[tuple[str, str, Callable[[Health], float]], ...] = (
     ("mt3_engine_heartbeat_age_seconds", "since a worker did anything, 0 if idle",
      lambda h: h.stalled),
 )  # fmt: skip
+
+
+disable_created_metrics()  # a time for every number of them, which nobody asks for
 
 
 class ServiceMetrics:

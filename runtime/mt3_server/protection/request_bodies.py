@@ -55,10 +55,6 @@ async def receive_upload(request: Request, spool: UploadSpool, settings: Setting
     check_length(request, settings.body_bytes)
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     name = kind.decode("latin-1").lower()
-    if name == "application/x-www-form-urlencoded":
-        raise Refusal(
-            415, "content_type", "Send the file as the body, or as `file` of multipart/form-data."
-        )
     file = spool.new()
     try:
         upload = Upload(file)

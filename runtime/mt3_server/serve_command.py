@@ -28,6 +28,7 @@ class ServeCommand:
 
     name = "serve"
     help = "serve transcription over HTTP and WebSocket"
+    default_drain = 30.0
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds address, models, access and limits."""
@@ -74,8 +75,8 @@ class ServeCommand:
             "client (default: 1200)")  # fmt: skip
         add("--deadline", type=_number, default=3600.0, metavar="SECONDS", help="for a request "
             "(default: 3600)")  # fmt: skip
-        add("--drain", type=_number, default=30.0, metavar="SECONDS", help="for what is under way "
-            "when it ends (default: 30)")  # fmt: skip
+        add("--drain", type=_number, default=self.default_drain, metavar="SECONDS",
+            help="for what is under way when it ends (default: 30)")  # fmt: skip
         add("--keep", type=_number, default=24.0, metavar="HOURS", help="for results of jobs "
             "(default: 24)")  # fmt: skip
 

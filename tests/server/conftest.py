@@ -35,7 +35,7 @@ def served(model: Model, tmp_path_factory: pytest.TempPathFactory):
     """A service with ordinary settings."""
     from tests.server.running import running
 
-    with running(model, tmp_path_factory.mktemp("spool")) as found:
+    with running(model, tmp_path_factory.mktemp("spool"), rate=1e6, burst=10**6) as found:
         yield found
         found.idle()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import zipfile
 
 import pytest
@@ -22,8 +23,9 @@ JOBS = "/v1/jobs"
 
 
 def done(client, job: str) -> dict:
-    until(lambda: client.get(f"{JOBS}/{job}").json()["status"] in (DONE, FAILED))
-    return client.get(f"{JOBS}/{job}").json()
+    while (told := client.get(f"{JOBS}/{job}").json())["status"] not in (DONE, FAILED):
+        time.sleep(0.05)
+    return told
 
 
 def test_a_job_goes_on_when_its_client_has_left(served, client, model, upload):

@@ -160,6 +160,7 @@ def test_a_flood_is_read_no_faster_than_it_is_played(served, monkeypatch):
             pass
         buffered = served.service.keeper(None).engine
         assert max((live.buffered for live in buffered._live), default=0.0) <= 11.0
+        socket.socket.close()
     until(lambda: not served.service.keeper(None).health().live)
 
 

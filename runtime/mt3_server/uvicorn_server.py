@@ -38,7 +38,10 @@ KEEP_ALIVE_SECONDS = 5
 """For the next request of a connection."""
 
 _LOOK_SECONDS = 2.0
-_LINGER_SECONDS = 1.0  # in which a client that was turned away can read why
+_LINGER_SECONDS = 5.0
+"""In which a client that was turned away can send what it has begun to, and read why: a connection
+that is closed before loses the answer."""
+
 _MOST_HEADER = 16 * 1024
 _PING_SECONDS = 20.0
 

@@ -231,10 +231,10 @@ def test_decompression_bombs_are_bounded(model, tmp_path):
     bomb = wav(3000.0)
     assert len(bomb) < 200_000
     with running(model, tmp_path, audio_seconds=60.0) as found, found.client() as client:
-        for data in (bomb, bomb[:21] + b"\0\0\0\0\0" + bomb[26:]):  # with its length left out
+        for data in (bomb, bomb[:22] + bytes(4) + bomb[26:]):  # with its length left out
             answer = client.post(V1, content=data)
             assert answer.status_code == 413, answer.text
-            assert "audio_seconds" in answer.json()["message"]
+            assert answer.json()["message"].startswith("The upload is longer than 60 s")
         found.idle()
 
 
@@ -246,7 +246,7 @@ def test_decompression_bombs_are_bounded(model, tmp_path):
 def test_formats_that_are_not_accepted_are_415_or_400(client, data):
     answer = client.post(V1, content=data)
     assert answer.status_code in (400, 415)
-    assert answer.json()["message"]
+    assert answer.json()["message"].startswith("The upload is ")
 
 
 def test_an_upload_that_kills_its_reader_takes_nobody_along(served, client, upload):
@@ -287,12 +287,14 @@ def test_a_thousand_connections_at_once(model, tmp_path, upload):
             return -1
         await gate.wait()
         head = HEAD + f"Content-Length: {len(upload)}\r\nConnection: close\r\n\r\n".encode()
-        answer = b""
+        reading = asyncio.create_task(reader.read())  # it may be told before it has sent all
         with suppress(ConnectionError):
             writer.write(head + upload)
             await writer.drain()
-        with suppress(ConnectionError):
-            answer = await reader.read()
+        try:
+            answer = await reading
+        except ConnectionError:
+            answer = b""
         writer.close()
         if status(answer) in (429, 503):
             assert b"retry-after:" in answer.lower(), number
@@ -318,6 +320,7 @@ def test_a_thousand_connections_at_once(model, tmp_path, upload):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     counts = {code: codes.count(code) for code in set(codes)}
+    print(counts, grown)
     assert set(codes) <= {200, 429, 503}, counts
     assert codes.count(200) >= 24, counts
     assert grown < 300 * 1024, grown  # kilobytes
@@ -334,3 +337,24 @@ def test_idle_connections_are_bounded(model, tmp_path):
             each.close()
         until(lambda: not found.server.server_state.connections)
         assert httpx.get(found.url + "/version", trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/x-ndjson"])
+def test_no_answer_tells_where_uploads_lie(served, client, upload, accept):
+    """A file that is cut off is transcribed with a warning, which names it; so do errors."""
+    from tests.server.running import json_lines
+
+    cut = upload[: len(upload) * 2 // 3]
+    for content in (cut, b"fLaC" + bytes(100), b"nothing"):
+        answer = client.post(V1, content=content, headers={"accept": accept})
+        assert str(served.service.spool.folder) not in answer.text
+        assert ".upload" not in answer.text
+        if answer.status_code == 200 and accept != "*/*":
+            assert any("he upload" in text for text in json_lines(answer.text)[-1]["warnings"])
+    job = client.post("/v1/jobs", content=cut).json()["id"]
+    while client.get(f"/v1/jobs/{job}").json()["status"] not in ("done", "failed"):
+        time.sleep(0.05)
+    told = client.get(f"/v1/jobs/{job}")
+    assert "he upload" in str(told.json())
+    assert "/jobs/" not in told.text
+    assert str(served.service.spool.folder) not in told.text

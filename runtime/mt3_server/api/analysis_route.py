@@ -21,6 +21,7 @@ from mt3_runtime.imports import extras
 from mt3_runtime.reading.reader_pool import ReaderPool
 from mt3_runtime.reading.reading_plan import ReadingPlan
 from mt3_server.api.request_work import caller_of, count_upload, service_of, while_there
+from mt3_server.api.result_files import without_paths
 from mt3_server.api.transcribe_query import MOST_TEXT, TranscribeQuery
 from mt3_server.protection.refusals import not_installed
 from mt3_server.protection.request_bodies import receive_upload
@@ -93,7 +94,7 @@ class _Work:
         query = TranscribeQuery(model=self._model, options=options)
         handle = self._service.submit(self._upload, query, self._client)
         self._handles.append(handle)
-        return handle.result()
+        return without_paths(handle.result())
 
     def stop(self) -> None:
         """Calls off what is under way."""

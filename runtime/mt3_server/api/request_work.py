@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starlette.requests import Request
 
+from mt3_server.api.result_files import without_paths
 from mt3_server.api.transcribe_query import NAMES, TranscribeQuery
 from mt3_server.protection.refusals import ClientGoneError
 from mt3_server.protection.request_bodies import Upload, receive_upload
@@ -85,7 +86,7 @@ async def _left(request: Request) -> None:
 async def result_of(request: Request, handle: Handle) -> Transcription:
     """The result of a recording that is under way; it is cancelled when the client leaves."""
     try:
-        return await while_there(request, asyncio.wrap_future(handle))
+        return without_paths(await while_there(request, asyncio.wrap_future(handle)))
     finally:
         if handle.cancel():
             service_of(request).metrics.cancelled.labels("client").inc()

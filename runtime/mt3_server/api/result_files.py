@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mt3_runtime.errors import MidiWarning
 from mt3_runtime.files.formats import render
+from mt3_server.protection.refusals import without_path
 
 if TYPE_CHECKING:
     from mt3_runtime.transcription import Transcription
@@ -62,6 +63,13 @@ def contents(
                 data = render(replace(result, notes=notes), format, tempo=tempo)
                 files.writestr(zipfile.ZipInfo(f"{name}.{SUFFIXES[format]}", _LONG_AGO), data)
         return archive.getvalue(), "zip"
+
+
+def without_paths(result: Transcription) -> Transcription:
+    """A result that calls the upload so, and not by its path in the spool."""
+    if result.audio_warning is None:
+        return result
+    return replace(result, audio_warning=without_path(result.audio_warning))
 
 
 def headers(result: Transcription) -> dict[str, str]:

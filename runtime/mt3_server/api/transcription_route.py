@@ -20,7 +20,7 @@ from mt3_server.api.request_work import (
     taken_in,
     while_there,
 )
-from mt3_server.api.result_files import ACCEPTED, attachment, contents, headers
+from mt3_server.api.result_files import ACCEPTED, attachment, contents, headers, without_paths
 from mt3_server.protection.refusals import refusal_of
 
 STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -82,7 +82,7 @@ class EventResponse(Response):
         async for piece in lines(feed, first, self._media_type):
             yield piece
         try:
-            item = done_object(handle.result())
+            item = done_object(without_paths(handle.result()))
         except Exception as error:  # noqa: BLE001  it is in the answer: its status was sent before
             refusal = refusal_of(error)
             item = {"type": "error", "error": refusal.why, "message": refusal.message}

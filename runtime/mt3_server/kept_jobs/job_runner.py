@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mt3_runtime.errors import EngineBusyError, EngineError
 from mt3_runtime.files.formats import FORMATS
-from mt3_server.api.result_files import SUFFIXES, contents
+from mt3_server.api.result_files import SUFFIXES, contents, without_paths
 from mt3_server.api.transcribe_query import TranscribeQuery
 from mt3_server.kept_jobs.job_store import MOST_BEGUN, QUEUED, Job
 from mt3_server.observing.json_logs import log
@@ -112,7 +112,7 @@ class JobRunner:
             handle = service.submit(service.jobs.upload(job), query, job.client, priority="batch")
             self._handles[job.id] = handle
             try:
-                result = await handle
+                result = without_paths(await handle)
             finally:
                 del self._handles[job.id]
                 handle.cancel()

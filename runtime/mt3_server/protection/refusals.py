@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -26,6 +27,10 @@ from mt3_runtime.errors import (
     MT3Error,
     OptionError,
     OutputError,
+)
+
+_SPOOLED = re.compile(
+    r"\S*[/\\](?:uploads[/\\][0-9a-f]{32}\.upload|jobs[/\\][0-9a-f]{32}[/\\]upload)"
 )
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -109,6 +114,12 @@ _STATUS: tuple[tuple[type[Exception], int, str, int | None], ...] = (
 """Status, word and time to wait, by class; the first that fits."""
 
 
+def without_path(text: str) -> str:
+    """A sentence that says "the upload" where it names a file of the spool."""
+    found = _SPOOLED.sub("the upload", text)
+    return f"The{found[3:]}" if found.startswith("the upload") else found
+
+
 def refusal_of(error: Exception) -> Refusal:
     """What an exception is answered with."""
     if isinstance(error, Refusal):
@@ -122,7 +133,7 @@ def refusal_of(error: Exception) -> Refusal:
         return disk_full("it")
     for kind, status, word, wait in _STATUS:
         if isinstance(error, kind):
-            return Refusal(status, word, str(error), retry_after=wait)
+            return Refusal(status, word, without_path(str(error)), retry_after=wait)
     return Refusal(500, "internal", "Something unexpected happened; the log has it under this id.")
 
 

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 GONE = 499
 """Status, in logs and metrics, of requests whose client has left (nginx's)."""
 
+LINGER_SECONDS = 5.0
+"""In which a client that was answered early can send on."""
+
 SAFE_HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
@@ -158,14 +161,14 @@ class Gate:
             return
         caller = Caller(secrets.token_hex(8), None)
         scope["mt3.caller"] = caller
-        passage = _Passage(self._service, scope, send, caller)
+        passage = _Passage(self._service, scope, (receive, send), caller)
         counted: str | None = None
         try:
             account = self._let_in(scope, caller)
             if account is not None:
                 self._service.rates.begin(account)
                 counted = account
-            await self._app(scope, receive, passage.send)
+            await self._app(scope, passage.receive, passage.send)
         except Exception as error:  # noqa: BLE001  the last line of defence
             await passage.refuse(error)
         finally:
@@ -200,10 +203,21 @@ def _is_page(path: str) -> bool:
 class _Passage:
     """One request on its way out."""
 
-    def __init__(self, service: Service, scope: Scope, send: Send, caller: Caller) -> None:
-        self._service, self._scope, self._send, self._caller = service, scope, send, caller
+    def __init__(
+        self, service: Service, scope: Scope, ends: tuple[Receive, Send], caller: Caller
+    ) -> None:
+        self._service, self._scope, self._caller = service, scope, caller
+        self._receive, self._send = ends
         self._begun = time.monotonic()
         self._status = 0
+        headers = Headers(scope=scope)
+        self._more = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+    async def receive(self) -> Message:
+        """Receives a part of a request."""
+        message = await self._receive()
+        self._more = message["type"] == "http.request" and message.get("more_body", False)
+        return message
 
     async def send(self, message: Message) -> None:
         """Sends a part of an answer; a client that takes none is given up."""
@@ -213,11 +227,26 @@ class _Passage:
             message["headers"] = [*message.get("headers", []), *own]
         elif message["type"] == "websocket.accept":
             self._status = 101
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
         try:
             async with asyncio.timeout(self._service.settings.patience):
+                if last and self._more:
+                    await self._send({**message, "more_body": True})
+                    await self._read_on()
+                    message = {"type": "http.response.body", "body": b"", "more_body": False}
                 await self._send(message)
         except TimeoutError:
             raise ClientGoneError from None
+
+    async def _read_on(self) -> None:
+        """Lets a client that was answered before its end send the rest, which nobody reads.
+
+        If the connection were closed on it, it would lose the answer.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while self._more:
+                    await self.receive()
 
     async def refuse(self, error: Exception) -> None:
         """Answers what went wrong, if that is still possible."""

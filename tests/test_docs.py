@@ -177,7 +177,18 @@ def test_mentioned_commands_and_options_exist(page):
 
 @pytest.mark.parametrize(
     "name",
-    ["transcribe", "tag", "genre", "models", "export", "evaluate", "plot", "bench", "doctor"],
+    [
+        "transcribe",
+        "tag",
+        "genre",
+        "serve",
+        "models",
+        "export",
+        "evaluate",
+        "plot",
+        "bench",
+        "doctor",
+    ],
 )
 def test_every_option_is_in_the_specification(name):
     parser = parser_of(name)

@@ -10,10 +10,6 @@ import pytest
 
 from mt3_runtime.loading import load_model
 from mt3_runtime.model import Model
-from tests import needs
-
-for _package in ("starlette", "uvicorn", "websockets", "prometheus_client", "python_multipart"):
-    needs.package(_package)
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,7 @@ RUNTIME_ORDER = (
     ("backends",),
     ("decoding",),
     ("request", "recording", "transcription", "engine", "model", "loading", "per_stem"),
+    ("extensions",),
     ("cli", "batch", "commands", "__main__"),
 )
 

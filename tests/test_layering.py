@@ -53,8 +53,16 @@ RUNTIME_ORDER = (
     ("diagnostics",),
     ("backends",),
     ("decoding",),
-    ("request", "recording", "transcription", "engine", "model", "loading", "per_stem"),
-    ("extensions",),
+    (
+        "request",
+        "recording",
+        "transcription",
+        "engine",
+        "model",
+        "loading",
+        "per_stem",
+        "extensions",
+    ),
     ("cli", "batch", "commands", "__main__"),
 )
 

@@ -1,8 +1,9 @@
 """Judges who plays in a recording, for ``instruments="auto"``: a tagger and the notes together.
 
 Contract: the chance of a family is a logistic function of two numbers, its tagger score relative to
-the best family's, and its share of the notes.  A tagger is a prior here, and no mask: a family that
-it does not hear stays if the notes are sure enough of it.  Without a tagger, the notes alone speak.
+the best family's, and its share of the notes.  A tagger is a prior here, and no mask, and counts by
+how sure it is of its best: a soloist's score tells that nobody else plays, a band's tells little.
+Without a tagger, the notes alone speak.
 The numbers were fitted on synthetic bands (``docs/tagging.md`` says how), on no recording.
 """
 
@@ -34,11 +35,11 @@ _PROGRAMS[OTHERS] = _EVERYTHING.programs.difference(*_PROGRAMS.values())
 
 @dataclass(frozen=True)
 class ChanceRule:
-    """Log-odds that a family plays: ``base + tagger ln(score / best) + notes ln(share)``.
+    """Log-odds that a family plays: ``base + tagger best ln(score / best) + notes ln(share)``.
 
     Attributes:
         base: Of a family that the tagger hears best and that has all notes.
-        tagger: Weight of the tagger.
+        tagger: Weight of the tagger where it is sure of its best.
         notes: Weight of the notes.
         least: Chance from which a family may occur.
     """
@@ -56,13 +57,13 @@ class ChanceRule:
             best: The best family's.
             share: Of the notes.
         """
-        relative = math.log(max(score, LEAST_SCORE) / max(best, LEAST_BEST))
+        relative = best * math.log(max(score, LEAST_SCORE) / max(best, LEAST_BEST))
         odds = self.base + self.tagger * relative + self.notes * math.log(max(share, LEAST_SHARE))
         return 1 / (1 + math.exp(-odds))
 
 
-WITH_TAGGER = ChanceRule(base=2.756, tagger=0.319, notes=0.784, least=0.35)
-NOTES_ALONE = ChanceRule(base=2.148, tagger=0.0, notes=0.886, least=0.35)
+WITH_TAGGER = ChanceRule(base=3.030, tagger=3.668, notes=0.872, least=0.2)
+NOTES_ALONE = ChanceRule(base=2.185, tagger=0.0, notes=0.900, least=0.2)
 
 
 class LineupEvidence:

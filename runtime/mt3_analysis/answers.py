@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mt3_analysis.genres.genre_detection import EVIDENCE, PUBLISHED, genre_of
-from mt3_analysis.networks.installed_classifiers import installed_classifiers
 from mt3_analysis.networks.listening import samples_of
 from mt3_analysis.tagging.instrument_tagging import load_tagger, tags_of
 from mt3_runtime.errors import OptionError
+from mt3_runtime.models.installed import installed_classifiers
 
 if TYPE_CHECKING:
     from mt3_runtime.extensions.routes import RouteRequest

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from mt3_evaluation import tagging_scores
 from mt3_evaluation.bootstrap import RESAMPLES
 from mt3_evaluation.candidates import ModelRun, NotesFolder
 from mt3_evaluation.confidences import confidence_report
@@ -67,6 +68,8 @@ class EvaluateCommand:
         add("--notes", metavar="DIR", help="judge the notes in this folder; no model is run")
         add("--leakage", action="store_true",
             help="show what leaks, and what each filter does; needs no labels")  # fmt: skip
+        add("--tags", action="store_true",
+            help="judge which families are heard, by the notes and by a tagger")  # fmt: skip
         add("--against", metavar="BUNDLE", action="append", default=[],
             help="with --leakage: another model to show beside; may be repeated")  # fmt: skip
         add("--seconds", type=_positive, metavar="N", help="only the first N seconds of each")
@@ -89,6 +92,8 @@ class EvaluateCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Finds labels, gets notes, scores, reports."""
+        if args.tags:
+            return tagging_scores.run(args)
         if args.leakage:
             return leakage_report.run(args)
         _check(args)

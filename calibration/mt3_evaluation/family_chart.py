@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LEAST = 0.1
 """Share of the strongest score from which a family gets a row."""
 
+SOURCES = ("tagger", "transcription")
 _MOST_BYTES = 1 << 26
 _ORDER = [family.name for family in FAMILIES]
 _COLOURS = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(_ORDER)}
@@ -70,24 +71,20 @@ def read_tags(path: Path, name: str) -> list[FamilyPanel]:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise OptionError(f"{path} has over {_MOST_BYTES:,} bytes; tag one recording alone.")
+            data = file.read(_MOST_BYTES)
         rows = [json.loads(line) for line in data.splitlines() if line.strip()]
         found = [row for row in rows if Path(row["file"]).stem == name] or rows
-        if len(found) != 1:
-            raise OptionError(
-                f"{path} has {len(rows)} recordings, and {len(found)} may be meant by {name!r}; "
-                "write the tags of that one with `mt3 tag FILE -f json`."
-            )
-        sources = [found[0][key] for key in ("tagger", "transcription")]
-        return [_panel(source) for source in sources if source is not None]
-    except OptionError:
-        raise
+        panels = [_panel(row[key]) for row in found for key in SOURCES if row[key] is not None]
     except OSError as error:
         raise OptionError(f"{path} cannot be read ({error.strerror or error}).") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OptionError(f"{path} is no result of `mt3 tag -f json`.") from error
+    if len(found) != 1:
+        raise OptionError(
+            f"{path} has {len(rows)} recordings, and {len(found)} may be meant by {name!r}; write "
+            "the tags of that one with `mt3 tag FILE -f json`."
+        )
+    return panels
 
 
 def _panel(source: dict[str, Any]) -> FamilyPanel:

@@ -245,7 +245,7 @@ def test_labels_come_from_a_file_where_the_weights_have_none(tmp_path):
         export_classifier(pth, tmp_path / "c", name="tiny", labels=table)
 
 
-@pytest.mark.parametrize("profiles", [(), ("cpu", "cpu"), ("portable",)])
+@pytest.mark.parametrize("profiles", [(), ("cpu", "cpu"), ("fast",)])
 def test_profiles_are_checked_first(tmp_path, profiles):
-    with pytest.raises(OptionError, match="has the profiles cpu and compat"):
+    with pytest.raises(OptionError, match="has the profiles cpu, portable and compat"):
         export_classifier(tmp_path, tmp_path / "b", name="tiny", profiles=profiles)

@@ -1,8 +1,9 @@
 """Building blocks of audio transformers: linear layers, norms, attention, GELU.
 
 Two ways to write them: profile ``cpu`` uses ONNX Runtime's fused attention, which needs the least
-memory (no table of scores per layer), profile ``compat`` operators of opset 17 alone, for TensorRT,
-browsers and old runtimes.  Both compute the same within rounding.
+memory (no table of scores per layer); profiles ``portable`` and ``compat`` operators of opset 17
+alone, for CUDA, TensorRT, browsers and old runtimes: two names, as transcribers have two such forms,
+for one graph.  All compute the same within rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mt3_export.graphs.graph_builder import MICROSOFT, Graph, Storage
 from mt3_export.weights import FloatArray
 from mt3_runtime.errors import OptionError
 
-PROFILES = ("cpu", "compat")
+PROFILES = ("cpu", "portable", "compat")
 OPSET = 17
 
 

@@ -77,8 +77,8 @@ def prepare(folder: Path, python: str) -> None:
         subprocess.run([python, str(PEER), "make", str(folder)], check=True)  # noqa: S603
     from mt3_export.classifiers.classifier_writer import export_classifier  # noqa: PLC0415
 
-    for name in KINDS:
-        out = folder / KINDS[name]
+    for name, bundle in KINDS.items():
+        out = folder / bundle
         if not out.exists():
             export_classifier(folder / name, out, name=name)
 

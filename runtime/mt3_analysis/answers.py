@@ -1,7 +1,7 @@
 """Routes of the service: ``/v1/tags`` and ``/v1/genre``.
 
-Contract: see `mt3_runtime.extensions.routes`.  Clients name bundles that are installed, never
-paths, and get what `mt3 tag` and `mt3 genre` write as JSON.
+Contract: see `mt3_runtime.extensions.service_routes`.  Clients name bundles that are installed,
+never paths, and get what `mt3 tag` and `mt3 genre` write as JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mt3_runtime.errors import OptionError
 from mt3_runtime.models.installed import installed_classifiers
 
 if TYPE_CHECKING:
-    from mt3_runtime.extensions.routes import RouteRequest
+    from mt3_runtime.extensions.service_routes import RouteRequest
 
 #: Characters of ``lyrics``.
 _MAX_LYRICS = 1 << 16

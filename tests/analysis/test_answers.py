@@ -12,7 +12,7 @@ from mt3_analysis import answers, genre, tag
 from mt3_export.classifiers.classifier_writer import export_classifier
 from mt3_runtime.audio.sources import load_audio
 from mt3_runtime.errors import OptionError
-from mt3_runtime.extensions.routes import ROUTE_GROUP, RouteRequest
+from mt3_runtime.extensions.service_routes import ROUTE_GROUP, RouteRequest
 from tests.classifier_networks import ast_folder, named, wave_folder
 
 GENRES = ("blues", "rock", "jazz", "pop", "metal", "country", "reggae")

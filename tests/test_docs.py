@@ -275,6 +275,7 @@ CLASSES = {
         catalogue.ModelInfo,
         catalogue.ModelFile,
         engine.Engine,
+        engine.EventStream,
         engine.LiveInput,
         engine.Health,
         ReaderLimits,

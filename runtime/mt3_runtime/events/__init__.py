@@ -1,0 +1,1 @@
+"""Events of notes while a recording or a live input is decoded."""

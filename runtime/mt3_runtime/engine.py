@@ -261,8 +261,9 @@ class Engine:
     def close(self) -> None:
         """Stops all work; what is not done raises `EngineError`.  More than once does nothing."""
         with self._changed:
-            self._closed, open_ones = True, [*self._live, *self._streams]
-        for each in open_ones:
+            self._closed = True
+            under_way: list[LiveInput | EventStream] = [*self._live, *self._streams]
+        for each in under_way:
             each.cancel()
         self._run.wake()
         if self._collector is not threading.current_thread() and self._alive():

@@ -1,0 +1,1 @@
+"""What runs for a long time, or on many machines: servers and clusters, behind extras."""

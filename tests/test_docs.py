@@ -275,7 +275,6 @@ CLASSES = {
         catalogue.ModelInfo,
         catalogue.ModelFile,
         engine.Engine,
-        engine.EventStream,
         engine.LiveInput,
         engine.Health,
         ReaderLimits,

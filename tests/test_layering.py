@@ -54,7 +54,7 @@ RUNTIME_ORDER = (
     ("diagnostics",),
     ("backends",),
     ("decoding",),
-    ("request", "recording", "transcription", "events", "engine", "model", "loading", "per_stem"),
+    ("request", "recording", "transcription", "engine", "model", "loading", "per_stem"),
     ("cli", "batch", "commands", "__main__"),
 )
 

@@ -14,7 +14,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Self, Unpack, get_args
@@ -23,15 +23,18 @@ from mt3_runtime.arguments.argument_checks import as_choice, as_number, as_secon
 from mt3_runtime.audio.live_blocks import LiveBlocks
 from mt3_runtime.decoding.strands import Priority
 from mt3_runtime.errors import DeadlineError, EngineBusyError, EngineError, OptionError
-from mt3_runtime.events.event_streams import EventStream, LiveInput
 from mt3_runtime.recording import Recording, open_run
 from mt3_runtime.request import LiveOptions, Options, check_live
 from mt3_runtime.transcription import Handle, Progress, Transcription
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from mt3_runtime.audio.sources import AudioSource
     from mt3_runtime.decoding.batching import Loop
+    from mt3_runtime.decoding.decoding_run import Run
     from mt3_runtime.decoding.types import Decoded, Ended
+    from mt3_runtime.notes.note_events import NoteEvent
     from mt3_runtime.reading.reader_pool import ReaderPool
     from mt3_runtime.request import Request
 
@@ -77,6 +80,62 @@ class Health:
     error: str | None = None
 
 
+class LiveInput:
+    """A live input: blocks of samples in, events of notes out.  A context manager.
+
+    One thread feeds, another takes the events; either may be the one that opened it.
+    """
+
+    def __init__(self, blocks: LiveBlocks, recording: Recording, run: Run) -> None:
+        self._blocks, self._recording, self._run = blocks, recording, run
+        self._taken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    @property
+    def buffered(self) -> float:
+        """Seconds of audio that were fed and not read yet."""
+        return self._blocks.seconds
+
+    def feed(self, block: npt.ArrayLike) -> bool:
+        """Takes the next samples, [n] or [n, channels]; never waits.
+
+        Returns:
+            False if they were not taken, as ten seconds wait already: the machine is too slow, or
+            nobody takes the events.
+
+        Raises:
+            AudioError: They are no samples.
+            OptionError: The input has ended.
+        """
+        return self._blocks.put(block)
+
+    def end(self) -> None:
+        """No more will come; what was fed is still transcribed."""
+        self._blocks.end()
+
+    def events(self) -> Iterator[NoteEvent]:
+        """The events, as soon as their segment is decoded, until the end of the input; once.
+
+        Raises:
+            AudioError: What was fed is no audio, or it was nothing.
+            EngineError: The engine was closed, or its device failed.
+        """
+        if self._taken:
+            raise OptionError("The events of a live input can be taken once only.")
+        self._taken = True
+        return self._recording.events(lambda: self._run)
+
+    def cancel(self) -> None:
+        """Stops the work; events end."""
+        self._blocks.end()
+        self._run.close()
+
+
 class Engine:
     """See the module docstring; a context manager, and made by `Model.engine`.
 
@@ -102,7 +161,6 @@ class Engine:
         self._handles: dict[int, Handle] = {}
         self._recordings: dict[int, Recording] = {}
         self._live: set[LiveInput] = set()
-        self._streams: set[EventStream] = set()
         self._changed = threading.Condition()
         self._process = os.getpid()
         self._draining = self._closed = False
@@ -156,39 +214,6 @@ class Engine:
         self._run.wake()  # it may be the first one with a deadline
         return handle
 
-    def open_events(
-        self,
-        audio: AudioSource,
-        sr: float | None = None,
-        *,
-        client: str = "",
-        **options: Unpack[LiveOptions],
-    ) -> EventStream:
-        """Takes in a recording whose notes are wanted while it is decoded.
-
-        It is read as others are, with no more than a few segments ahead of whoever takes events.
-
-        Args:
-            audio: As in `submit`.
-            sr: As there.
-            client: As there.
-            options: As in `Model.stream`.
-
-        Raises:
-            EngineBusyError: As in `submit`.
-            EngineError: As there.
-            OptionError: As there.
-        """
-        check_live(options)
-        recording = Recording.of(self._request(**options), audio, sr, self._pool)
-        with self._changed:
-            self._check_room()
-            run = recording.begin(self._loop, window=LIVE_WINDOW, client=str(client))
-            stream = EventStream(recording, run)
-            self._streams.add(stream)
-        run.when_closed(partial(self._stream_closed, stream))
-        return stream
-
     def open_live(
         self, sr: float | None = None, *, client: str = "", **options: Unpack[LiveOptions]
     ) -> LiveInput:
@@ -231,7 +256,7 @@ class Engine:
             return Health(
                 healthy=healthy,
                 ready=healthy and not (self._draining or self._closed),
-                recordings=len(handles) + len(self._live) + len(self._streams),
+                recordings=len(handles) + len(self._live),
                 live=len(self._live),
                 seconds=sum(handle.left for handle in handles),
                 oldest=max((handle.age(now) for handle in handles), default=0.0),
@@ -253,7 +278,7 @@ class Engine:
             timeout = min(as_number("timeout", timeout, "seconds, or None"), threading.TIMEOUT_MAX)
         with self._changed:
             self._draining = True
-            done = self._changed.wait_for(self._is_idle, timeout)
+            done = self._changed.wait_for(lambda: not (self._handles or self._live), timeout)
         if done and self._pool:
             self._pool.close()
         return done
@@ -261,9 +286,8 @@ class Engine:
     def close(self) -> None:
         """Stops all work; what is not done raises `EngineError`.  More than once does nothing."""
         with self._changed:
-            self._closed = True
-            under_way: list[LiveInput | EventStream] = [*self._live, *self._streams]
-        for each in under_way:
+            self._closed, live = True, list(self._live)
+        for each in live:
             each.cancel()
         self._run.wake()
         if self._collector is not threading.current_thread() and self._alive():
@@ -333,19 +357,11 @@ class Engine:
             self._run.cancel(number)
             self._finish(number, None)
 
-    def _stream_closed(self, stream: EventStream) -> None:
-        with self._changed:
-            self._streams.discard(stream)
-            self._changed.notify_all()
-
     def _live_closed(self, live: LiveInput) -> None:
         live.end()
         with self._changed:
             self._live.discard(live)
             self._changed.notify_all()
-
-    def _is_idle(self) -> bool:
-        return not (self._handles or self._live or self._streams)
 
     def _alive(self) -> bool:
         return self._process == os.getpid() and self._collector.is_alive()
@@ -357,18 +373,14 @@ class Engine:
         if self._closed or self._draining or not self._alive():
             raise EngineError("The engine was closed, or is being drained; open another one.")
 
-    def _check_room(self) -> None:
-        """Refuses another recording, if there are as many as there may be; the lock is held."""
-        self._check()
-        if (under_way := len(self._handles) + len(self._streams)) >= self._most:
-            raise EngineBusyError(
-                f"{under_way} recordings are under way, as many as this engine takes. Try again "
-                "later."
-            )
-
     def _admit(self, handle: Handle) -> None:
         """Refuses what there is no room for; the lock is held."""
-        self._check_room()
+        self._check()
+        if len(self._handles) >= self._most:
+            raise EngineBusyError(
+                f"{len(self._handles)} recordings are under way, as many as this engine takes. Try "
+                "again later."
+            )
         queued = sum(other.left for other in self._handles.values())
         if queued + handle.left > self._most_seconds:
             raise EngineBusyError(

@@ -1,1 +1,1 @@
-"""What runs for a long time, or on many machines: servers and clusters, behind extras."""
+"""The service: transcription over HTTP and WebSocket, `mt3 serve`."""

@@ -420,52 +420,6 @@ def test_live_events_are_the_notes_of_a_stream(
     assert engine.health().live == 0
 
 
-@pytest.mark.parametrize("options", [o for o in OPTIONS if "smooth" not in o])
-def test_events_of_a_recording_are_those_of_a_stream(
-    engine: Engine, model: Model, audio: Audio, options: dict[str, object]
-) -> None:
-    events = list(engine.open_events(audio, **options))  # type: ignore[arg-type]
-    assert events == list(model.stream_events(audio, **options))  # type: ignore[arg-type]
-    assert events or options.get("exclude")
-    assert engine.health().recordings == 0
-
-
-def test_events_can_be_cancelled_while_somebody_waits_for_them(model: Model, audio: Audio) -> None:
-    with model.engine(max_recordings=1) as engine:
-        stream = engine.open_events(np.tile(audio, 40))
-        with pytest.raises(EngineBusyError, match="1 recordings are under way"):
-            engine.open_events(audio)
-        with pytest.raises(EngineBusyError, match="1 recordings are under way"):
-            engine.submit(audio)
-        assert not engine.drain(0.0)
-        taken: list[NoteEvent] = []
-        taking = threading.Thread(target=lambda: taken.extend(stream))
-        taking.start()
-        until(lambda: bool(taken))
-        stream.cancel()
-        taking.join(HANGS)
-        assert not taking.is_alive()
-        assert engine.health().recordings == 0
-        assert engine.drain(HANGS)
-
-
-def test_events_of_what_is_no_audio_are_an_error(engine: Engine, tmp_path: Path) -> None:
-    with pytest.raises(AudioNotFoundError):
-        list(engine.open_events(tmp_path / "none.wav"))
-    with pytest.raises(TypeError, match="no option .smooth."):
-        engine.open_events(tmp_path, smooth=True)  # type: ignore[call-arg]
-    assert engine.health().recordings == 0
-
-
-def test_events_end_with_their_engine(model: Model, audio: Audio) -> None:
-    with model.engine() as engine:
-        stream = engine.open_events(np.tile(audio, 40))
-        next(stream)
-    assert len(list(stream)) < 10_000
-    with pytest.raises(EngineError):
-        engine.open_events(audio)
-
-
 def test_a_note_is_said_to_begin_before_it_ends() -> None:
     """A chord held over three segments, one note of which is none in the end."""
     held = [Note(1.0, 1.0, pitch, 100, 0) for pitch in (60, 64)]

@@ -1,1 +1,0 @@
-"""Events of notes while a recording or a live input is decoded."""

@@ -64,6 +64,7 @@ COMMANDS = [
     ("plot {demo}/demo.mid -o {folder}/x.png", "viz"),
     ("tag {audio} -m {bundle}", "cpu"),
     ("genre {audio} -m {bundle}", "cpu"),
+    ("triton {bundle} -o {folder}/repository", None),
     ("bench {audio} -m {bundle}", "cpu"),
     ("doctor", None),
 ]

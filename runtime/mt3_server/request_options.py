@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
 from mt3_runtime.arguments.argument_checks import as_choice
 from mt3_runtime.engine import PriorityName
 from mt3_runtime.errors import OptionError
-from mt3_runtime.files.formats import FORMATS, note_to_json_line
+from mt3_runtime.files.formats import FORMATS, render
 from mt3_runtime.notes.note_events import NoteEvent, NoteOn
 
 if TYPE_CHECKING:
-    from mt3_runtime.transcription import Transcription
+    from mt3_runtime.transcription import Progress, Transcription
 
 EVENTS = "events"
-"""The format in which notes come as they begin and end, an object a line."""
+"""The format in which notes come while the recording is decoded, and the result at the end."""
 
 LONGEST_OPTIONS = 65_536
 """Bytes of a request's options; a list of all 128 programs by name takes 3,000."""
@@ -117,15 +117,24 @@ def summary(result: Transcription) -> dict[str, Any]:
     }
 
 
-def event_line(event: NoteEvent) -> bytes:
-    """A note-on or note-off as a JSON object and a line end.
+def event_lines(events: Iterable[NoteEvent], progress: Progress) -> bytes:
+    """What is told of a segment, a JSON object a line.
 
-    ``{"event": "on", "number", "time", "pitch", "velocity", "program", "is_drum"}`` and
-    ``{"event": "off", "number", "time", "note"}``, where the note is that of
-    JSON lines, and null if it turned out to be none.
+    ``{"type": "note_on", "number", "time", "pitch", "velocity", "program", "is_drum"}`` and
+    ``{"type": "note_off", "number", "time"}`` as the model says it, before filters, then
+    ``{"type": "progress", "seconds_done", "seconds_total", "notes"}``.
     """
-    if isinstance(event, NoteOn):
-        return json.dumps({"event": "on", **dataclasses.asdict(event)}).encode() + b"\n"
-    head = json.dumps({"event": "off", "number": event.number, "time": round(event.time, 6)})
-    note = "null" if event.note is None else note_to_json_line(event.note)
-    return f'{head[:-1]}, "note": {note}}}\n'.encode()
+    items: list[dict[str, Any]] = []
+    for event in events:
+        if isinstance(event, NoteOn):
+            items.append({"type": "note_on", **dataclasses.asdict(event)})
+        else:
+            items.append({"type": "note_off", "number": event.number, "time": event.time})
+    items.append({"type": "progress", **dataclasses.asdict(progress)})
+    return b"".join(json.dumps(item).encode() + b"\n" for item in items)
+
+
+def done_line(result: Transcription) -> bytes:
+    """The last line, of type ``done``: `summary`, and as ``result`` what a JSON file has."""
+    whole = json.loads(render(result, "json"))
+    return json.dumps({"type": "done", **summary(result), "result": whole}).encode() + b"\n"

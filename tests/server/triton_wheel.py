@@ -11,7 +11,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -169,8 +168,3 @@ def source_paths() -> list[str]:
     import mt3_server
 
     return [str(Path(one.__file__ or "").parents[1]) for one in (mt3_runtime, mt3_server)]
-
-
-def python_version() -> str:
-    """Of this Python, as the names of stubs have it."""
-    return f"{sys.version_info[0]}.{sys.version_info[1]}"

@@ -89,7 +89,7 @@ class Store:
             inner[:] = sorted(name for name in inner if not name.startswith("."))
             for name in sorted(names):
                 path = Path(folder, name)
-                if path.is_file():
+                if path.is_file() and not name.startswith("."):
                     yield _local(path, path.relative_to(top).as_posix())
 
     def _remote_files(self) -> Iterator[StoredFile]:

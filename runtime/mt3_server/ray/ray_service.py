@@ -1,11 +1,10 @@
-"""Transcription as a Ray Serve deployment: one engine a replica, answers whole or note by note.
+"""Transcription as a Ray Serve deployment: one engine a replica, answers whole or as they come.
 
 Contract: ``POST`` with an audio file as the body, options as query parameters.  The answer is the
 file that ``format`` names, its summary in the header ``X-MT3-Summary``; with ``format=events``, or
-``Accept: application/x-ndjson``, note-on and note-off events as segments complete, an object a
-line, and a last line ``{"done": true, ...}``, or ``{"error": ...}`` with the reason.  A client that
-goes away ends its work.  Uploads are read by a process of the replica's, under the limits for files
-of strangers.
+``Accept: application/x-ndjson``, what is told of each segment as JSON lines, and a last line of
+type ``done`` with the result, or ``error`` with the reason.  A client that goes away ends its work.
+Uploads are read by a process of the replica's, under the limits for files of strangers.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from functools import partial
+from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +27,11 @@ from mt3_runtime.errors import (
 from mt3_runtime.files.formats import render
 from mt3_runtime.imports.extras import require
 from mt3_runtime.reading.reader_limits import ReaderLimits
-from mt3_server.request_options import EVENTS, RequestOptions, event_line, summary
+from mt3_server.request_options import EVENTS, RequestOptions, done_line, event_lines, summary
 
 if TYPE_CHECKING:
-    from mt3_runtime.events.event_streams import EventStream
+    from mt3_runtime.notes.note_events import NoteEvent
+    from mt3_runtime.transcription import Handle, Progress, Tell
 
 NDJSON = "application/x-ndjson"
 
@@ -88,23 +88,28 @@ class TranscribeReplica:
             options = parse_query(request.query_params, request.headers.get("accept", ""))
             body = await self._read(request)
             if options.format == EVENTS:
-                stream = self._engine.open_events(
-                    BytesIO(body), client=options.client, **options.options
-                )
-                return web.StreamingResponse(lines(stream), media_type=NDJSON)
-            result = await self._engine.submit(
-                BytesIO(body),
-                priority=options.priority,
-                client=options.client,
-                deadline=options.deadline,
-                **options.options,
-            )
+                feed = Feed()
+                handle = self._submit(body, options, feed.tell)
+                handle.add_done_callback(feed.end)
+                return web.StreamingResponse(lines(feed, handle), media_type=NDJSON)
+            result = await self._submit(body, options)
         except MT3Error as error:
             code = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
             return web.JSONResponse(told(error), status_code=code)
         content = await asyncio.to_thread(render, result, options.format)
         headers = {"X-MT3-Summary": json.dumps(summary(result))}
         return web.Response(content, media_type=_MEDIA[options.format], headers=headers)
+
+    def _submit(self, body: bytes, options: RequestOptions, tell: Tell | None = None) -> Handle:
+        """Hands a request to the engine; errors of `Engine.submit`."""
+        return self._engine.submit(
+            BytesIO(body),
+            priority=options.priority,
+            client=options.client,
+            deadline=options.deadline,
+            events=tell,
+            **options.options,
+        )
 
     async def _read(self, request: Any) -> bytes:
         """The body of a request.
@@ -143,24 +148,46 @@ def parse_query(query: Mapping[str, str], accept: str) -> RequestOptions:
     return RequestOptions.of(found, events=True)
 
 
-def told(error: MT3Error) -> dict[str, str]:
+def told(error: BaseException) -> dict[str, str]:
     """An error as a JSON object."""
     return {"type": type(error).__name__, "message": str(error)}
 
 
-async def lines(stream: EventStream) -> AsyncIterator[bytes]:
-    """The events of a recording as lines; whoever stops to take them ends the work."""
-    count = 0
-    following = partial(next, stream, None)
+class Feed:
+    """Brings what an engine tells on its own thread to the event loop that made this."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    def tell(self, events: list[NoteEvent], progress: Progress) -> None:
+        """Called by the engine."""
+        self._put(event_lines(events, progress))
+
+    def end(self, _handle: Any) -> None:
+        """Called when the recording is done, has failed or was cancelled."""
+        self._put(None)
+
+    async def next(self) -> bytes | None:
+        """The lines of the next segment; None at the end."""
+        return await self._queue.get()
+
+    def _put(self, item: bytes | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+
+
+async def lines(feed: Feed, handle: Handle) -> AsyncIterator[bytes]:
+    """What is told of a recording, and its result; whoever stops to take it ends the work."""
     try:
-        while (event := await asyncio.to_thread(following)) is not None:
-            count += 1
-            yield event_line(event)
-        yield json.dumps({"done": True, "events": count}).encode() + b"\n"
-    except MT3Error as error:
-        yield json.dumps({"error": told(error)}).encode() + b"\n"
+        while (part := await feed.next()) is not None:
+            yield part
+        if (error := handle.exception()) is not None:
+            yield json.dumps({"type": "error", "error": told(error)}).encode() + b"\n"
+        else:
+            yield await asyncio.to_thread(done_line, handle.result())
     finally:
-        stream.cancel()
+        handle.cancel()
 
 
 def service(

@@ -64,8 +64,8 @@ def test_recordings_have_the_notes_of_a_call(place, record_property):
         for file in files:
             alone, got = model.transcribe_notes(file), found[str(file)]
             expected = json.loads(render(alone, "json"))["notes"]
-            assert json.loads(got["grpc"]["notes"])["notes"] == expected, file
-            assert from_lines(got["http"]["notes"]) == expected, file
+            assert json.loads(got["grpc"]["file"])["notes"] == expected, file
+            assert from_lines(got["http"]["file"]) == expected, file
             assert len(got["stream"]) == 1
             assert json.loads(got["stream"][0]["notes"])["notes"] == expected, file
             digests = {got["grpc"]["token_digest"], got["http"]["token_digest"],

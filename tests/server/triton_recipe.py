@@ -45,7 +45,7 @@ def read(result: Any, name: str) -> bytes:
 
 
 def answer(result: Any) -> dict[str, Any]:
-    return {"notes": read(result, "NOTES").decode(), **json.loads(read(result, "SUMMARY"))}
+    return {"file": read(result, "NOTES").decode(), **json.loads(read(result, "SUMMARY"))}
 
 
 def streamed(

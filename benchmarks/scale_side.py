@@ -2,9 +2,9 @@
 
     python scale_side.py triton|ray FOLDER ROUNDS THREADS
 
-Runs in an environment that has the one or the other, with the package on its path.  The engine alone
-and what it is compared with take turns, on the same files with the same threads, all asked for at
-once.  Prints one JSON object as its last line.
+Runs in an environment that has the one or the other, with the package on its path.  The engine
+alone and what it is compared with take turns, on the same files with the same threads, all asked
+for at once.  Prints one JSON object as its last line.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def turns(sides: dict[str, Side], files: list[Path], rounds: int) -> dict[str, A
 
 def triton(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
     """The models for Triton, once and decoupled."""
-    from mt3_runtime.models.installed import resolve_model
-    from mt3_server.triton_models.repository import Settings, write_repository
-    from tests.server.triton_recipe import answer, grpc, inputs, serving, streamed
+    from mt3_runtime.models.installed import resolve_model  # noqa: PLC0415
+    from mt3_server.triton_models.repository import Settings, write_repository  # noqa: PLC0415
+    from tests.server.triton_recipe import answer, grpc, inputs, serving, streamed  # noqa: PLC0415
 
     files = sorted(folder.glob("*.wav"))
     place = folder / "triton"
@@ -91,12 +91,12 @@ def triton(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
 
 def ray(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
     """Ray Serve with one replica of all threads, and Ray Data with one actor of one each."""
-    import ray as package
-    from ray import serve
+    import ray as package  # noqa: PLC0415
+    from ray import serve  # noqa: PLC0415
 
-    from mt3_server.ray import service, transcribe_files
-    from tests.server.ray_recipe import memory
-    from tests.server.triton_wheel import free_ports
+    from mt3_server.ray import service, transcribe_files  # noqa: PLC0415
+    from tests.server.ray_recipe import memory  # noqa: PLC0415
+    from tests.server.triton_wheel import free_ports  # noqa: PLC0415
 
     files, port = sorted(folder.glob("*.wav")), free_ports(1)[0]
     package.init(

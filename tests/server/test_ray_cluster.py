@@ -69,7 +69,7 @@ def test_a_hundred_files_and_an_actor_killed(tmp_path, record_property):
     samples, rate = soundfile.read(needs.shared_folder() / "audio" / "band_reggae.flac")
     for index in range(100):
         begin = index * rate // 20
-        soundfile.write(songs / f"clip{index:03}.wav", samples[begin : begin + 3 * rate], rate)
+        soundfile.write(songs / f"clip{index:03}.wav", samples[begin : begin + 2 * rate], rate)
     found = ask("killed", tmp_path, str(songs))
     assert found["dead"] == 1
     assert found["failed"] == []

@@ -95,15 +95,11 @@ def ray(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
     from ray import serve  # noqa: PLC0415
 
     from mt3_server.ray import service, transcribe_files  # noqa: PLC0415
-    from tests.server.ray_recipe import memory  # noqa: PLC0415
+    from tests.server.ray_recipe import memory, start  # noqa: PLC0415
     from tests.server.triton_wheel import free_ports  # noqa: PLC0415
 
     files, port = sorted(folder.glob("*.wav")), free_ports(1)[0]
-    package.init(
-        num_cpus=2 * threads, include_dashboard=False, object_store_memory=200_000_000,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}},
-    )  # fmt: skip
+    start(2 * threads)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(service("default", cpus=threads, threads=threads), name="mt3")
 

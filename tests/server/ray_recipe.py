@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 # A cluster on a busy machine may take minutes to come up; it has no strangers on it.
-os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "300"}
+os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "90"}
 
 import ray
 
@@ -186,14 +186,27 @@ def wrong(port: str) -> dict[str, Any]:
     return found
 
 
+def start(cores: int, tries: int = 3) -> None:
+    """Starts a cluster, which on a busy machine may fail to come up in time."""
+    for left in reversed(range(tries)):
+        try:
+            ray.init(
+                num_cpus=cores, include_dashboard=False, object_store_memory=200_000_000,
+                runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
+                log_to_driver=False,
+            )  # fmt: skip
+        except Exception:
+            ray.shutdown()
+            if not left:
+                raise
+        else:
+            return
+
+
 def main() -> None:
     """Does one job on a cluster of its own."""
     job, folder, *arguments = sys.argv[1:]
-    paths = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    ray.init(
-        num_cpus=WORKERS, include_dashboard=False, object_store_memory=200_000_000,
-        runtime_env={"env_vars": paths}, log_to_driver=False,
-    )  # fmt: skip
+    start(WORKERS)
     jobs = {"recordings": recordings, "killed": killed, "served": served}
     found = jobs[job](Path(folder), *arguments)
     ray.shutdown()

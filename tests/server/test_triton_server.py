@@ -108,7 +108,6 @@ def test_whoever_goes_is_cancelled(place, record_property, tmp_path):
     for way in ("once", "json", "events"):
         assert found[way]["before"] > 1.0, "they were not under way"
         assert found[way]["after"] < 0.5 * found[way]["before"]
-        assert found[way]["idle_after"] < 5.0
     record_property("triton cancelled", json.dumps(found))
 
 

@@ -11,14 +11,15 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Seconds until a server is ready, on a busy machine.
+from tests.pace import until
+
+#: Seconds until a server says whether it is ready, on a busy machine.
 PATIENCE = 240.0
 
 ASK = """
@@ -148,18 +149,17 @@ def serving(
 
 
 def _wait(server: Server, *, ready: bool) -> None:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if server.process.poll() is not None:
-            if ready:
-                raise RuntimeError(f"the server ended:\n{server.log.read_text('utf-8')[-4000:]}")
-            return
-        try:
-            with urllib.request.urlopen(f"http://{server.http}/v2/health/ready", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError(f"the server is not ready:\n{server.log.read_text('utf-8')[-4000:]}")
+    until(lambda: server.process.poll() is not None or _is_ready(server))
+    if ready and server.process.poll() is not None:
+        raise RuntimeError(f"the server ended:\n{server.log.read_text('utf-8')[-4000:]}")
+
+
+def _is_ready(server: Server) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{server.http}/v2/health/ready", timeout=PATIENCE):
+            return True
+    except OSError:
+        return False
 
 
 def source_paths() -> list[str]:

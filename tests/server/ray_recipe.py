@@ -25,7 +25,7 @@ from typing import Any
 # A cluster on a busy machine may take minutes to come up; it has no strangers on it.
 os.environ |= {
     "RAY_AUTH_MODE": "disabled",
-    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_raylet_start_wait_time_s": "60",
     "RAY_agent_register_timeout_ms": "300000",
 }
 
@@ -199,12 +199,37 @@ def wrong(port: str) -> dict[str, Any]:
 
 
 @contextmanager
-def cluster(cores: int) -> Iterator[None]:
+def cluster(cores: int, tries: int = 5) -> Iterator[None]:
     """A cluster of this machine's, to which this process is connected.
 
-    Its ports are chosen here: otherwise its processes give each other seconds to say them, which
-    on a busy machine is not enough.
+    Its processes give each other seconds to come up, which on a busy machine is not enough: it is
+    tried again then.
     """
+    for left in reversed(range(tries)):
+        process, port = _start(cores)
+        try:
+            until(lambda: process.poll() is not None or _listens(port))  # noqa: B023  of this turn
+            ray.init(
+                f"127.0.0.1:{port}", log_to_driver=False,
+                runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
+            )  # fmt: skip
+        except Exception:
+            process.terminate()
+            process.wait()
+            ray.shutdown()
+            if not left:
+                raise
+            continue
+        try:
+            yield
+        finally:
+            ray.shutdown()
+            process.terminate()
+            process.wait()
+        return
+
+
+def _start(cores: int) -> tuple[subprocess.Popen[bytes], int]:
     names = (
         "port", "node-manager-port", "object-manager-port", "dashboard-agent-grpc-port",
         "dashboard-agent-listen-port", "runtime-env-agent-port", "metrics-export-port",
@@ -217,17 +242,7 @@ def cluster(cores: int) -> Iterator[None]:
          *(f"--{name}={port}" for name, port in ports.items())],
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    try:
-        until(lambda: process.poll() is not None or _listens(ports["port"]))
-        ray.init(
-            f"127.0.0.1:{ports['port']}", log_to_driver=False,
-            runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
-        )  # fmt: skip
-        yield
-        ray.shutdown()
-    finally:
-        process.terminate()
-        process.wait()
+    return process, ports["port"]
 
 
 def _listens(port: int) -> bool:

@@ -74,8 +74,13 @@ def _case(name: str, variant: Variant, sequences: list[list[int]], seed: int) ->
         )
         notes += ended
         reports.append(
-            [report.token_count, report.truncated, report.missing_tie]
-            + [report.invalid_events, report.dropped_events]
+            [
+                report.token_count,
+                report.truncated,
+                report.missing_tie,
+                report.invalid_events,
+                report.dropped_events,
+            ]
         )
     ordered = by_onset(notes + assembler.finish())
     file = io.BytesIO()

@@ -8,5 +8,8 @@ export { FeatureExtractor } from './features.js';
 export { FAMILIES, instrumentName, PROGRAM_NAMES } from './instruments.js';
 export { completeGraph, parseManifest } from './manifest.js';
 export { toMidi } from './midi.js';
+export { MAX_SECONDS, rateOf, readRecording } from './reading.js';
+export { resample } from './resample.js';
 export { countSegments, segmentAt, startOf } from './segments.js';
 export { checkAudio, notesOf, ROWS, transcribe } from './transcribe.js';
+export { mixDown, readWav } from './wav.js';

@@ -113,7 +113,7 @@ def _fetch(package: str, folder: Path, files: list[str]) -> Path:
             "node_modules that has the package with --packages."
         )
     command = [npm, "pack", package, "--ignore-scripts", "--pack-destination", str(folder)]
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603  npm, with a name of ours
         command, capture_output=True, text=True, timeout=_NPM_SECONDS, check=False, cwd=folder
     )
     packed = next(folder.glob("*.tgz"), None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import talk
 from mt3_runtime.errors import OptionError
-from mt3_runtime.models.installed import find_model
+from mt3_runtime.models.installed import resolve_model
 
 if TYPE_CHECKING:
     import argparse
@@ -43,7 +43,7 @@ class WebCommand:
             raise OptionError("-o needs the name of a folder.")
         out = Path(args.output)
         packages = None if args.packages is None else Path(args.packages)
-        files = build_site(Bundle(find_model(args.model)), out, packages=packages)
+        files = build_site(Bundle(resolve_model(args.model)), out, packages=packages)
         size = sum((out / file).stat().st_size for file in files)
         talk(f"{len(files)} files, {size / 2**20:.1f} MiB; look at it with:")
         talk(f"python -m http.server --bind 127.0.0.1 --directory {out}")

@@ -126,6 +126,7 @@ async function open(file, name) {
         : 'This file was read by the browser; notes can differ a little from those of mt3 transcribe.';
     ui.result.hidden = false;
     render();
+    say(`Transcribing ${recording.seconds.toFixed(1)} seconds.`);
     const result = await engine.transcribe(recording.samples, manifest, {
       signal,
       progress: ({ done, total, notes }) => {

@@ -56,7 +56,8 @@ export async function transcribe(audio, manifest, decoders, { progress, signal }
       while (next < total) {
         signal?.throwIfAborted();
         const from = next;
-        next = Math.min(next + ROWS, total);
+        const rows = from < decoders.length ? 1 : ROWS; // the first notes come soon
+        next = Math.min(next + rows, total);
         const segments = Array.from({ length: next - from }, (_, i) =>
           segmentAt(audio, from + i, manifest.segments),
         );

@@ -18,6 +18,7 @@ const report = (name, value = true) => console.log(JSON.stringify({ [name]: valu
 /** A page that fails on requests to elsewhere, and on errors of its own. */
 async function fresh(options = {}) {
   const context = await browser.newContext({ acceptDownloads: true, ...options });
+  context.setDefaultTimeout(120_000);
   const page = await context.newPage();
   page.outside = [];
   page.faults = [];
@@ -42,7 +43,7 @@ async function open(page, file, done = /notes in/) {
   await page.waitForFunction(
     ([source]) => new RegExp(source).test(document.querySelector('#message').textContent),
     [done.source],
-    { timeout: 280_000 },
+    { timeout: 900_000 },
   );
 }
 
@@ -63,7 +64,7 @@ try {
   assert.deepEqual(await violations(page), []);
   await page.locator('#file').setInputFiles(wav);
   await page.waitForFunction(() => /Segment \d/.test(document.querySelector('#message').textContent), null, {
-    timeout: 280_000,
+    timeout: 900_000,
   });
   await page.screenshot({ path: `${pictures}/page-transcribing.png` });
   await open(page, wav);

@@ -25,7 +25,7 @@ from tests.pace import HANGS
 RATE = 16000
 DEMO = needs.ROOT / "calibration" / "demo" / "demo.flac"
 WEB = needs.ROOT / "runtime" / "web"
-SECONDS = 6
+SECONDS = 4
 
 
 def _shipped() -> Bundle:

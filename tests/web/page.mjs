@@ -108,7 +108,12 @@ try {
   await page.screenshot({ path: `${pictures}/page-dark.png` });
   for (const width of [375, 320]) {
     await page.setViewportSize({ width, height: 800 });
-    assert.ok(await fits(page), `the page scrolls sideways at ${width} pixels`);
+    const wide = await page.evaluate(() =>
+      Array.from(document.querySelectorAll('body *'))
+        .filter((e) => !e.closest('.scroll *') && e.getBoundingClientRect().right > innerWidth)
+        .map((e) => e.id || e.outerHTML.slice(0, 60)),
+    );
+    assert.ok(await fits(page), `the page scrolls sideways at ${width} pixels: ${wide}`);
     if (width === 375) await page.screenshot({ path: `${pictures}/page-phone.png` });
   }
   report('accessible');

@@ -101,6 +101,7 @@ try {
   report('playback');
 
   assert.deepEqual(await violations(page), []);
+  await page.evaluate(() => scrollTo(0, 0));
   await page.screenshot({ path: `${pictures}/page-light.png` });
   await page.emulateMedia({ colorScheme: 'dark' });
   await page.waitForTimeout(200);

@@ -14,9 +14,13 @@ const TYPES = {
   '.webmanifest': 'application/manifest+json',
 };
 
-/** @param {Record<string, string>} mounts folders by the beginning of the path */
-export async function serve(mounts) {
+/**
+ * @param {Record<string, string>} mounts folders by the beginning of the path
+ * @param {(request: any, response: any) => boolean} [answer] takes requests first, if it will
+ */
+export async function serve(mounts, answer = () => false) {
   const server = createServer(async (request, response) => {
+    if (answer(request, response)) return;
     const path = decodeURIComponent(new URL(request.url, 'http://localhost').pathname);
     for (const [prefix, folder] of Object.entries(mounts)) {
       if (!path.startsWith(prefix)) continue;

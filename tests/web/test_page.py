@@ -84,6 +84,21 @@ def test_the_page_in_chromium(site: Path, song: Path, tmp_path: Path) -> None:
     }
 
 
+def test_the_page_beside_a_server(song: Path) -> None:
+    """Notes come from there; a busy, an unwilling and a dying server are told in a sentence."""
+    browser, program = needs.tool("chromium"), needs.tool("node")
+    needs.node_modules()
+    done = subprocess.run(
+        [program, Path(__file__).with_name("server_page.mjs"), browser, page_folder(), song],
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert done.stdout.splitlines() == ['"notes"', '"bad answers"']
+
+
 def test_the_page_asks_nobody_else() -> None:
     """No address of another host in what the page loads, and a policy that forbids any."""
     index = (WEB / "index.html").read_text(encoding="utf-8")

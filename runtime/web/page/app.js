@@ -7,6 +7,7 @@ import { save } from './files.js';
 import { Player } from './player.js';
 import { Recorder } from './recorder.js';
 import { Roll } from './roll.js';
+import { ServerEngine } from './server.js';
 import { fillInstruments, fillNotes, instrumentsOf, keyOf } from './tables.js';
 
 /** @typedef {import('../src/assembler.js').Note} Note */
@@ -40,6 +41,7 @@ const ui = {
   undo: element('undo', HTMLButtonElement),
   help: element('help', HTMLDetailsElement),
   exactness: element('exactness', HTMLParagraphElement),
+  privacy: element('privacy', HTMLParagraphElement),
 };
 const bodies = {
   instruments: /** @type {HTMLTableSectionElement} */ (
@@ -49,6 +51,16 @@ const bodies = {
 };
 
 const engine = new LocalEngine(new URL('../model/', import.meta.url).href);
+// A static site says that it is one; a page that a server gives out asks that server.
+const isSite = document.querySelector('meta[name="offline"]') !== null;
+const server = isSite ? null : new ServerEngine();
+if (server) {
+  ui.privacy.textContent = (await ServerEngine.found())
+    ? 'Recordings are transcribed by the server that this page came from, and kept nowhere.'
+    : 'There is no server here that transcribes. Start mt3 serve, or build a site: mt3 web build.';
+}
+/** Rate at which recordings are drawn and played, if a server transcribes them [Hz]. */
+const PLAYED = 16_000;
 const roll = new Roll(element('roll', HTMLCanvasElement));
 const player = new Player();
 const recorder = new Recorder();
@@ -108,6 +120,7 @@ async function open(file, name) {
   ui.progress.hidden = ui.cancel.hidden = false;
   ui.progress.removeAttribute('value');
   try {
+    if (server) return await openThere(server, file, name, signal);
     say('Loading the model (15 MB, once).');
     const manifest = await engine.load();
     signal.throwIfAborted();
@@ -115,17 +128,12 @@ async function open(file, name) {
     const rate = manifest.segments.sample_rate;
     const recording = await readRecording(file, rate);
     signal.throwIfAborted();
-    Object.assign(state, { notes: [], removed: [], name: stemOf(name), model: manifest.name });
-    state.muted.clear();
-    state.solo.clear();
-    player.setSound(recording.samples, rate);
-    roll.setWave(recording.samples, rate);
+    begin(name, recording.samples, rate);
+    state.model = manifest.name;
     ui.exactness.textContent =
       recording.reader === 'exact'
         ? 'This WAV file was read exactly; it was resampled nearly as mt3 does (66 dB below the signal).'
         : 'This file was read by the browser; notes can differ a little from those of mt3 transcribe.';
-    ui.result.hidden = false;
-    render();
     say(`Transcribing ${recording.seconds.toFixed(1)} seconds.`);
     const result = await engine.transcribe(recording.samples, manifest, {
       signal,
@@ -151,6 +159,53 @@ async function open(file, name) {
       ui.progress.hidden = ui.cancel.hidden = true;
     }
   }
+}
+
+/**
+ * Shows a new recording, without notes.
+ * @param {string} name
+ * @param {Float32Array} samples
+ * @param {number} rate
+ */
+function begin(name, samples, rate) {
+  Object.assign(state, { notes: [], removed: [], name: stemOf(name) });
+  state.muted.clear();
+  state.solo.clear();
+  player.setSound(samples, rate);
+  roll.setWave(samples, rate);
+  ui.result.hidden = false;
+  render();
+}
+
+/**
+ * Has a file transcribed by the server; it is read here only to be drawn and played.
+ * @param {ServerEngine} there
+ * @param {Blob} file
+ * @param {string} name
+ * @param {AbortSignal} signal
+ */
+async function openThere(there, file, name, signal) {
+  say(`Reading ${name}.`);
+  const { samples } = await readRecording(file, PLAYED);
+  signal.throwIfAborted();
+  begin(name, samples, PLAYED);
+  ui.exactness.textContent = 'Transcribed by the server: these are the notes of mt3 transcribe.';
+  say('Waiting for the server.');
+  const result = await there.transcribe(file, {
+    signal,
+    say,
+    progress: ({ done, notes }) => {
+      state.notes.push(...notes);
+      if (done < 0) return;
+      ui.progress.value = done;
+      say(`${Math.round(done * 100)} %: ${state.notes.length} notes.`);
+      render();
+    },
+  });
+  Object.assign(state, { notes: result.notes, model: result.model });
+  const warnings = result.warnings.map((text) => ` ${text}.`).join('');
+  say(`${result.notes.length} notes in ${result.duration.toFixed(1)} seconds of music.${warnings}`);
+  render();
 }
 
 /**
@@ -309,6 +364,6 @@ for (const kind of /** @type {const} */ (['midi', 'json', 'csv'])) {
 addEventListener('resize', () => ui.result.hidden || render());
 
 // A static site lists its files, so that it works without the network from the second visit on.
-if ('serviceWorker' in navigator && document.querySelector('meta[name="offline"]')) {
+if ('serviceWorker' in navigator && isSite) {
   navigator.serviceWorker.register('service-worker.js').catch(() => {});
 }

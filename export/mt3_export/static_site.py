@@ -144,4 +144,4 @@ def _make_offline(web: Path, folder: Path) -> None:
     names = ["./", *(path.relative_to(folder).as_posix() for path in paths)]
     site = json.dumps({"version": f"mt3-{digest.hexdigest()[:16]}", "files": names})
     worker = (web / "page" / _WORKER).read_text(encoding="utf-8")
-    (folder / _WORKER).write_text(f"globalThis.MT3_SITE = {site};\n{worker}", encoding="utf-8")
+    (folder / _WORKER).write_text(f"globalThis.mt3Site = {site};\n{worker}", encoding="utf-8")

@@ -114,7 +114,7 @@ def test_the_page_asks_nobody_else() -> None:
 
 def test_a_site_has_all_it_needs(site: Path) -> None:
     worker = (site / "service-worker.js").read_text(encoding="utf-8")
-    listed = json.loads(worker.split("\n")[0].removeprefix("globalThis.MT3_SITE = ").rstrip(";"))
+    listed = json.loads(worker.split("\n")[0].removeprefix("globalThis.mt3Site = ").rstrip(";"))
     files = {p.relative_to(site).as_posix() for p in site.rglob("*") if p.is_file()}
     assert set(listed["files"]) == (files - {"service-worker.js"}) | {"./"}
     manifest = Bundle(site / "model").manifest

@@ -3,7 +3,7 @@
  * list of files and their digest in front of this.
  */
 /** @type {{version: string, files: string[]}} */
-const SITE = /** @type {any} */ (globalThis).MT3_SITE;
+const SITE = /** @type {any} */ (globalThis).mt3Site;
 const worker = /** @type {any} */ (globalThis);
 
 worker.addEventListener('install', (/** @type {any} */ event) => {

@@ -39,13 +39,15 @@ function answer(request, response) {
   request.on('end', () => {
     if (mood === 'busy' && asked === 1) {
       response.writeHead(503, { 'retry-after': '1' }).end('{"message": "no room"}');
+    } else if (mood === 'gone') {
+      response.destroy();
     } else if (mood === 'refuses') {
       response.writeHead(422, {}).end('{"type": "option", "message": "no such model"}');
     } else {
       response.writeHead(200, { 'content-type': 'application/x-ndjson' });
       const events = mood === 'dies' ? EVENTS.slice(0, 3) : EVENTS;
       for (const event of events) response.write(`${JSON.stringify(event)}\n`);
-      if (mood === 'dies') response.destroy();
+      if (mood === 'dies') setTimeout(() => response.destroy(), 500);
       else response.end();
     }
   });
@@ -79,6 +81,8 @@ try {
   await open(/refused the file: no such model/);
   mood = 'dies';
   await open(/ended in the middle/);
+  mood = 'gone';
+  await open(/cannot be reached/);
   report('bad answers');
 } finally {
   await browser.close();

@@ -63,7 +63,7 @@ try {
   const page = await fresh({ viewport: { width: 1280, height: 1000 }, colorScheme: 'light' });
   assert.deepEqual(await violations(page), []);
   await page.locator('#file').setInputFiles(wav);
-  await page.waitForFunction(() => /Segment \d/.test(document.querySelector('#message').textContent), null, {
+  await page.waitForFunction(() => /Transcribing|Segment|notes in/.test(document.querySelector('#message').textContent), null, {
     timeout: 900_000,
   });
   await page.screenshot({ path: `${pictures}/page-transcribing.png` });

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""The JavaScript runtime in Chromium against this one: same samples, then same files, and speed.
+
+    python benchmarks/browser.py ../shared/audio --segments 8
+
+Needs node, Chromium and `npm ci --ignore-scripts --prefix runtime/web`.  One worker of one thread;
+the time of a recording is that of the page, the first one includes compiling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mt3_export.single_file import export_single_file
+from mt3_runtime import Model, load_model
+from mt3_runtime.audio.sources import load_audio
+from mt3_runtime.bundles.bundle import Bundle
+
+SCRIPTS = Path(__file__).parents[1] / "tests" / "web"
+SOUNDS = (".flac", ".mp3", ".wav")
+
+
+def main() -> None:
+    """Runs all recordings and prints one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("audio", type=Path, help="folder of recordings")
+    parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("--segments", type=int, default=0, help="of each recording (0: all)")
+    parser.add_argument("-m", "--model", default=None)
+    options = parser.parse_args()
+    paths = sorted(path for path in options.audio.iterdir() if path.suffix in SOUNDS)
+    with tempfile.TemporaryDirectory() as folder, load_model(options.model, device="cpu") as model:
+        whole = {path.name: load_audio(path, target_rate=model.sample_rate) for path in paths}
+        most = options.segments * model.info.segments.samples or None
+        samples = {name: audio[:most] for name, audio in whole.items()}
+        read = browser_samples(options.chromium, Path(folder), paths)
+        result = {
+            "same samples": same_samples(options.chromium, Path(folder), model, samples),
+            "same files": {n: same_file(model, samples[n], read[n][:most]) for n in samples},
+        }
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+
+
+def browser_samples(chromium: str, folder: Path, paths: list[Path]) -> dict[str, np.ndarray]:
+    """What a browser makes of files."""
+    run("read_in_browser.mjs", chromium, folder, *(path.resolve() for path in paths))
+    return {p.name: np.fromfile(folder / f"{p.name}.f32", np.float32) for p in paths}
+
+
+def same_samples(
+    chromium: str, folder: Path, model: Model, samples: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Equal segments and MIDI bytes, and times real time, recording by recording."""
+    export_single_file(Bundle(model.path), folder / "model", start="features")
+    place = folder / "samples"
+    place.mkdir()
+    for name, audio in samples.items():
+        audio.tofile(place / name)
+    files = [place / name for name in samples]
+    found = {}
+    for line in run("in_browser.mjs", chromium, folder / "model", *files).splitlines():
+        answer = json.loads(line)
+        audio = samples[answer["name"]]
+        expected = [s.tokens.tolist() for s in model.forward(model.preprocess(audio))]
+        midi = io.BytesIO()
+        model.transcribe_notes(audio, auto_filter=False).to_midi().save(file=midi)
+        pairs = zip(answer["tokens"], expected, strict=True)
+        found[answer["name"]] = {
+            "segments": len(expected),
+            "equal": sum(a == b for a, b in pairs),
+            "midi": bytes(answer["midi"]) == midi.getvalue(),
+            "times real time": round(answer["duration"] / answer["seconds"], 2),
+        }
+    return found
+
+
+def same_file(model: Model, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    """Segments that differ, and F1 of equal notes, of two readings of one file."""
+    first, second = (model.forward(model.preprocess(audio)) for audio in (ours, theirs))
+    pairs = zip(first, second, strict=True)
+    differing = [i for i, (a, b) in enumerate(pairs) if not np.array_equal(a.tokens, b.tokens)]
+    a, b = (
+        {(round(n.onset, 3), n.pitch, n.program, n.is_drum) for n in model.assemble(tokens)}
+        for tokens in (first, second)
+    )
+    score = 2 * len(a & b) / (len(a) + len(b)) if a or b else 1.0
+    return {"segments": len(first), "differing": differing, "notes F1": round(score, 4)}
+
+
+def run(script: str, *arguments: object) -> str:
+    """What a script of node prints."""
+    command = ["node", str(SCRIPTS / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

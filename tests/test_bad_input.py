@@ -52,10 +52,12 @@ from tests.seeded import seeded_weights
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals, streams and names")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc, /dev or prctl")
 
-#: The child takes Ctrl-C even where the tests run in the background and ignore it.
+#: The child takes Ctrl-C and hanging up even where the tests run in the background, or under
+#: nohup, and ignore them.
 RUN = (
     "import signal, sys\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "hasattr(signal, 'SIGHUP') and signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     "{}\n"
     "from mt3_runtime.cli import main\n"
     "sys.exit(main())"

@@ -60,6 +60,12 @@ def open_audio(source, **options):
 patched.open_audio = open_audio
 """
 
+#: Heeds what processes in the background, or under nohup, ignore.
+HEEDS = """
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
+
 #: The process ends between the two results of one file.
 HALF = """
 import mt3_runtime.commands.results as patched
@@ -232,7 +238,7 @@ def test_a_process_that_reads_alone_may_be_killed(whole, tiny_bundle):
 def test_a_signal_ends_it_with_nothing_half_written_and_nothing_suspected(
     whole, tiny_bundle, number
 ):
-    process = start("in", "-o", "out", *asked(tiny_bundle))
+    process = start("in", "-o", "out", *asked(tiny_bundle), program=HEEDS)
     until(lambda: statuses("done") or process.poll() is not None)
     process.send_signal(number)
     code, said = ended(process)

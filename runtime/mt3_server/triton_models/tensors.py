@@ -96,6 +96,6 @@ def _row(data: bytes) -> npt.NDArray[np.uint8]:
 def _broken(what: str) -> TritonEnvironmentError:
     return TritonEnvironmentError(
         f"The Python of this model is broken: {what}. It is {sys.executable} "
-        f"({sys.version.partition(' ')[0]}), the python3 that Triton's PATH finds first; install "
-        'mt3-runtime there: pip install "mt3-runtime[cpu]", or [gpu].'
+        f"({sys.version.partition(' ')[0]}), the python3 that Triton's PATH finds first. There, in "
+        "a checkout of this project, type: pip install '.[cpu]' (or '.[gpu]')."
     )

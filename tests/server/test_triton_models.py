@@ -244,7 +244,7 @@ def test_an_instance_answers_as_a_call_does(name, tiny_bundle, tmp_path, model, 
     assert answers[0].outputs["NOTES"] == render(alone, "json")
     assert json.loads(answers[0].outputs["SUMMARY"])["token_digest"] == alone.token_digest
     assert answers[1].outputs["NOTES"] == render(alone, "midi")
-    assert "AudioError" in str(answers[2].error)
+    assert "AudioFormatError" in str(answers[2].error)
     assert answers[2].error.code == pb.TritonError.INVALID_ARG
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 FOLDERS = (Path(__file__).parents[1] / "page", Path(__file__).parents[2] / "web")
 """Where the package has the page, and where a checkout has it."""
@@ -23,6 +25,12 @@ POLICY = (
 
 class PageFiles(StaticFiles):
     """Static files with the policy of `POLICY`."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file of a path; whatever else is asked of a path without one is not found either."""
+        if scope["method"] not in ("GET", "HEAD") and self.lookup_path(path)[1] is None:
+            raise HTTPException(404)
+        return await super().get_response(path, scope)
 
     def file_response(self, *args: object, **kwargs: object) -> Response:
         """One file, with the headers of all."""

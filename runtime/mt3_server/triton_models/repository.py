@@ -37,7 +37,7 @@ try:
 except ImportError as error:
     raise ImportError(
         f"{error}. This model needs mt3-runtime in {sys.executable} ({sys.version.split()[0]}), "
-        'the python3 that Triton finds first on PATH: pip install "mt3-runtime[cpu]", or [gpu].'
+        "the python3 that Triton finds first on PATH; in a checkout: pip install '.[cpu]' (or gpu)."
     ) from error
 '''
 

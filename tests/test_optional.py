@@ -67,6 +67,7 @@ COMMANDS = [
     ("serve -m {bundle} --spool {folder}/spool", "serve"),
     ("serve --help", None),
     ("triton {bundle} -o {folder}/repository", None),
+    ("web build -m {bundle} -o {folder}/site", "export"),
     ("bench {audio} -m {bundle}", "cpu"),
     ("doctor", None),
 ]

@@ -135,6 +135,7 @@ _LISTINGS = (
     Listing("serve", "serve transcription over HTTP and WebSocket", "serve"),
     _own("models", "list the known models, fetch checkpoints"),
     Listing("export", "make an ONNX bundle from a checkpoint", "export"),
+    Listing("web", "build the page that transcribes in a browser", "export"),
     Listing("build", "build a TensorRT engine from a bundle", "trt"),
     Listing("engines", "list, inspect and remove TensorRT engines", "trt"),
     _own("calibrate", "make bundles of other precision, train a small model"),

@@ -32,7 +32,7 @@ tested_environment() { # folder
     source "$1/bin/activate"
     pip install --quiet build
     python -m build --wheel --outdir "$1/wheel" >"$1/build.log"
-    pip install --quiet "$(echo "$1"/wheel/*.whl)[cpu,formats,export,calibration,viz,dev]"
+    pip install --quiet "$(echo "$1"/wheel/*.whl)[cpu,formats,serve,export,calibration,viz,dev]"
     # It asks for PyAudio, which has to be compiled and is not needed to render into an array.
     pip install --quiet --no-deps tinysoundfont==0.3.7 ||
         echo "tinysoundfont is not installed: tests with soundfonts are skipped" >&2

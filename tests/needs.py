@@ -42,7 +42,7 @@ NEEDS = {
     "install": "set MT3_TEST_INSTALL=1 where a package index is in reach",
     "debootstrap": "set MT3_TEST_ROOT=1, as root with debootstrap, or to a root made by it",
     "default-model": "build the package with runtime/mt3_runtime/data",
-    "extras": "pip install '.[cpu,formats,export,calibration,viz,dev]'",
+    "extras": "pip install '.[cpu,formats,serve,export,calibration,viz,dev]'",
     "soundfonts": "pip install tinysoundfont, apt-get install fluidr3mono-gm-soundfont "
     "timgm6mb-soundfont",
     "freedoom": "apt-get install freedoom",

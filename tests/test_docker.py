@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -14,13 +15,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import yaml
 
+from mt3_server.serve_command import ServeCommand
 from tests import needs
 from tests.pace import HANGS
 from tests.pages import TEXTS, shell_blocks
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+SERVE = [path for path in FILES if path.name.startswith("serve")]
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def runs() -> list[tuple[str, str]]:
 
 def writes_as_another_user(line: str) -> bool:
     """Whether a folder of the host is mounted, in which the image's own user may not write."""
-    mounts = re.findall(r"(?:-v|--volume)[ =]([^:]+):\S+", line)
+    given = re.findall(r"(?:-v|--volume)[ =]([^:]+):(\S+)", line)
+    mounts = [source for source, target in given if not target.strip('"').endswith(":ro")]
     mounts += re.findall(r"--mount[ =]\S*(?:type=bind)", line)
     named = all(re.fullmatch(r"[\w.-]+", mount) for mount in mounts)
     return not named and '--user "$(id -u):$(id -g)"' not in line
@@ -108,7 +113,7 @@ def test_runs_on_gpus_name_a_bundle(name: str) -> None:
 
 def test_there_is_an_image_for_every_target() -> None:
     assert {path.name.partition(".")[0] for path in FILES} == {
-        "cpu", "cuda", "tensorrt", "rtx", "jetson", "export",
+        "cpu", "cuda", "tensorrt", "rtx", "jetson", "export", "serve", "serve_cuda", "serve_rtx",
     }  # fmt: skip
 
 
@@ -129,7 +134,13 @@ def test_every_image_keeps_the_rules(path: Path) -> None:
     assert user >= 1000
     assert only(shipped, "VOLUME").rest == "/models"
     assert "MT3_CACHE=/models" in only(shipped, "ENV").rest
-    assert command(only(shipped, "HEALTHCHECK"))[:2] == ["mt3", "doctor"]
+    asked = command(only(shipped, "HEALTHCHECK"))
+    if path.name.startswith("serve"):
+        assert "http://127.0.0.1:8765/health/ready" in asked[-1]
+        assert only(shipped, "EXPOSE").rest == "8765"
+        compile(asked[-1], "health check", "exec")
+    else:
+        assert asked[:2] == ["mt3", "doctor"]
     assert only(shipped, "ENTRYPOINT").words[0] == "mt3"
     assert not [step for step in steps(path) if step.name == "ADD"]
     for step in steps(path):
@@ -169,6 +180,43 @@ def test_the_image_for_rtx_brings_engines_of_its_model() -> None:
     assert f"MT3_ENGINES={cache}/engines " in names
     assert f"MT3_MODEL={cache}/bundles/default " in names
     assert "--extra-index-url" not in script
+
+
+@pytest.mark.parametrize("path", SERVE, ids=lambda path: path.stem)
+def test_images_of_the_service_ask_for_a_token(path: Path) -> None:
+    """Others can reach what a container publishes."""
+    words = only(stages(path)[1], "CMD").words
+    parser = argparse.ArgumentParser()
+    ServeCommand().add_arguments(parser)
+    given = parser.parse_args(words[1:])
+    assert words[0] == "serve"
+    assert given.token_file
+    assert not given.no_auth
+    assert given.spool.startswith("/models/")
+    assert given.port == 8765
+
+
+def test_the_compose_file_runs_every_image_of_the_service() -> None:
+    found = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
+    services = found["services"]
+    built = {ROOT / "docker" / service["build"]["context"] / service["build"]["dockerfile"]
+             for service in services.values()}  # fmt: skip
+    assert {path.resolve() for path in built} == set(SERVE)
+    for service in services.values():
+        asked = service["healthcheck"]["test"]
+        shipped = stages(SERVE[0])[1]
+        assert asked[0] == "CMD"
+        assert asked[1:] == command(only(shipped, "HEALTHCHECK"))
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["secrets"] == ["tokens"]
+        for port in service["ports"]:
+            assert port.startswith("127.0.0.1:"), "only this machine, unless somebody says so"
+        drain = ServeCommand.default_drain
+        assert int(service["stop_grace_period"].removesuffix("s")) > drain
+    gpus = {name for name, service in services.items() if "deploy" in service}
+    assert gpus == {"cuda", "rtx"}
 
 
 def test_the_context_is_what_the_wheel_is_built_of() -> None:

@@ -177,7 +177,18 @@ def test_mentioned_commands_and_options_exist(page):
 
 @pytest.mark.parametrize(
     "name",
-    ["transcribe", "tag", "genre", "models", "export", "evaluate", "plot", "bench", "doctor"],
+    [
+        "transcribe",
+        "tag",
+        "genre",
+        "serve",
+        "models",
+        "export",
+        "evaluate",
+        "plot",
+        "bench",
+        "doctor",
+    ],
 )
 def test_every_option_is_in_the_specification(name):
     parser = parser_of(name)
@@ -445,7 +456,7 @@ def test_names_of_modules_and_tests_exist():
 @pytest.mark.parametrize("page", TEXTS)
 def test_dotted_names_lead_somewhere(page):
     """`mt3_package.module.name` in prose and commands; groups of entry points are no modules."""
-    groups = {"commands", "backends", "checks", "calibrate"}
+    groups = {"commands", "backends", "checks", "calibrate", "routes"}
     for name in set(re.findall(r"\bmt3_[a-z]+(?:\.\w+)+", TEXTS[page])) - {"mt3_pytorch.pth"}:
         package, *rest = name.split(".")
         if rest[-1] in ("py", "yaml", "json") or (len(rest) == 1 and rest[0] in groups):

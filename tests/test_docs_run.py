@@ -52,7 +52,7 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "pip install '.[export,jax2tf]'",
         "pip install '.[cpu,export,calibration]'",
         "pip install '.[cpu,export,calibration,torch,viz]'",
-        "pip install -e '.[cpu,formats,export,calibration,viz,dev]'",
+        "pip install -e '.[cpu,formats,serve,export,calibration,viz,dev]'",
         "apt-get install csound-soundfont",
         "pip install --no-deps tinysoundfont",
     ),
@@ -92,6 +92,7 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "python benchmarks/many.py",
         "python benchmarks/batch_kills.py",
         "python benchmarks/reading.py",
+        "python benchmarks/serve.py",
         "python benchmarks/engine.py",
         "python benchmarks/engine_memory.py",
         "python benchmarks/mr_mt3.py",
@@ -101,6 +102,11 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "python benchmarks/precisions.py --other fast/",
         "python benchmarks/precisions.py --bundle exact/ --other fast/ --other small/",
         "python benchmarks/routes.py",
+    ),
+    "goes on until somebody ends it; tests/server starts and ends it": (
+        "mt3 serve",
+        "mt3 serve --host 0.0.0.0 --token-file tokens.txt --allow-host music.example.org",
+        "mt3 serve -m magenta_mt3 -m small=default --max-live 4",
     ),
     "goes on until somebody ends it; test_batch.py does": (
         "mt3 transcribe songs/ -o out/ --watch",

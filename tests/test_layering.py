@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES: dict[str, tuple[str, set[str]]] = {
     "mt3_runtime": ("runtime", set()),
     "mt3_analysis": ("runtime", {"mt3_runtime"}),
+    "mt3_server": ("runtime", {"mt3_runtime", "mt3_analysis"}),
     "mt3_export": ("export", {"mt3_runtime"}),
     "mt3_engines": ("engines", {"mt3_runtime"}),
     "mt3_synthesis": ("calibration", {"mt3_runtime"}),
@@ -54,6 +55,7 @@ RUNTIME_ORDER = (
     ("backends",),
     ("decoding",),
     ("request", "recording", "transcription", "engine", "model", "loading", "per_stem"),
+    ("extensions",),
     ("cli", "batch", "commands", "__main__"),
 )
 

@@ -64,6 +64,8 @@ COMMANDS = [
     ("plot {demo}/demo.mid -o {folder}/x.png", "viz"),
     ("tag {audio} -m {bundle}", "cpu"),
     ("genre {audio} -m {bundle}", "cpu"),
+    ("serve -m {bundle} --spool {folder}/spool", "serve"),
+    ("serve --help", None),
     ("bench {audio} -m {bundle}", "cpu"),
     ("doctor", None),
 ]

@@ -25,7 +25,7 @@ from mt3_runtime.decoding.strands import Priority
 from mt3_runtime.errors import DeadlineError, EngineBusyError, EngineError, OptionError
 from mt3_runtime.recording import Recording, open_run
 from mt3_runtime.request import LiveOptions, Options, check_live
-from mt3_runtime.transcription import Handle, Progress, Transcription
+from mt3_runtime.transcription import Handle, Progress, Tell, Transcription
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -183,6 +183,7 @@ class Engine:
         priority: PriorityName = "interactive",
         client: str = "",
         deadline: float | None = None,
+        events: Tell | None = None,
         **options: Unpack[Options],
     ) -> Handle:
         """Takes in a recording and returns at once.
@@ -193,6 +194,7 @@ class Engine:
             priority: ``interactive``, or ``batch`` for what nobody waits for.
             client: On whose account it goes; clients take turns.
             deadline: Seconds after which it is given up.
+            events: Is told of its segments, see `mt3_runtime.transcription.Tell`; must not wait.
             options: As there.
 
         Raises:
@@ -203,7 +205,7 @@ class Engine:
         urgency = Priority[as_choice("priority", priority, get_args(PriorityName)).upper()]
         if deadline is not None:
             deadline = as_seconds("deadline", deadline)
-        recording = Recording.of(self._request(**options), audio, sr, self._pool)
+        recording = Recording.of(self._request(**options), audio, sr, self._pool, events)
         recording.measure()
         handle = Handle(recording.length, deadline, stop=self._cancelled)
         with self._changed:

@@ -24,6 +24,14 @@ class AudioNotFoundError(AudioError, FileNotFoundError):
     """An audio path does not exist, or is not a file."""
 
 
+class AudioLimitError(AudioError):
+    """Audio has more bytes or seconds than is read here."""
+
+
+class AudioFormatError(AudioError):
+    """Audio is in a format that is not accepted here."""
+
+
 class OutputError(MT3Error, OSError):
     """A result cannot be written (folder in the way, no permission, full disk, name clash)."""
 

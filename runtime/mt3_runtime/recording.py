@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from mt3_runtime.arguments.argument_checks import as_flag
+from mt3_runtime.arguments.argument_checks import as_callback, as_flag
 from mt3_runtime.audio.sources import is_file, may_block, open_blocks
 from mt3_runtime.decoding.batching import Loop
 from mt3_runtime.decoding.strands import Priority
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     from mt3_runtime.reading.pooled_reading import PooledReading
     from mt3_runtime.reading.reader_pool import ReaderPool
     from mt3_runtime.request import Request
+    from mt3_runtime.transcription import Tell
 
 Reading: TypeAlias = "LocalReading | PooledReading"
 
-ProgressOf = Callable[[int, Progress], None]
-"""Is told how far a recording is, by its number."""
+ProgressOf = Callable[[int, Progress], None]  # is told how far a recording is, by its number
 
 
 class Recording:
@@ -62,6 +62,7 @@ class Recording:
         live: It is played right now.
         slow: Whether reading may take long, as of a pipe.
         measurable: The audio may be opened more than once.
+        tell: Is told of its segments.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Recording:
         live: bool = False,
         slow: bool = False,
         measurable: bool = False,
+        tell: Tell | None = None,
     ) -> None:
         self.request, self.live, self.slow = request, live, live or slow
+        self._tell, self._events = as_callback("events", tell), NoteEvents()
         self._opened, self._measurable = opened, measurable
         self._assembler = request.assembler()
         self._leakage, self._selection = request.leakage(), request.selection()
@@ -91,6 +94,7 @@ class Recording:
         source: AudioSource,
         sr: float | None,
         pool: ReaderPool | None = None,
+        tell: Tell | None = None,
     ) -> Recording:
         """A recording of a file or an array; arguments of `open_audio`.
 
@@ -98,8 +102,8 @@ class Recording:
         """
         slow, once = may_block(source), hasattr(source, "read")
         opened = partial(pool.open if pool else LocalReading, source, request.plan, sr=sr)
-        elsewhere = pool is not None and is_file(source)
-        return cls(request, opened, slow=slow, measurable=not (slow or once or elsewhere))
+        once = once or slow or (pool is not None and is_file(source))
+        return cls(request, opened, slow=slow, measurable=not once, tell=tell)
 
     @classmethod
     def streamed(
@@ -122,7 +126,7 @@ class Recording:
     def live_blocks(
         cls, request: Request, blocks: Iterable[npt.ArrayLike], sr: float | None
     ) -> Recording:
-        """A recording of blocks that are played right now; ``sr`` is the model's if None."""
+        """A recording of blocks being played; ``sr`` is the model's if None."""
         rate = request.plan.rate
         stream = open_blocks(blocks, sr=rate if sr is None else sr, target_rate=rate)
         opened = LocalReading(stream, request.plan)
@@ -170,16 +174,16 @@ class Recording:
         for sequence in decoded.sequences:
             update_digest(self._digest, sequence)
         self._notes += report.notes
-        return Progress(decoded.span.next_start or self._seconds, self.length(), self._notes)
+        return self._told(notes, self._assembler.sounding(), decoded.span.next_start)
 
     def result(self) -> Transcription:
         """Ends the recording."""
-        self._leakage.add(self._assembler.finish(), None)
+        self._told(rest := self._assembler.finish(), (), None)
+        self._leakage.add(rest, None)
         kept, leakage = self._leakage.finish()
         starts = [report.start for report in self._reports]
         notes, smoothing = self.request.smoothed(kept, starts)
         sure = self._selection.keep(notes)
-        level = self._reading.level_warnings if self._reading else ()
         remarks = self._selection.sentences(leakage.notes)
         for remark in remarks:
             warnings.warn(remark, ResultWarning, stacklevel=2)
@@ -193,7 +197,7 @@ class Recording:
             audio_warning=self._reading.warning if self._reading else None,
             leakage=leakage,
             smoothing=smoothing,
-            remarks=(*level, *remarks),
+            remarks=(*(self._reading.level_warnings if self._reading else ()), *remarks),
         )
 
     def judge(self, decoded: Decoded | None) -> list[Judged]:
@@ -250,9 +254,15 @@ class Recording:
                 yield from events.add(judged, self._assembler.sounding(), end)
         yield from events.add(self.judge(None), (), end)
 
+    def _told(self, ended: list[Note], sounding: Iterable[Note], end: float | None) -> Progress:
+        progress = Progress(end or self._seconds, self.length(), self._notes)
+        if self._tell is not None:
+            pairs = zip(ended, ended, strict=True)
+            self._tell(self._events.add(pairs, sounding, progress.seconds_done), progress)
+        return progress
+
     @property
     def _seconds(self) -> float:
-        """How much was read."""
         return self._samples / self.request.plan.rate
 
 

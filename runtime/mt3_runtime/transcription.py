@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mt3_runtime.notes.base import SegmentReport
     from mt3_runtime.notes.note import Note
+    from mt3_runtime.notes.note_events import NoteEvent
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,11 @@ class Transcription:
         name = format_from_suffix(target) if format is None else format
         write_atomic(target, render(self, name, tempo=tempo))
         return target
+
+
+Tell = Callable[[list["NoteEvent"], Progress], None]
+"""Is told of each segment which notes begin and end in it, as the model says it, and how far the
+recording is.  The result is what the leakage filter, smoothing and the selection make of that."""
 
 
 class Handle(Future[Transcription]):

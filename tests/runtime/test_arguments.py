@@ -214,6 +214,7 @@ TABLE: dict[str, tuple[Callable[[There, Any], Any], tuple[str, ...]]] = {
     "submit(audio)": (lambda at, v: at.submit(v), ("array",)),
     "submit(sr)": (lambda at, v: at.submit(at.audio, v), RATE),
     "submit(priority)": (lambda at, v: at.submit(priority=v), ()),
+    "submit(events)": (lambda at, v: at.submit(events=v), ("None",)),
     "open_live(sr)": (lambda at, v: at.engine.open_live(v).cancel(), RATE),
     "drain(timeout)": (
         lambda at, v: at.drain(v),

@@ -500,3 +500,28 @@ def test_blocks_are_copied_and_bounded() -> None:
     found = list(blocks)
     assert [float(one.max()) for one in found] == [0.0, 1.0]
     assert LiveBlocks(100.0, 2.0).put(np.zeros(1000))
+
+
+def test_events_of_a_recording_are_told_while_it_runs(engine: Engine, model: Model, audio: Audio):
+    """They are those of the model, so without the filter their notes are the result's."""
+    told: list[tuple[list[NoteEvent], float]] = []
+    handle = engine.submit(
+        audio, auto_filter=False, events=lambda found, now: told.append((found, now.seconds_done))
+    )
+    result = handle.result()
+    events = [event for found, _ in told for event in found]
+    assert [now for _, now in told] == sorted(now for _, now in told)
+    assert len(told) == len(result.segments) + 1
+    ended = [event.note for event in events if isinstance(event, NoteOff)]
+    assert sorted(ended) == sorted(result.notes)
+    assert result == model.transcribe_notes(audio, auto_filter=False)
+
+
+def test_a_callback_that_raises_fails_its_recording_alone(engine: Engine, audio: Audio):
+    def tell(_events: list[NoteEvent], _progress: object) -> None:
+        raise ValueError("no")
+
+    other = engine.submit(audio)
+    with pytest.raises(ValueError, match="no"):
+        engine.submit(audio, events=tell).result()
+    assert other.result().segments

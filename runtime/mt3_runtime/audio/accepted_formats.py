@@ -13,7 +13,7 @@ from collections.abc import Collection
 from mt3_runtime.audio.containers.audio_kinds import describe
 from mt3_runtime.audio.containers.byte_source import Part
 from mt3_runtime.audio.containers.chunk_lengths import chunk_codec, chunk_layout
-from mt3_runtime.errors import AudioError
+from mt3_runtime.errors import AudioFormatError
 
 SAFE_FORMATS = frozenset(
     {"WAV", "RF64", "W64", "AIFF", "CAF", "FLAC", "MPEG audio"}
@@ -31,11 +31,11 @@ def format_of(part: Part) -> str:
 
 
 def check_format(part: Part, name: str, accepted: Collection[str]) -> None:
-    """Raises `AudioError` unless the format of a sound in file ``name`` is accepted."""
+    """Raises `AudioFormatError` unless the format of a sound in file ``name`` is accepted."""
     found = format_of(part)
     if found not in accepted:
         what = found or describe(part.view) or "a file of unknown format"
-        raise AudioError(
+        raise AudioFormatError(
             f"{name} is {what}; only {', '.join(sorted(accepted))} are accepted here. "
             "Convert it, for example with ffmpeg -i INPUT OUTPUT.flac"
         )

@@ -29,6 +29,7 @@ _MODULES = {
     "onnxruntime-gpu": "onnxruntime",
     "tensorrt-cu13": "tensorrt",
     "cuda-bindings": "cuda",
+    "python-multipart": "python_multipart",
     "tensorflow-cpu": "tensorflow",
 }
 

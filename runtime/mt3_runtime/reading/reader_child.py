@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.audio.sources import AudioStream, open_audio
-from mt3_runtime.errors import AudioError, AudioWarning, MT3Error
+from mt3_runtime.errors import AudioError, AudioLimitError, AudioWarning, MT3Error
 from mt3_runtime.imports.extras import require
 from mt3_runtime.imports.interrupts import ENDING
 from mt3_runtime.reading.reader_limits import (
@@ -185,7 +185,7 @@ class _Recording:
         if limits.file_bytes is not None and path:
             with contextlib.suppress(OSError):  # said when it is opened
                 if Path(path).stat().st_size > limits.file_bytes:
-                    raise AudioError(too_large(limits, self._name))
+                    raise AudioLimitError(too_large(limits, self._name))
         return open_audio(
             _NamedBytes(request.pop("data"), self._name) if "data" in request else path,
             sr=request["sr"],
@@ -206,7 +206,7 @@ class _Recording:
     def _check_length(self, seconds: float) -> None:
         most = self._limits.audio_seconds
         if most is not None and seconds > most:
-            raise AudioError(too_long(self._limits, self._name))
+            raise AudioLimitError(too_long(self._limits, self._name))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from mt3_runtime.audio.sources import (
     may_block,
     valid_rate,
 )
-from mt3_runtime.errors import AudioError, OptionError
+from mt3_runtime.errors import AudioError, AudioLimitError, OptionError
 from mt3_runtime.reading.local_reading import LocalReading
 from mt3_runtime.reading.pooled_reading import PooledReading
 from mt3_runtime.reading.reader_limits import (
@@ -151,7 +151,7 @@ def _contents(source: BinaryIO, limits: ReaderLimits) -> tuple[str, bytes]:
     with _closing(owned):
         data = FileBytes(handle, name)
         if limits.file_bytes is not None and data.size > limits.file_bytes:
-            raise AudioError(too_large(limits, name))
+            raise AudioLimitError(too_large(limits, name))
         if limits.memory_bytes is not None and data.size > limits.room_for_file:
             raise AudioError(too_much_memory(limits, name))
         return name, data.at(0, data.size)

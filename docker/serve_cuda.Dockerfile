@@ -1,0 +1,26 @@
+# The service on an NVIDIA GPU with ONNX Runtime, x86-64 (docs/serving.md, cuda.Dockerfile).  The
+# bundle needs the profile portable.
+#   docker build -f docker/serve_cuda.Dockerfile -t mt3:serve-cuda .
+#   docker run --rm --gpus all -p 127.0.0.1:8765:8765 --read-only --tmpfs /tmp -v mt3-models:/models \
+#       -v "$PWD/tokens.txt:/run/secrets/tokens:ro" mt3:serve-cuda serve -m bundle
+ARG BASE=python:3.12-slim-bookworm
+
+FROM ${BASE} AS build
+COPY . /src
+RUN python -m venv --without-pip /opt/mt3 \
+    && python -m pip --python /opt/mt3/bin/python install --no-cache-dir "/src[gpu,serve]"
+
+FROM ${BASE}
+COPY --from=build /opt/mt3 /opt/mt3
+RUN useradd --uid 10001 --create-home mt3 && install -d -o mt3 -g mt3 /models /work
+ENV PATH=/opt/mt3/bin:$PATH MT3_CACHE=/models PYTHONDONTWRITEBYTECODE=1 \
+    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 10001
+WORKDIR /work
+VOLUME /models
+EXPOSE 8765
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8765/health/ready', timeout=4)"]
+ENTRYPOINT ["mt3"]
+CMD ["serve", "--device", "cuda", "--host", "0.0.0.0", "--token-file", "/run/secrets/tokens", "--spool", "/models/service"]

@@ -1,0 +1,1 @@
+"""The service: transcription over HTTP and WebSocket, `mt3 serve`."""

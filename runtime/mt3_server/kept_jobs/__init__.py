@@ -1,0 +1,1 @@
+"""Jobs: transcriptions that outlive the connection they came over."""

@@ -27,7 +27,7 @@ PACKAGES: dict[str, tuple[str, set[str]]] = {
     "mt3_export": ("export", {"mt3_runtime"}),
     "mt3_engines": ("engines", {"mt3_runtime"}),
     "mt3_synthesis": ("calibration", {"mt3_runtime"}),
-    "mt3_evaluation": ("calibration", {"mt3_runtime", "mt3_synthesis"}),
+    "mt3_evaluation": ("calibration", {"mt3_runtime", "mt3_analysis", "mt3_synthesis"}),
     "mt3_training": (
         "calibration",
         {"mt3_runtime", "mt3_export", "mt3_synthesis", "mt3_evaluation"},
@@ -54,8 +54,16 @@ RUNTIME_ORDER = (
     ("diagnostics",),
     ("backends",),
     ("decoding",),
-    ("request", "recording", "transcription", "engine", "model", "loading", "per_stem"),
-    ("extensions",),
+    (
+        "request",
+        "recording",
+        "transcription",
+        "engine",
+        "model",
+        "loading",
+        "per_stem",
+        "extensions",
+    ),
     ("cli", "batch", "commands", "__main__"),
 )
 

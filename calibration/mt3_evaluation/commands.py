@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from mt3_evaluation import tagging_scores
 from mt3_evaluation.bootstrap import RESAMPLES
 from mt3_evaluation.candidates import ModelRun, NotesFolder
 from mt3_evaluation.confidences import confidence_report
@@ -67,6 +68,8 @@ class EvaluateCommand:
         add("--notes", metavar="DIR", help="judge the notes in this folder; no model is run")
         add("--leakage", action="store_true",
             help="show what leaks, and what each filter does; needs no labels")  # fmt: skip
+        add("--tags", action="store_true",
+            help="judge which families are heard, by the notes and by a tagger")  # fmt: skip
         add("--against", metavar="BUNDLE", action="append", default=[],
             help="with --leakage: another model to show beside; may be repeated")  # fmt: skip
         add("--seconds", type=_positive, metavar="N", help="only the first N seconds of each")
@@ -89,6 +92,8 @@ class EvaluateCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Finds labels, gets notes, scores, reports."""
+        if args.tags:
+            return tagging_scores.run(args)
         if args.leakage:
             return leakage_report.run(args)
         _check(args)
@@ -271,18 +276,21 @@ class PlotCommand:
         add("--seconds", type=_positive, metavar="N", help="how many (default: to the end)")
         add("--labels", metavar="LABELS", help="compare with this label file, or with the labels "
             "of FILE's name in this folder")  # fmt: skip
+        add("--tags", metavar="JSON", help="draw instruments over time, as `mt3 tag -f json` wrote")
         add("--title", help="default: the name of FILE")
         add("--overwrite", action="store_true", help="replace a picture not named with -o, too")
 
     def run(self, args: argparse.Namespace) -> int:
         """Reads, draws, writes."""
+        from mt3_evaluation.family_chart import read_tags  # noqa: PLC0415
         from mt3_evaluation.pianoroll import View, draw  # noqa: PLC0415
 
         source = Path(args.file)
         output = args.output or str(source.with_suffix(".png"))
         kind = check_picture(output)
         known = Path(args.labels) if args.labels else None
-        check_output(output, [source, *(_label_files(source.stem, known) if known else ())])
+        tags = [Path(args.tags)] if args.tags else []
+        check_output(output, [source, *tags, *(_label_files(source.stem, known) if known else ())])
         if args.output is None and exists(output) and not args.overwrite:
             raise OptionError(f"{output} exists; name it with -o, or add --overwrite.")
         with warnings.catch_warnings(record=True) as caught:
@@ -293,8 +301,9 @@ class PlotCommand:
             talk(f"warning: {source}: {warning.message}")
         ends = [note.offset for note in (*notes, *(labels.notes if labels else ()))]
         end = args.start + args.seconds if args.seconds else max(ends, default=0.0)
-        view = View(args.start, end)
-        figure = draw(notes, view, title=args.title or source.stem, labels=labels)
+        view, title = View(args.start, end), args.title or source.stem
+        families = [panel for path in tags for panel in read_tags(path, source.stem)]
+        figure = draw(notes, view, title=title, labels=labels, families=families)
         write_output(output, to_bytes(figure, kind))
         print(output)
         return ExitCode.OK

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mt3_evaluation.family_chart import FamilyPanel, draw_families, panel_height
 from mt3_evaluation.labels import Labels
 from mt3_evaluation.plots import DPI, FAINT, GRID, INK, PALETTE, PAPER, WIDTH, look, new_figure
 from mt3_evaluation.scoring import (
@@ -78,7 +79,14 @@ class _Sorted:
     score: Score | None = None
 
 
-def draw(notes: Sequence[Note], view: View, *, title: str, labels: Labels | None = None) -> Figure:
+def draw(
+    notes: Sequence[Note],
+    view: View,
+    *,
+    title: str,
+    labels: Labels | None = None,
+    families: Sequence[FamilyPanel] = (),
+) -> Figure:
     """Draws notes.
 
     Args:
@@ -86,6 +94,7 @@ def draw(notes: Sequence[Note], view: View, *, title: str, labels: Labels | None
         view: What of them is shown.
         title: Stands above.
         labels: Compare with these; kinds of notes that are not labelled are drawn as right.
+        families: Instruments over time, drawn below.
 
     Raises:
         OptionError: There is nothing to see.
@@ -100,6 +109,8 @@ def draw(notes: Sequence[Note], view: View, *, title: str, labels: Labels | None
         rows = sorted({_row(note) for note in strip})
         heights = [_roll_height(roll)] if roll else []
         heights += [0.25 + 0.17 * len(rows)] if strip else []
+        own = len(heights)
+        heights += [panel_height(len(each.rows(view.start, view.end))) for each in families]
         height = sum(heights) + 1.15 + 0.1 * (len(heights) - 1)
         figure = new_figure(height)
         grid = figure.add_gridspec(
@@ -110,7 +121,9 @@ def draw(notes: Sequence[Note], view: View, *, title: str, labels: Labels | None
         if roll:
             _draw_roll(panels[0], melodic, view, compared=labels is not None)
         if strip:
-            _draw_strip(panels[-1], percussive, rows, view)
+            _draw_strip(panels[own - 1], percussive, rows, view)
+        for axes, each in zip(panels[own:], families, strict=True):
+            draw_families(axes, each, view.start, view.end)
         for axes in panels:
             _draw_time(axes, view, last=axes is panels[-1])
         figure.text(0.062, 1 - 0.2 / height, title, va="top", fontsize=12, fontweight="bold")

@@ -95,6 +95,9 @@ class ExportCommand:
 
         if args.checkpoint and find_classifier(Path(args.checkpoint)):
             return _export_classifier(Path(args.checkpoint), args)
+        known = _known_classifier(args.checkpoint)
+        if known is not None:
+            return _export_classifier(pulled_checkpoint(known.name), args, name=known.name)
         if args.labels is not None:
             raise OptionError("--labels is for taggers and genre classifiers; leave it out.")
         found = find_bundle(args.checkpoint)
@@ -132,7 +135,20 @@ class ExportCommand:
         return _written(manifest, out)
 
 
-def _export_classifier(checkpoint: Path, args: argparse.Namespace) -> int:
+def _known_classifier(text: str) -> ModelInfo | None:
+    """The tagger or genre classifier of the catalogue that was asked for by name."""
+    if not text or exists(Path(text)):
+        return None
+    try:
+        model = get_model_info(text)
+    except OptionError:
+        return None
+    return None if model.kind == "transcription" else model
+
+
+def _export_classifier(
+    checkpoint: Path, args: argparse.Namespace, *, name: str | None = None
+) -> int:
     """Writes the bundle of a tagger or genre classifier."""
     from mt3_export.bundle_writer import check_target  # noqa: PLC0415  onnx takes 0.3 s to import
     from mt3_export.classifiers.classifier_writer import export_classifier  # noqa: PLC0415
@@ -144,7 +160,8 @@ def _export_classifier(checkpoint: Path, args: argparse.Namespace) -> int:
         )
     if args.output == "":
         raise OptionError("-o needs the name of a folder or of a .mt3 file.")
-    name = checkpoint.resolve().stem if checkpoint.is_file() else checkpoint.resolve().name
+    own = checkpoint.resolve().stem if checkpoint.is_file() else checkpoint.resolve().name
+    name = name or own
     if args.output is None and not is_plain(name):
         raise OptionError(f"{name!r} is no name for a bundle; say with -o where it shall go.")
     out = cache_dir() / CLASSIFIER_FOLDER / name if args.output is None else Path(args.output)

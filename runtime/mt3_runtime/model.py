@@ -25,6 +25,7 @@ from mt3_runtime.decoding.types import Decoded
 from mt3_runtime.decoding.types import Sequence as TokenSequence
 from mt3_runtime.engine import Engine
 from mt3_runtime.errors import OptionError
+from mt3_runtime.extensions.auto_lineup import is_auto, transcribe_auto
 from mt3_runtime.leakage.leakage_report import AutoFilter, check_auto_filter
 from mt3_runtime.notes.instruments import Instruments
 from mt3_runtime.notes.note import Note
@@ -122,8 +123,11 @@ class Model:
             OptionError: An argument is out of range, or an instrument is not known, or the model
                 has none of those asked for.
         """
-        request = self._request(**options)
         as_callback("progress", progress)
+        if is_auto(options.get("instruments")):
+            once, rate = self.transcribe_notes, self.sample_rate
+            return transcribe_auto(once, audio, sr, rate=rate, progress=progress, **options)
+        request = self._request(**options)
         recording = Recording.of(request, audio, sr)
         run = transcriptions(
             self._running(),
@@ -316,9 +320,8 @@ class Model:
         request = self._request(
             decoding=decoding, instruments=instruments, exclude=exclude, grammar=grammar
         )
-        jobs = feature_jobs(features, self.info)
         with self._running().open() as run:
-            run.add(jobs, request.search)
+            run.add(feature_jobs(features, self.info), request.search)
             run.end()
             decoded = [item for item in run.results() if isinstance(item, Decoded)]
         return [sequence for item in decoded for sequence in item.sequences]
@@ -346,9 +349,8 @@ class Model:
         """
         if self._backend is not None:
             self._backend.warmup()
-        segments = 1 if as_flag("live", live) else 2
-        shape = (segments, self.info.features.frames, self.info.features.bins)
-        self.forward(np.zeros(shape, np.float32))
+        segments, features = 1 if as_flag("live", live) else 2, self.info.features
+        self.forward(np.zeros((segments, features.frames, features.bins), np.float32))
 
     def close(self) -> None:
         """Frees the graphs; the model cannot be used afterwards, and what it still does ends."""

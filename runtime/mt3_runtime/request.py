@@ -50,7 +50,8 @@ class LiveOptions(TypedDict, total=False):
         decoding: ``greedy``, or ``t5x`` for the search of the published MT3 notebook; the model's
             default if None.
         instruments: What may occur, see `mt3_runtime.notes.instruments.choose`: names, families,
-            General MIDI program numbers, ``drums``.  The model cannot say anything else.
+            General MIDI program numbers, ``drums``.  The model cannot say anything else.  Or
+            ``"auto"``, see `mt3_runtime.extensions.auto_lineup`: of whole recordings, one by one.
         exclude: What may not.
         grammar: Whether the model may only say what means something; see
             `mt3_runtime.decoding.grammar`.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mt3_runtime.arguments.argument_checks import as_list_of, as_path
 from mt3_runtime.decoding.types import Sequence as TokenSequence
+from mt3_runtime.extensions.evidence import LineupReport
 from mt3_runtime.leakage.leakage_report import LeakageReport
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Transcription:
         smoothing: What `mt3_runtime.leakage.program_smoothing` did to those that remained.
         remarks: What makes the result doubtful, or why it lacks notes: a sentence each, of the
             level of the audio (`mt3_runtime.audio.levels`) and of what options left.
+        lineup: Who may occur and why, of ``instruments="auto"``; None otherwise.
     """
 
     notes: tuple[Note, ...]
@@ -73,6 +75,7 @@ class Transcription:
     leakage: LeakageReport = field(default=LeakageReport())
     smoothing: LeakageReport = field(default=LeakageReport())
     remarks: tuple[str, ...] = ()
+    lineup: LineupReport | None = None
 
     @property
     def warnings(self) -> list[str]:

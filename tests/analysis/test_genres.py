@@ -315,8 +315,32 @@ def test_published_rules_through_genre(recording, networks):
     assert found.method == "hybrid_ml_instrument"
     inner = found.components["published"]
     assert found.primary_genre == inner["primary_genre"]
-    with pytest.raises(OptionError, match="takes the path of a file"):
-        genre(np.zeros(16000, np.float32), rules="published")
+    samples = soundfile.read(recording, dtype="float32")
+    again = genre(samples[0], sr=samples[1], rules="published", **networks)
+    assert again.primary_genre == found.primary_genre
+
+
+def test_several_classifiers_are_averaged_by_weight(recording, networks, tiny_model, tmp_path):
+    one = networks["classifier"]
+    other = tmp_path / "other"
+    source = wave_folder(tmp_path / "source", "wav2vec2", **named(GTZAN))
+    export_classifier(source, other, name="other")
+
+    def ml(classifier):
+        return genre(recording, model=tiny_model, classifier=classifier).components["ml"]
+
+    first, second = ml(one), ml(other)
+    assert first != second
+    for weights, share in (({str(one): 3.0, str(other): 1.0}, 0.75), ([one, other], 0.5)):
+        found = ml(weights)
+        for name, score in found.items():
+            expected = share * first.get(name, 0.0) + (1 - share) * second.get(name, 0.0)
+            assert score == pytest.approx(expected)
+    for wrong in ({str(one): 0.0}, {str(one): float("nan")}, {str(one): True}, []):
+        with pytest.raises(OptionError):
+            ml(wrong)
+    with pytest.raises(OptionError, match="takes one genre classifier"):
+        genre(recording, rules="published", classifier=[one, other])
 
 
 def test_a_bundle_that_is_named_must_be_there(recording, tiny_model):

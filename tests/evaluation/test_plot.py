@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import xml.etree.ElementTree as ET
 
@@ -9,6 +10,7 @@ import mido
 import pytest
 
 from mt3_evaluation import pianoroll
+from mt3_evaluation.family_chart import read_tags
 from mt3_evaluation.labels import Labels
 from mt3_evaluation.pianoroll import View, draw, pitch_name
 from mt3_evaluation.plots import PALETTE, to_bytes
@@ -262,3 +264,70 @@ def test_without_matplotlib(plot, monkeypatch):
     code, _, err = plot()
     assert code == 3
     assert "the extra [viz]: pip install" in err
+
+
+def tags_file(path, *names, score=0.5, windows=None):
+    """What `mt3 tag -f json` writes of so many recordings."""
+    given = windows or [(0.0, 2.0), (1.0, 3.0), (2.0, 4.0)]
+    heard = [
+        {"start": a, "end": b, "families": [{"name": "strings", "score": score}]} for a, b in given
+    ]
+    rows = [
+        {
+            "file": f"/music/{name}.wav",
+            "tagger": {"source": "tagger", "windows": heard},
+            "transcription": {"source": "transcription", "windows": heard[:1]},
+        }
+        for name in names
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_instruments_over_time_are_drawn_below(plot, tmp_path):
+    tags = tags_file(tmp_path / "tags.json", "song", "other")
+    code, _, _ = plot("-o", tmp_path / "song.svg", "--tags", tags)
+    assert code == 0
+    shown = words(tmp_path / "song.svg")
+    assert {"tagger", "transcription", "strings"} <= set(shown)
+    plot("-o", tmp_path / "bare.svg")
+    assert "tagger" not in words(tmp_path / "bare.svg")
+
+
+def test_windows_that_overlap_are_drawn_once(tmp_path):
+    panel, _ = read_tags(tags_file(tmp_path / "tags.json", "a"), "another name")
+    assert [window[:2] for window in panel.windows] == [(0.0, 1.0), (1.0, 2.0), (2.0, 4.0)]
+    assert panel.rows(0.0, 4.0) == ["strings"]
+    assert panel.rows(9.0, 10.0) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "nonsense",
+        '{"file": 3}',
+        '{"file": "a.wav", "tagger": 3, "transcription": null}',
+    ],
+)
+def test_what_is_no_result_of_tag_is_refused(plot, tmp_path, text):
+    (tmp_path / "tags.json").write_text(text)
+    code, _, said = plot("-o", tmp_path / "a.png", "--tags", tmp_path / "tags.json")
+    assert code == 2
+    assert "tags.json" in said
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("score", [-1, 7, "NaN", None])
+def test_scores_that_are_none_are_refused(plot, tmp_path, score):
+    tags = tags_file(tmp_path / "tags.json", "song", score=score)
+    assert plot("-o", tmp_path / "a.png", "--tags", tags)[0] == 2
+
+
+def test_tags_of_several_others_are_not_guessed_at(plot, tmp_path):
+    tags = tags_file(tmp_path / "tags.json", "one", "two")
+    code, _, said = plot("-o", tmp_path / "a.png", "--tags", tags)
+    assert code == 2
+    assert "2 recordings" in said

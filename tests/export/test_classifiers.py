@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from mt3_analysis import open_classifier
+from mt3_export.classifiers import chunked_convolutions
 from mt3_export.classifiers.classifier_writer import (
     export_classifier,
     find_classifier,
@@ -30,6 +32,7 @@ from tests.classifier_networks import (
     write_safetensors,
 )
 from tests.export.writers import write_torch
+from tests.seeded import seeded_normal
 
 
 def exported(source, out, **options):
@@ -245,7 +248,25 @@ def test_labels_come_from_a_file_where_the_weights_have_none(tmp_path):
         export_classifier(pth, tmp_path / "c", name="tiny", labels=table)
 
 
-@pytest.mark.parametrize("profiles", [(), ("cpu", "cpu"), ("portable",)])
+@pytest.mark.parametrize("profiles", [(), ("cpu", "cpu"), ("fast",)])
 def test_profiles_are_checked_first(tmp_path, profiles):
-    with pytest.raises(OptionError, match="has the profiles cpu and compat"):
+    with pytest.raises(OptionError, match="has the profiles cpu, portable and compat"):
         export_classifier(tmp_path, tmp_path / "b", name="tiny", profiles=profiles)
+
+
+@pytest.mark.parametrize("family", ["hubert", "wav2vec2"])
+def test_chunks_give_the_frames_of_the_whole_clip(tmp_path, family, monkeypatch):
+    """The first norm is over the whole clip; lengths lie around the ends of chunks and frames."""
+    monkeypatch.setattr(chunked_convolutions, "CHUNK_FRAMES", 7)
+    source = wave_folder(tmp_path / "a", family)
+    export_classifier(source, tmp_path / "b", name="a", profiles=("cpu", "compat"), storage="fp32")
+    chunked, plain = (
+        open_classifier(tmp_path / "b", profile=profile, threads=1) for profile in ("cpu", "compat")
+    )
+    hop, seen = 320, 400
+    for frames in (1, 2, 6, 7, 8, 13, 14, 15, 22):
+        for more in (0, 1, hop - 1):
+            length = (frames - 1) * hop + seen + more
+            samples = seeded_normal(f"{frames} {more}", (length,)) * np.float32(0.1)
+            expected = plain.logits(samples)
+            assert np.abs(chunked.logits(samples) - expected).max() <= 2e-5 * max(1, expected.std())

@@ -35,7 +35,7 @@ def test_an_entry_says_where_from_and_where_to(name):
         assert text == () or text[0].strip() == text[0]
     if name != "default":
         assert re.fullmatch(r"https://(github\.com|huggingface\.co)/\S+", entry.repository)
-        assert re.fullmatch(r"[0-9a-f]{40}", entry.commit)
+        assert re.fullmatch(r"[0-9a-f]{40}|release \d+\.\d+\.\d+", entry.commit)
     for module in entry.implemented:
         assert importlib.util.find_spec(module), f"{name}: there is no module {module}"
 

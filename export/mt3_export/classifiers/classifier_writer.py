@@ -215,7 +215,8 @@ def export_classifier(
     """
     if not profiles or len(set(profiles)) < len(profiles) or not {*profiles} <= {*PROFILES}:
         raise OptionError(
-            f"A classifier has the profiles {' and '.join(PROFILES)}, got {', '.join(profiles)}."
+            f"A classifier has the profiles {', '.join(PROFILES[:-1])} and {PROFILES[-1]}, got "
+            f"{', '.join(profiles)}."
         )
     classifier = with_labels(read_classifier(path), labels, path)
     exporter = exporter_name()

@@ -1,14 +1,17 @@
 """Building blocks of audio transformers: linear layers, norms, attention, GELU.
 
 Two ways to write them: profile ``cpu`` uses ONNX Runtime's fused attention, which needs the least
-memory (no table of scores per layer), profile ``compat`` operators of opset 17 alone, for TensorRT,
-browsers and old runtimes.  Both compute the same within rounding.
+memory (no table of scores per layer); profiles ``portable`` and ``compat`` operators of opset 17
+alone, for CUDA, TensorRT, browsers and old runtimes: two names, as transcribers have two forms,
+for one graph.  All compute the same within rounding.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 
@@ -16,7 +19,7 @@ from mt3_export.graphs.graph_builder import MICROSOFT, Graph, Storage
 from mt3_export.weights import FloatArray
 from mt3_runtime.errors import OptionError
 
-PROFILES = ("cpu", "compat")
+PROFILES = ("cpu", "portable", "compat")
 OPSET = 17
 
 
@@ -49,6 +52,12 @@ class TransformerBlocks:
         self.fused = profile == "cpu"
         self.heads = heads
         self._epsilon = epsilon
+
+    def within(self, graph: Graph) -> Self:
+        """The same blocks, written into another graph, such as the body of a loop."""
+        other = copy.copy(self)
+        other.graph = graph
+        return other
 
     def linear(self, x: str, *names: str) -> str:
         """X W' + b of one or more layers side by side: [..., in] -> [..., sum of out]."""

@@ -11,12 +11,14 @@ taken before the projector, which is linear: the same result for less work.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto, TensorProto
 
+from mt3_export.classifiers.chunked_convolutions import LoopBody, channel_norm, in_chunks
 from mt3_export.classifiers.model_folder import Settings, Source, Tensors
 from mt3_export.classifiers.transformer_blocks import TransformerBlocks
 from mt3_export.graphs.graph_builder import Storage
@@ -251,10 +253,10 @@ def build_wave(
     )
     graph = blocks.graph
     samples = graph.input("features", TensorProto.FLOAT, ["rows", "samples"])
-    hidden = graph.op("Unsqueeze", samples, graph.constant([1], np.int64))
-    for index in range(len(shape.channels)):
-        hidden = _convolution(blocks, shape, hidden, index)
-    hidden = graph.op("Transpose", hidden, perm=[0, 2, 1])
+    if blocks.fused:
+        hidden = _chunked(blocks, shape, samples)
+    else:
+        hidden = _convolutions_of(blocks, shape, samples)
     if shape.projection_norm:
         hidden = blocks.norm(hidden, "projection_norm")
     hidden = blocks.linear(hidden, "projection")
@@ -271,9 +273,68 @@ def build_wave(
     return graph.build(metadata)
 
 
-def _convolution(blocks: TransformerBlocks, shape: WaveShape, x: str, index: int) -> str:
+def _chunked(blocks: TransformerBlocks, shape: WaveShape, samples: str) -> str:
+    """The same frames as of `_convolutions_of`, with memory that does not grow with the clip."""
+    graph, norm = blocks.graph, None
+    if shape.norm == "group":
+        tensors, name = blocks.weights, "conv.0.norm"
+        scale, bias = (
+            graph.parameter(f"{name}.{part}", tensors[f"{name}.{part}"])
+            for part in ("weight", "bias")
+        )
+        norm = channel_norm(
+            graph,
+            samples,
+            tensors["conv.0.weight"],
+            stride=shape.strides[0],
+            scale=scale,
+            bias=bias,
+            epsilon=_CONV_EPSILON,
+        )
+
+    def make(body: LoopBody, piece: str) -> str:
+        return _convolutions_of(blocks.within(body), shape, piece, norm)
+
+    return in_chunks(
+        graph,
+        samples,
+        make,
+        stride=math.prod(shape.strides),
+        receptive=shape.shortest,
+        channels=shape.channels[-1],
+    )
+
+
+def _convolutions_of(
+    blocks: TransformerBlocks, shape: WaveShape, samples: str, norm: tuple[str, str] | None = None
+) -> str:
+    """Frames [rows, frames, channels] of samples [rows, n].
+
+    Args:
+        blocks: Where they are written.
+        shape: Of the network.
+        samples: float32.
+        norm: Factor and offset of the first norm over the whole clip, if they are known.
+    """
+    graph = blocks.graph
+    hidden = graph.op("Unsqueeze", samples, graph.constant([1], np.int64))
+    for index in range(len(shape.channels)):
+        hidden = _convolution(blocks, shape, hidden, index, norm if index == 0 else None)
+    return graph.op("Transpose", hidden, perm=[0, 2, 1])
+
+
+def _convolution(
+    blocks: TransformerBlocks,
+    shape: WaveShape,
+    x: str,
+    index: int,
+    norm: tuple[str, str] | None = None,
+) -> str:
     graph, tensors, name = blocks.graph, blocks.weights, f"conv.{index}"
     inputs = [x, graph.parameter(f"{name}.weight", tensors[f"{name}.weight"])]
+    if norm is not None:  # which takes the bias away again
+        x = graph.op("Conv", *inputs, strides=[shape.strides[index]])
+        return blocks.gelu(graph.op("Add", graph.op("Mul", x, norm[0]), norm[1]))
     if shape.conv_bias:
         inputs.append(graph.parameter(f"{name}.bias", tensors[f"{name}.bias"]))
     x = graph.op("Conv", *inputs, strides=[shape.strides[index]])

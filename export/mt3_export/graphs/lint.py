@@ -7,7 +7,7 @@ export time instead of as garbled notes on a user's machine.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx
 
@@ -95,7 +95,9 @@ def _name_faults(graph: onnx.GraphProto) -> list[str]:
     written = [name for node in graph.node for name in node.output if name]
     written += [tensor.name for tensor in graph.initializer]
     written += [value.name for value in graph.input]
-    read = {name for node in graph.node for name in node.input}
+    inner = [node for body in _bodies(graph) for node in body.node]
+    written += [name for node in inner for name in node.output if name]
+    read = {name for node in [*graph.node, *inner] for name in node.input}
     twice = [name for name, count in Counter(written).items() if count > 1]
     return [
         *(f"the name {name} is used twice" for name in twice),
@@ -103,6 +105,15 @@ def _name_faults(graph: onnx.GraphProto) -> list[str]:
         *(f"output {v.name} is not written" for v in graph.output if v.name not in written),
         *(f"parameter {t.name} is not used" for t in graph.initializer if t.name not in read),
     ]
+
+
+def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside a graph's nodes, such as the bodies of loops, from the outside inwards."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield attribute.g
+                yield from _bodies(attribute.g)
 
 
 def _version_faults(model: onnx.ModelProto) -> list[str]:

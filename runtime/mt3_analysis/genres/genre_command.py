@@ -37,8 +37,14 @@ class GenreCommand:
             help="evidence (default), published (the formula as published), or a TOML file",
         )
         add("--tagger", metavar="NAME", help="bundle or name (default: the only installed one)")
-        add("--classifier", metavar="NAME", help="bundle or name of a genre classifier (default: "
-            "the only installed one)")  # fmt: skip
+        add(
+            "--classifier",
+            metavar="NAME[=WEIGHT]",
+            action="append",
+            type=_weighed,
+            help="bundle or name of a genre classifier (default: the only installed one); several "
+            "are averaged",
+        )
         add("--lyrics", metavar="FILE", help="JSON with themes and complexity of the lyrics")
         add("-m", "--model", help="what transcribes, as for `mt3 transcribe`")
         add("-f", "--format", choices=("text", "json"), default="text", help="default: text")
@@ -63,7 +69,7 @@ class GenreCommand:
                         rules=args.rules,
                         model=model,
                         tagger=args.tagger,
-                        classifier=args.classifier,
+                        classifier=None if args.classifier is None else dict(args.classifier),
                         threads=args.threads,
                     )
                 except AudioError as error:
@@ -84,6 +90,17 @@ def _line(file: Path, found: Genre, form: str) -> str:
         return json.dumps({"file": str(file), **found.to_dict()})
     best = ", ".join(f"{each.genre} {each.share:.0%}" for each in found.predictions)
     return f"{file}: {best or found.primary_genre} ({found.method})"
+
+
+def _weighed(text: str) -> tuple[str, float]:
+    """A name, and its weight behind the last ``=``, if there is one."""
+    name, sign, weight = text.rpartition("=")
+    if not sign:
+        return text, 1.0
+    try:
+        return name, float(weight)
+    except ValueError:
+        return text, 1.0  # a path with such a sign
 
 
 def _lyrics(path: Path) -> dict[str, Any]:

@@ -6,9 +6,10 @@ of and why a part is not there.  Nothing is swallowed.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,16 +23,21 @@ from mt3_analysis.genres.heuristic_rules import DEFAULTS, heuristic_points
 from mt3_analysis.genres.sonic_features import RATE, sonic_features
 from mt3_analysis.networks.classifier_session import Classifier, probability, share
 from mt3_analysis.networks.installed_classifiers import ADVICE, find_installed
-from mt3_runtime.audio.sources import load_audio, open_audio
+from mt3_analysis.networks.listening import Listen, listening
 from mt3_runtime.bundles.classifier import ClassifierBundle, Kind
 from mt3_runtime.errors import AudioError, BundleError, MT3Error, OptionError, ResultWarning
 
 if TYPE_CHECKING:
     from mt3_runtime.audio.sources import AudioSource
     from mt3_runtime.model import Model
+    from mt3_runtime.notes.note import Note
 
 PUBLISHED, EVIDENCE = "published", "evidence"
 _CLIP = published_ensemble.CLIP_SECONDS
+
+Name = str | os.PathLike[str]
+Classifiers = Name | Sequence[Name] | Mapping[str, float]
+"""A genre classifier; several, which count alike; or several by their weights."""
 
 
 @lru_cache(maxsize=2)  # a tagger and a genre classifier
@@ -39,7 +45,7 @@ def _loaded(path: str, _export_id: str, threads: int | None) -> Classifier:
     return Classifier(ClassifierBundle(path), threads=threads)
 
 
-def _classifier(kind: Kind, name: str | os.PathLike[str] | None, threads: int | None) -> Classifier:
+def _classifier(kind: Kind, name: Name | None, threads: int | None) -> Classifier:
     """The bundle of a kind; the last one of each is kept.
 
     Raises:
@@ -52,11 +58,11 @@ def _classifier(kind: Kind, name: str | os.PathLike[str] | None, threads: int | 
     return _loaded(str(bundle.path.absolute()), bundle.manifest.export_id, threads)
 
 
-def _clip_shares(classifier: Classifier, audio: AudioSource, sr: float | None) -> dict[str, float]:
+def _clip_shares(classifier: Classifier, listen: Listen) -> dict[str, float]:
     """Shares by label of the published clip: 30 s, of which a window is heard."""
     rate = classifier.sample_rate
     most, found, blocks = round(_CLIP * rate), 0, []
-    with open_audio(audio, sr=sr, target_rate=rate) as stream:
+    with listen(rate) as stream:
         for block in stream:
             blocks.append(block)
             found += len(block)
@@ -74,15 +80,11 @@ def _clip_shares(classifier: Classifier, audio: AudioSource, sr: float | None) -
 
 
 def _part(
-    kind: Kind,
-    name: str | os.PathLike[str] | None,
-    audio: AudioSource,
-    threads: int | None,
-    top: int,
+    kind: Kind, name: Name | None, listen: Listen, threads: int | None, top: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Shares by label, and the component as it is shown; none, and ``error``, if it failed."""
     try:
-        shares = _clip_shares(_classifier(kind, name, threads), audio, None)
+        shares = _clip_shares(_classifier(kind, name, threads), listen)
     except MT3Error as error:
         return {}, {"error": str(error)}
     best = sorted(shares.items(), key=lambda item: -item[1])[:top]
@@ -116,15 +118,28 @@ def detect_genre_hybrid(
         AudioError: The recording cannot be read.
         OptionError: A feature is no number.
     """
-    heuristic = published_ensemble.heuristic_result(sonic_genome, lyrical_genome)
     if not audio_path:
-        return heuristic
-    with open_audio(audio_path):  # a recording that cannot be read is no part that failed
+        return published_ensemble.heuristic_result(sonic_genome, lyrical_genome)
+    listen = listening(audio_path)
+    with listen(RATE):  # a recording that cannot be read is no part that failed
         pass
-    shares, ml = _part("genre", classifier, audio_path, threads, published_ensemble.TOP_GENRES)
+    return _hybrid(listen, sonic_genome, lyrical_genome, tagger, classifier, threads)
+
+
+def _hybrid(
+    listen: Listen,
+    sonic: Mapping[str, Any],
+    lyrics: Mapping[str, Any] | None,
+    tagger: Name | None,
+    classifier: Name | None,
+    threads: int | None,
+) -> dict[str, Any]:
+    """The published ensemble; errors and warnings as of `detect_genre_hybrid`."""
+    heuristic = published_ensemble.heuristic_result(sonic, lyrics)
+    shares, ml = _part("genre", classifier, listen, threads, published_ensemble.TOP_GENRES)
     genres = published_ensemble.genres_of(shares)
     heard, instruments_part = _part(
-        "tagger", tagger, audio_path, threads, published_ensemble.TOP_LABELS
+        "tagger", tagger, listen, threads, published_ensemble.TOP_LABELS
     )
     instruments = published_ensemble.instruments_of(heard)
     if "error" not in ml:
@@ -132,7 +147,7 @@ def detect_genre_hybrid(
     components = {"ml": ml, "instruments": {**instruments_part, "instruments": instruments}}
     for part in components.values():
         if "error" in part:
-            warnings.warn(part["error"], ResultWarning, stacklevel=2)
+            warnings.warn(part["error"], ResultWarning, stacklevel=3)
     if all("error" in part for part in components.values()):
         return heuristic
     return published_ensemble.published_result(heuristic, genres, instruments, components)
@@ -147,7 +162,7 @@ def genre(
     rules: str | os.PathLike[str] | EvidenceRules = EVIDENCE,
     model: Model | str | os.PathLike[str] | None = None,
     tagger: str | os.PathLike[str] | None = None,
-    classifier: str | os.PathLike[str] | None = None,
+    classifier: Classifiers | None = None,
     threads: int | None = None,
 ) -> Genre:
     """Names the genre of a recording.
@@ -160,7 +175,8 @@ def genre(
         rules: ``evidence``, ``published``, or a TOML file of `EvidenceRules`.
         model: What transcribes: a loaded model, a name or a path; the usual one by default.
         tagger: Name or path of an audio tagger; the only installed one by default.
-        classifier: Name or path of a genre classifier; the only installed one by default.
+        classifier: Name or path of a genre classifier, a list of several, or their weights by
+            name; the only installed one by default.
         threads: CPU threads; all usable cores by default.
 
     Raises:
@@ -168,29 +184,62 @@ def genre(
         BundleError: A bundle that is named is missing, damaged or of another kind.
         OptionError: An argument is out of range, or the rules cannot be read.
     """
-    table = _rules(rules)
-    source, rate = _reread(audio, sr)
+    listen = listening(audio, sr)
+    return genre_of(
+        listen,
+        lambda: _notes(listen.source, model, threads),
+        sonic=sonic,
+        lyrics=lyrics,
+        rules=rules,
+        tagger=tagger,
+        classifier=classifier,
+        threads=threads,
+    )
+
+
+def genre_of(
+    listen: Listen,
+    notes: Callable[[], Sequence[Note]],
+    *,
+    sonic: Mapping[str, Any] | None = None,
+    lyrics: Mapping[str, Any] | None = None,
+    rules: Name | EvidenceRules = EVIDENCE,
+    tagger: Name | None = None,
+    classifier: Classifiers | None = None,
+    threads: int | None = None,
+) -> Genre:
+    """Names the genre of what can be listened to; errors as of `genre`.
+
+    Args:
+        listen: Gives the recording at a rate, as often as it is asked.
+        notes: Transcribes it; called if the rules want notes.
+        sonic: As in `genre`, as all that follow.
+        lyrics: As there.
+        rules: As there.
+        tagger: As there.
+        classifier: As there.
+        threads: As there.
+    """
+    table, weights = _rules(rules), _weights(classifier)
     if sonic is None:
-        with open_audio(source, sr=rate, target_rate=RATE) as stream:
+        with listen(RATE) as stream:
             sonic = sonic_features(stream)
     if table is None:
-        if not isinstance(audio, str | os.PathLike):
-            raise OptionError('rules="published" takes the path of a file.')
-        return _as_published(audio, sonic, lyrics, tagger, classifier, threads)
+        if len(weights) > 1:
+            raise OptionError('rules="published" takes one genre classifier; name one.')
+        return _as_published(listen, sonic, lyrics, tagger, next(iter(weights)), threads)
     remarks: list[str] = []
-    found = _optional("genre", classifier, threads, remarks)
     hearer = _optional("tagger", tagger, threads, remarks)
-    tagged = {} if hearer is None else _mean_probabilities(hearer, source, rate)
+    tagged = {} if hearer is None else _mean_probabilities(hearer, listen)
     heard = {
         "tagger": genre_instruments.of_labels(tagged),
-        "transcription": genre_instruments.of_notes(_notes(source, rate, model, threads)),
+        "transcription": genre_instruments.of_notes(notes()),
     }
     together = genre_instruments.together(heard.values())
-    ml = {} if found is None else published_ensemble.genres_of(_clip_shares(found, source, rate))
     points = heuristic_points(sonic, lyrics)
     parts = {
         "heuristics": {name: float(value) for name, value in points.items() if value},
-        "ml": ml,
+        "ml": _averaged(weights, listen, threads, remarks),
         "instruments": boosts(together, table),
     }
     scores = combine(parts, table)
@@ -203,14 +252,42 @@ def genre(
     return Genre(primary, best, scores, method, components, tuple(remarks))
 
 
-def _reread(audio: AudioSource, sr: float | None) -> tuple[AudioSource, float | None]:
-    """What can be read several times, and its rate: a path as it is, else samples at 16 kHz."""
-    if isinstance(audio, str | os.PathLike):
-        return audio, sr
-    return load_audio(audio, sr=sr), None
+def _weights(classifier: Classifiers | None) -> dict[Name | None, float]:
+    """Weights of genre classifiers by name; None stands for the only installed one.
+
+    Raises:
+        OptionError: There is none, or a weight is no positive number.
+    """
+    if classifier is None or isinstance(classifier, str | os.PathLike):
+        return {classifier: 1.0}
+    several = classifier if isinstance(classifier, Mapping) else dict.fromkeys(classifier, 1.0)
+    weights: dict[Name | None, float] = dict(several.items())
+    for name, weight in weights.items():
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not 0 < weight < math.inf:
+            raise OptionError(f"The weight of {name} is {weight!r}; expected a number above 0.")
+    if not weights:
+        raise OptionError("classifier is empty; name a genre classifier, or leave it out.")
+    return weights
 
 
-def _rules(rules: str | os.PathLike[str] | EvidenceRules) -> EvidenceRules | None:
+def _averaged(
+    weights: Mapping[Name | None, float], listen: Listen, threads: int | None, remarks: list[str]
+) -> dict[str, float]:
+    """Scores of genres by all classifiers, each brought to a sum of one; none if there is none."""
+    found: dict[str, float] = {}
+    total = sum(weights.values())
+    for name, weight in weights.items():
+        classifier = _optional("genre", name, threads, remarks)
+        if classifier is not None:
+            genres = published_ensemble.genres_of(_clip_shares(classifier, listen))
+            whole = sum(genres.values())
+            for each, score in genres.items():
+                found[each] = found.get(each, 0.0) + weight / total * score / whole
+    return found
+
+
+def _rules(rules: Name | EvidenceRules) -> EvidenceRules | None:
     """The table of numbers; None stands for the published ensemble."""
     if isinstance(rules, EvidenceRules):
         return rules
@@ -220,7 +297,7 @@ def _rules(rules: str | os.PathLike[str] | EvidenceRules) -> EvidenceRules | Non
 
 
 def _optional(
-    kind: Kind, name: str | os.PathLike[str] | None, threads: int | None, remarks: list[str]
+    kind: Kind, name: Name | None, threads: int | None, remarks: list[str]
 ) -> Classifier | None:
     """A network, or None with a remark if none is installed; one that is named must be there."""
     bundle = find_installed(kind, name)
@@ -230,12 +307,10 @@ def _optional(
     return _loaded(str(bundle.path.absolute()), bundle.manifest.export_id, threads)
 
 
-def _mean_probabilities(
-    tagger: Classifier, source: AudioSource, sr: float | None
-) -> dict[str, float]:
+def _mean_probabilities(tagger: Classifier, listen: Listen) -> dict[str, float]:
     total: Any = 0.0
     seconds = 0.0
-    with open_audio(source, sr=sr, target_rate=tagger.sample_rate) as stream:
+    with listen(tagger.sample_rate) as stream:
         for row in tagger.hear(stream):
             if row.logits is not None:
                 total = total + probability(row.logits) * (row.end - row.start)
@@ -246,18 +321,15 @@ def _mean_probabilities(
 
 
 def _notes(
-    source: AudioSource,
-    sr: float | None,
-    model: Model | str | os.PathLike[str] | None,
-    threads: int | None,
-) -> Any:
+    source: tuple[AudioSource, float | None], model: Model | Name | None, threads: int | None
+) -> Sequence[Note]:
     from mt3_runtime.loading import load_model  # noqa: PLC0415  not needed by the published rules
     from mt3_runtime.model import Model  # noqa: PLC0415
 
     if isinstance(model, Model):
-        return model.transcribe_notes(source, sr=sr).notes
+        return model.transcribe_notes(*source).notes
     with load_model(model, threads=threads) as loaded:
-        return loaded.transcribe_notes(source, sr=sr).notes
+        return loaded.transcribe_notes(*source).notes
 
 
 def _method(parts: Mapping[str, Mapping[str, float]], tagged: Mapping[str, float]) -> str:
@@ -268,18 +340,16 @@ def _method(parts: Mapping[str, Mapping[str, float]], tagged: Mapping[str, float
 
 
 def _as_published(
-    audio: str | os.PathLike[str],
+    listen: Listen,
     sonic: Mapping[str, Any],
     lyrics: Mapping[str, Any] | None,
-    tagger: str | os.PathLike[str] | None,
-    classifier: str | os.PathLike[str] | None,
+    tagger: Name | None,
+    classifier: Name | None,
     threads: int | None,
 ) -> Genre:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResultWarning)
-        found = detect_genre_hybrid(
-            audio, sonic, lyrics, tagger=tagger, classifier=classifier, threads=threads
-        )
+        found = _hybrid(listen, sonic, lyrics, tagger, classifier, threads)
     total = sum(found["all_scores"].values()) or 1.0
     scores = {name: value / total for name, value in found["all_scores"].items()}
     best = tuple(

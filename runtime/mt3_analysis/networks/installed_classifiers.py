@@ -7,38 +7,19 @@ one is asked for: what is heard then comes from the transcription alone.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from mt3_runtime.bundles.classifier import ClassifierBundle, Kind
 from mt3_runtime.errors import BundleError, BundleNotFoundError, OptionError
-from mt3_runtime.models.cache import CLASSIFIER_FOLDER, cache_dir, contents, expanded
-from mt3_runtime.models.installed import BUNDLE_FILE, BUNDLE_SUFFIX
+from mt3_runtime.models.cache import expanded
+from mt3_runtime.models.installed import installed_classifiers
 
 #: What to do about a missing one, by kind.
 ADVICE: dict[Kind, str] = {
-    "tagger": "Install one with `mt3 export yamnet.tflite`, or export an AST folder; "
-    "docs/tagging.md says where they are published.",
+    "tagger": "Install one with `mt3 models pull yamnet` and `mt3 export yamnet`, or export an AST "
+    "folder; docs/tagging.md says where they are published.",
     "genre": "Install one with `mt3 export FOLDER` of a HuBERT or Wav2Vec2 genre classifier; "
     "docs/tagging.md says where they are published.",
 }
-
-
-def installed_classifiers() -> dict[str, Path]:
-    """The bundles in the cache folder, by name, whatever their kind; none without a home folder.
-
-    Raises:
-        OptionError: The cache folder cannot be looked into.
-    """
-    try:
-        folder = cache_dir() / CLASSIFIER_FOLDER
-    except OptionError:
-        return {}
-    found = [
-        path
-        for path in contents(folder)
-        if (path.is_file() and path.suffix == BUNDLE_SUFFIX) or (path / BUNDLE_FILE).is_file()
-    ]
-    return {path.name.removesuffix(BUNDLE_SUFFIX): path for path in found}
 
 
 def find_installed(

@@ -14,15 +14,16 @@ import numpy as np
 
 from mt3_analysis.networks.classifier_session import Classifier, Heard
 from mt3_analysis.networks.installed_classifiers import ADVICE, find_installed
+from mt3_analysis.networks.listening import Listen, listening
 from mt3_analysis.tagging.instrument_families import FAMILIES, family_of_label
 from mt3_analysis.tagging.note_evidence import note_evidence
 from mt3_analysis.tagging.tag_results import Agreement, Evidence, Hearer, Tags, TagWindow, ranked
-from mt3_runtime.audio.sources import load_audio, open_audio
 from mt3_runtime.errors import BundleError
 
 if TYPE_CHECKING:
     from mt3_runtime.audio.sources import AudioSource
     from mt3_runtime.model import Model
+    from mt3_runtime.transcription import Transcription
 
 #: A family is heard by a tagger if its best class has this probability, and this share of the best
 #: family's: absolute scores mean little, and an instrument in a band gets a tenth of a soloist's.
@@ -86,29 +87,42 @@ def tag(
     from mt3_runtime.model import Model  # noqa: PLC0415
 
     heard_by = _chosen(tagger, threads)
-    source = audio if isinstance(audio, str | os.PathLike) else load_audio(audio, sr=sr)
-    rate = sr if isinstance(audio, str | os.PathLike) else None
-    given = isinstance(model, Model)
-    loaded = (
-        model if isinstance(model, Model) else load_model(model, device=device, threads=threads)
-    )
-    try:
-        result = loaded.transcribe_notes(source, sr=rate)
-    finally:
-        if not given:
-            loaded.close()
+    listen = listening(audio, sr)
+    if isinstance(model, Model):
+        result = model.transcribe_notes(*listen.source)
+    else:
+        with load_model(model, device=device, threads=threads) as loaded:
+            result = loaded.transcribe_notes(*listen.source)
+    return tags_of(result, heard_by, listen, wanted=tagger is not False)
+
+
+def tags_of(
+    result: Transcription, tagger: Classifier | None, listen: Listen, *, wanted: bool = True
+) -> Tags:
+    """The instruments of a recording that was transcribed.
+
+    Args:
+        result: The transcription.
+        tagger: What tags; None for none.
+        listen: Gives the recording to the tagger.
+        wanted: Whether to say so if there is no tagger.
+
+    Raises:
+        AudioError: The audio cannot be read.
+        BundleError: The tagger fails.
+    """
     notes = note_evidence(result.notes, result.duration, result.model)
     warnings = list(result.warnings)
     found = None
-    if heard_by is not None:
-        with open_audio(source, sr=rate, target_rate=heard_by.sample_rate) as stream:
-            found = tagger_evidence(heard_by, heard_by.hear(stream))
+    if tagger is not None:
+        with listen(tagger.sample_rate) as stream:
+            found = tagger_evidence(tagger, tagger.hear(stream))
         if not found.windows:
-            shortest = heard_by.manifest.window.shortest / heard_by.sample_rate
+            shortest = tagger.manifest.window.shortest / tagger.sample_rate
             warnings.append(
                 f"The recording is shorter than the {shortest:g} s that the tagger hears at once."
             )
-    elif tagger is not False:
+    elif wanted:
         warnings.append(f"No tagger is installed: the notes alone speak. {ADVICE['tagger']}")
     if not notes.families and (found is None or not found.families):
         warnings.append("No instrument was heard.")

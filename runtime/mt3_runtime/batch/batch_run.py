@@ -40,6 +40,7 @@ from mt3_runtime.commands.results import (
 from mt3_runtime.errors import AudioError, MT3Error, OutputError
 
 if TYPE_CHECKING:
+    from mt3_runtime.batch.auto_engine import AutoEngine
     from mt3_runtime.batch.batch_engine import BatchEngine
     from mt3_runtime.batch.lone_process import LoneProcess
     from mt3_runtime.batch.task import Outcome
@@ -91,7 +92,7 @@ class BatchRun:
         code: What the command ends with.
     """
 
-    engine: BatchEngine
+    engine: BatchEngine | AutoEngine
     lone: LoneProcess
     record: Record
     manner: Manner

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from mt3_runtime.batch.auto_engine import AutoEngine
 from mt3_runtime.batch.batch_engine import BatchEngine
 from mt3_runtime.batch.batch_plan import Plan, Policy, plan_tasks
 from mt3_runtime.batch.batch_progress import BatchProgress
@@ -32,6 +33,7 @@ from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.jobs import STDIN, Draft, draft, parse_formats
 from mt3_runtime.commands.results import check_stdout, check_tempo, keep_out
 from mt3_runtime.errors import MT3Error, OptionError, OutputError
+from mt3_runtime.extensions.auto_lineup import is_auto
 from mt3_runtime.filesystem.atomic import (
     STDOUT,
     check_output,
@@ -282,9 +284,13 @@ class Session:
             "timeout": args.timeout,
             "longest": args.max_duration,
         }
-        engine = BatchEngine(
-            model, options | whole, update=progress.update, readers=args.readers, **common
-        )
+        engine: BatchEngine | AutoEngine
+        if is_auto(args.instruments):
+            engine = AutoEngine(model, options | whole, update=progress.update, **common)
+        else:
+            engine = BatchEngine(
+                model, options | whole, update=progress.update, readers=args.readers, **common
+            )
         load = {"model": self._path, **self._load_options()}
         lone = LoneProcess(load, options | whole, **common)
         manner = Manner(
@@ -336,6 +342,7 @@ def _streams(tasks: list[Task], args: argparse.Namespace) -> bool:
     if (result.path, result.format) != (STDOUT, "jsonl"):
         return False
     whole = [name for name in ("smooth", "upstream_quirks", "report") if getattr(args, name)]
+    whole += ["instruments auto"] if is_auto(args.instruments) else []
     if whole and len(tasks) > 1:
         option = whole[0].replace("_", "-")
         raise OptionError(f"--{option} needs whole recordings, and -o - streams; name a folder.")

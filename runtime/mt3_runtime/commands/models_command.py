@@ -16,7 +16,7 @@ from mt3_runtime.errors import OptionError
 from mt3_runtime.models import catalogue
 from mt3_runtime.models.cache import cache_dir
 from mt3_runtime.models.catalogue import download_model
-from mt3_runtime.models.installed import installed_models, remove_model
+from mt3_runtime.models.installed import installed_classifiers, installed_models, remove_model
 from mt3_runtime.models.provenance import provenances
 from mt3_runtime.progress import Meter
 
@@ -92,6 +92,7 @@ def _info(args: argparse.Namespace) -> None:
         "installed": str(installed.get(model.name, "")),
         "licence": model.licence,
         "doubts": model.licence_note,
+        "taught on": model.trained_on,
         "source": model.source,
         "revision": model.revision or "none: the host has no revisions",
         "size": _size(model),
@@ -122,6 +123,8 @@ def _wrapped(text: str) -> str:
 def _pull(args: argparse.Namespace) -> None:
     model = catalogue.get_model_info(args.name)
     talk(f"{model.name}: {model.licence}. {model.licence_note}")
+    if model.trained_on:
+        talk(f"taught on {model.trained_on}")
     with Meter(model.name, unit="MiB") as meter:
         folder = download_model(
             model.name,
@@ -147,7 +150,7 @@ def _where(_: argparse.Namespace) -> None:
 def _installed() -> dict[str, Path]:
     """The bundles in the cache folder; what is known is listed where it cannot be looked into."""
     try:
-        return installed_models()
+        return installed_models() | installed_classifiers()
     except OptionError as error:
         talk(f"warning: {error}")
         return {}

@@ -18,6 +18,8 @@ from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.per_stem_command import run_per_stem
 from mt3_runtime.commands.transcribe_options import BATCH_OPTIONS, add_options, given
 from mt3_runtime.errors import AudioError, OptionError
+from mt3_runtime.extensions.auto_lineup import is_auto
+from mt3_runtime.extensions.evidence import evidence_source
 from mt3_runtime.filesystem.atomic import STDOUT, is_folder
 from mt3_runtime.notes.instruments import choose
 
@@ -40,7 +42,10 @@ class TranscribeCommand:
         _check(args)
         if args.per_stem:
             return run_per_stem(args)
-        choose(args.instruments, args.exclude)  # complains now about unknown names
+        auto = is_auto(args.instruments)
+        choose(None if auto else args.instruments, args.exclude)  # complains about unknown names
+        if auto:
+            evidence_source()
         names = [*args.files]
         if args.files_from is not None:
             names += listed_names(args.files_from, null=args.null)

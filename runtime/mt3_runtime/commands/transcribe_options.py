@@ -98,7 +98,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--instruments",
         metavar="LIST",
-        help="only these may occur: names, families, program numbers, drums; with commas",
+        help="only these may occur: names, families, program numbers, drums; with commas; or "
+        "auto: whom a tagger and a first transcription hear",
     )
     add("--exclude", metavar="LIST", help="these may not occur")
     add("--grammar", action="store_true", help="the model may only say what means something")

@@ -6,7 +6,7 @@ Four formats, all deterministic (equal notes give equal bytes):
 midi      Type 1 MIDI file, see `mt3_runtime.files.midi`; confidences and reports are not in it.
 json      One object: ``format`` ("mt3-runtime.notes"), ``version`` (1), ``model``, ``duration``
           in seconds, ``notes``, ``segments`` (the reports, see `SegmentReport`) and ``leakage``
-          (see `LeakageReport`).
+          (see `LeakageReport`); ``lineup`` (who may occur and why) if evidence chose one.
 jsonl     One note object per line; can be written while the transcription runs.
 csv       Header (`CSV_FIELDS`), one note per line.
 ========  =====================================================================================
@@ -161,6 +161,7 @@ def _document(source: object, notes: Sequence[Note]) -> dict[str, Any]:
     leakage: LeakageReport | None = getattr(source, "leakage", None)
     smoothing: LeakageReport | None = getattr(source, "smoothing", None)
     warnings: Sequence[str] | None = getattr(source, "warnings", None)
+    lineup: Any = getattr(source, "lineup", None)
     return {
         "format": DOCUMENT_FORMAT,
         "version": DOCUMENT_VERSION,
@@ -172,6 +173,7 @@ def _document(source: object, notes: Sequence[Note]) -> dict[str, Any]:
         "segments": [{**asdict(s), "start": _rounded(s.start)} for s in segments],
         "leakage": None if leakage is None else leakage.to_dict(),
         "smoothing": None if smoothing is None else smoothing.to_dict(),
+        **({} if lineup is None else {"lineup": lineup.to_dict()}),
     }
 
 

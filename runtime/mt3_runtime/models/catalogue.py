@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from mt3_runtime.errors import CheckpointError, DownloadError, OptionError
@@ -35,6 +35,9 @@ from mt3_runtime.models.shipped import listing, shipped_models
 MIRROR_VARIABLE = "MT3_MIRROR"
 #: Set to 1, nothing is downloaded.
 OFFLINE_VARIABLE = "MT3_OFFLINE"
+
+
+ModelKind = Literal["transcription", "tagger", "genre"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,9 @@ class ModelInfo:
         digests: Where the digests come from.
         note: What else a user must know; may be empty.
         files: What to download; empty if the catalogue does not know the files.
+        kind: ``transcription``, or ``tagger`` or ``genre`` for what hears without writing notes.
+        trained_on: What a classifier was taught with, and what is doubtful about that; may be
+            empty.
         shipped: Whether it is part of the package, as a bundle: then the files are the bundle's,
             and there is nothing to download or to export.
     """
@@ -92,6 +98,8 @@ class ModelInfo:
     digests: str
     note: str
     files: tuple[ModelFile, ...]
+    kind: ModelKind = "transcription"
+    trained_on: str = ""
     shipped: bool = False
 
     @property

@@ -20,7 +20,7 @@ from mt3_runtime.errors import BundleNotFoundError, OptionError, OutputError
 from mt3_runtime.filesystem.ownership import delete, is_regular, listed
 from mt3_runtime.imports.extras import install
 from mt3_runtime.models import catalogue
-from mt3_runtime.models.cache import cache_dir, contents, expanded
+from mt3_runtime.models.cache import CLASSIFIER_FOLDER, cache_dir, contents, expanded
 from mt3_runtime.models.download import part_of
 from mt3_runtime.models.shipped import DEFAULT, shipped_models
 
@@ -139,6 +139,24 @@ def is_plain(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) is not None and ".." not in name
 
 
+def installed_classifiers() -> dict[str, Path]:
+    """Taggers and genre classifiers in the cache folder, by name; none without a home folder.
+
+    Raises:
+        OptionError: The cache folder cannot be looked into.
+    """
+    try:
+        folder = cache_dir() / CLASSIFIER_FOLDER
+    except OptionError:
+        return {}
+    found = [
+        path
+        for path in contents(folder)
+        if (path.is_file() and path.suffix == BUNDLE_SUFFIX) or (path / BUNDLE_FILE).is_file()
+    ]
+    return {path.name.removesuffix(BUNDLE_SUFFIX): path for path in found}
+
+
 def remove_model(name: str) -> int:
     """Deletes the checkpoint and the bundle stored under a name; returns the bytes freed.
 
@@ -149,7 +167,7 @@ def remove_model(name: str) -> int:
         OptionError: The cache folder is unknown or cannot be looked into.
         OutputError: Something else is with them, which the message names; nothing is deleted.
     """
-    for kind in ("checkpoints", "bundles"):
+    for kind in ("checkpoints", "bundles", CLASSIFIER_FOLDER):
         contents(cache_dir() / kind)  # or what is there would be said not to be
     aliases = {alias: model.name for model in catalogue.list_models() for alias in model.aliases}
     files: list[Path] = []
@@ -161,6 +179,8 @@ def remove_model(name: str) -> int:
             cache_dir() / "checkpoints" / wanted,
             cache_dir() / "bundles" / wanted,
             cache_dir() / "bundles" / f"{wanted}{BUNDLE_SUFFIX}",
+            cache_dir() / CLASSIFIER_FOLDER / wanted,
+            cache_dir() / CLASSIFIER_FOLDER / f"{wanted}{BUNDLE_SUFFIX}",
         ):
             if not os.path.lexists(place):
                 continue

@@ -143,6 +143,9 @@ class Lineup:
         return bool(self.programs or self.drum_keys)
 
 
+AUTO = "auto"
+"""Stands for a line-up that evidence chooses (`mt3_runtime.extensions`)."""
+
 NOBODY = Lineup(frozenset(), frozenset())
 
 Instruments = str | int | Lineup | Iterable[str | int]
@@ -189,6 +192,11 @@ def named(instruments: Instruments) -> Lineup:
     if isinstance(instruments, Lineup):
         return instruments
     if isinstance(instruments, str):
+        if instruments.strip().lower() == AUTO:
+            raise OptionError(
+                f'instruments="{AUTO}" hears one whole recording at a time; use `mt3 transcribe` '
+                "or Model.transcribe_notes for each."
+            )
         instruments = [part for part in instruments.split(",") if part.strip()]
     elif isinstance(instruments, int):
         instruments = (instruments,)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mt3_runtime.bundles.bundle import Bundle
+from mt3_runtime.extensions.auto_lineup import is_auto
+from mt3_runtime.extensions.evidence import evidence_source
 from mt3_runtime.imports.extras import DISTRIBUTION
 from mt3_runtime.notes.instruments import choose
 
@@ -33,8 +35,11 @@ def options_of(model: Path, args: argparse.Namespace) -> dict[str, Any]:
         OptionError: An instrument is not known.
     """
     manifest = Bundle(model).manifest
-    lineup = choose(args.instruments, args.exclude)
+    auto = is_auto(args.instruments)
+    lineup = choose(None if auto else args.instruments, args.exclude)
+    judged = {"evidence": evidence_source().identity()} if auto else {}
     return {
+        **judged,
         "runtime": _version(),
         "model": manifest.name,
         "export": manifest.export_id,

@@ -65,6 +65,20 @@ PARTS = {
     "compiler": Part(
         ("rtx-requirements.txt", "rtx_builds.py", "test_rtx_compiler.py"), ("rtx",)
     ),
+    # A real Triton server, started from a wheel: recordings, crowds, clients that go.
+    "triton": Part(
+        ("triton-requirements.txt", "numpy1-requirements.txt", "triton_wheel.py",
+         "triton_recipe.py", "test_triton_server.py", "tensors.py", "triton_instance.py",
+         "triton_service.py", "repository.py", "request_options.py"),
+        ("shared", "triton", "numpy1"),
+    ),
+    # A local Ray cluster of two workers: a batch of which one is killed, a service.
+    "ray": Part(
+        ("ray-requirements.txt", "ray_recipe.py", "test_ray_cluster.py", "ray_batch.py",
+         "ray_plan.py", "ray_actor.py", "ray_service.py", "object_store.py", "note_table.py",
+         "request_options.py", "journal.py"),
+        ("shared", "ray"),
+    ),
     # Whole recordings: T5X's search, the violin through all profiles and as stored in fp16.
     "recordings": Part(
         ("baselines.json", "search.py", "t5x_recordings.npz", "test_recordings.py",

@@ -17,7 +17,9 @@ RUN = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 #: What CI need not have: devices, large libraries beside smaller ones, and what is too long for
 #: every check (scripts/nightly).
-ABSENT = {"gpu", "jax2tf", "midi-readers", "control-groups", "encoders"}
+ABSENT = {
+    "gpu", "jax2tf", "midi-readers", "control-groups", "encoders", "triton", "numpy1", "ray",
+}  # fmt: skip
 
 
 def shell(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -48,6 +48,7 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "pip install '.[cpu,export]'",
         "pip install '.[cpu,export,trt]' --extra-index-url https://pypi.nvidia.com",
         "pip install '.[rtx]'",
+        "pip install '.[cpu,ray]'",
         "pip install '.[cpu,calibration,viz]'",
         "pip install '.[export,jax2tf]'",
         "pip install '.[cpu,export,calibration]'",
@@ -107,6 +108,13 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "mt3 serve",
         "mt3 serve --host 0.0.0.0 --token-file tokens.txt --allow-host music.example.org",
         "mt3 serve -m magenta_mt3 -m small=default --max-live 4",
+    ),
+    "needs a Triton server, a Ray cluster, or minutes; scripts/nightly triton ray runs the like": (
+        'client = grpc.InferenceServerClient("127.0.0.1:8001")',
+        "from mt3_server.ray import transcribe_files",
+        "from mt3_server.ray import service",
+        "python benchmarks/scale_out.py",
+        "python benchmarks/million.py",
     ),
     "goes on until somebody ends it; test_batch.py does": (
         "mt3 transcribe songs/ -o out/ --watch",

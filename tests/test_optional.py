@@ -66,6 +66,7 @@ COMMANDS = [
     ("genre {audio} -m {bundle}", "cpu"),
     ("serve -m {bundle} --spool {folder}/spool", "serve"),
     ("serve --help", None),
+    ("triton {bundle} -o {folder}/repository", None),
     ("bench {audio} -m {bundle}", "cpu"),
     ("doctor", None),
 ]

@@ -196,7 +196,7 @@ class Journal:
         return own
 
     def owns(self, path: str, key: str) -> bool:
-        digests = self._digests(self.key(Path(path)), key)
+        digests = self.digests(path, key)
         if not digests or not is_regular(path):
             return False
         try:
@@ -324,7 +324,9 @@ class Journal:
             self.key(Path(path)): hashlib.sha256(data).hexdigest() for path, data in outputs.items()
         }
 
-    def _digests(self, name: str, key: str) -> str:
+    def digests(self, path: str, key: str) -> str:
+        """All SHA-256, joined, of what was written to a path for this source."""
+        name = self.key(Path(path))
         found = (ledger.digests.get(name) for ledger in (self._ledger, *self._others))
         return "".join(digests for source, digests in filter(None, found) if source == key)
 

@@ -132,6 +132,8 @@ class Load:
         below: What waits meanwhile, in the worker's other lane.
         until: Nothing goes ahead of the other lane behind this time; or, of that lane, nothing goes
             ahead of it up to then.  Live segments do.
+        held: Since when it waits for live segments in other lanes, None if it does not.
+        free: Up to then it does not.
     """
 
     channels: int
@@ -141,3 +143,5 @@ class Load:
     alone: bool = False
     below: Load | None = None
     until: float = 0.0
+    held: float | None = None
+    free: float = 0.0

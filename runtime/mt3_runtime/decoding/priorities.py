@@ -11,10 +11,10 @@ nobody starves.  A recording is opened only when those ahead of it cannot fill t
 more is read ahead than a few segments.
 
 A step takes longer the more rows it has, and a lane may be full.  So a segment that is more urgent
-than all that a lane holds, by its class or because far less is left of its recording, goes *ahead*:
-its worker decodes it in a second lane, and the first one waits meanwhile, with all it has.  A lane
-that holds something more urgent is not filled up with others; and to one that has as many rows as
-pay (`mt3_runtime.decoding.step_costs`) no further recording is added for which somebody waits.
+than all that a lane holds, by its class or as far less of its recording is to be done, goes
+*ahead*: its worker decodes it in a second lane, and the first one waits meanwhile.  A lane that
+holds something more urgent is not filled up with others; and to one that has as many rows as pay
+(`mt3_runtime.decoding.step_costs`) no further recording is added for which somebody waits.
 
 Lanes share caches and memory, and every step reads all weights.  So lanes without live segments
 wait while a live one is decoded in another: with Magenta's MT3 on two cores its steps take half as
@@ -46,8 +46,8 @@ FEW_ROWS = 4
 """Rows up to which a lane takes in what is less urgent than what it holds.  With Magenta's MT3 a
 step takes 2.3 ms with one row, 6 ms with 8, 15 ms with 32."""
 
-FAR_LESS, MUCH_LESS = 2, 20.0
-"""A recording goes ahead of one of its own class of which so many times as much is left, and so
+FAR_LESS, MUCH_LESS = 2, 10.0
+"""A recording goes ahead of one of its own class of which so many times as much is not done, and so
 many seconds of audio more: clips of ten seconds that come together never stop each other."""
 
 LONGEST_WAIT = 5.0
@@ -218,7 +218,8 @@ def _precedes(strand: Strand, other: Strand) -> bool:
     if strand.priority is other.priority:
         if strand.priority is Priority.LIVE:
             return False
-        return max(FAR_LESS * strand.left, strand.left + MUCH_LESS) < other.left
+        mine = strand.unfinished
+        return max(FAR_LESS * mine, mine + MUCH_LESS) < other.unfinished
     return strand.priority < other.priority
 
 

@@ -245,14 +245,15 @@ class Schedule:
 
     def done(self, turn: Turn, sequences: tuple[Sequence, ...]) -> None:
         """A segment was decoded: in a model with memory, its successor's turn may have come."""
-        strand = turn.strand
+        strand, span = turn.strand, turn.job.span
         with self._lock:
             strand.last = sequences[0]
             strand.under_way -= 1
+            strand.finished += span.seconds
             if turn.void:
                 self._give_back(strand, 1)
             else:
-                strand.emit(Decoded(strand.number, turn.job.span, sequences))
+                strand.emit(Decoded(strand.number, span, sequences))
             self._leave(strand)
             if self._remember or strand.priority is Priority.LIVE:
                 self._notify()

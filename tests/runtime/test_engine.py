@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -189,6 +190,39 @@ def test_audio_counts_in_seconds_and_not_in_files(model: Model, audio: Audio) ->
         assert engine.submit(audio).result(60.0).duration == pytest.approx(9.0)
         with pytest.raises(EngineBusyError):
             engine.submit(np.tile(audio, 3))
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(59.0, 0), (130.0, 2), (200.0, 3)])
+def test_a_length_that_is_not_known_counts_as_a_minute(
+    model: Model, limit: float, fits: int
+) -> None:
+    """Of pipes, until they end; they are as many as there may be, and no more."""
+    pipes = [os.pipe() for _ in range(fits + 1)]
+    inputs = [os.fdopen(read, "rb") for read, _ in pipes]
+    with model.engine(max_seconds=limit) as engine:
+        handles = [engine.submit(pipe) for pipe in inputs[:fits]]
+        with pytest.raises(EngineBusyError, match="unknown length, which counts as 60 s"):
+            engine.submit(inputs[fits])
+        for _, write in pipes:
+            os.close(write)
+        for handle in handles:
+            assert isinstance(handle.exception(60.0), AudioError)
+    for pipe in inputs:
+        pipe.close()
+
+
+def test_a_length_that_a_process_finds_out_counts_from_then_on(
+    model: Model, audio: Audio, tmp_path: Path
+) -> None:
+    """Nine minutes, as soon as the first segment is there."""
+    path = tmp_path / "nine_minutes.wav"
+    soundfile.write(path, np.tile(audio, 60), 16000)
+    with model.engine(max_seconds=100.0, readers=1) as engine:
+        handle = engine.submit(path, deadline=HANGS)
+        until(lambda: handle.length_known)
+        with pytest.raises(EngineBusyError, match=r"[1-5][0-9][0-9] s of audio are under way"):
+            engine.submit(path)
+        handle.cancel()
 
 
 def test_a_deadline_ends_a_recording(engine: Engine, audio: Audio) -> None:

@@ -7,6 +7,7 @@ import concurrent.futures
 import os
 import threading
 import time
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -452,6 +453,40 @@ def test_live_events_are_the_notes_of_a_stream(
     assert sorted(_check(events)) == expected
     assert _check(list(model.stream_events(audio, **options))) is not None  # type: ignore[arg-type]
     assert engine.health().live == 0
+
+
+def test_live_inputs_beside_a_file_of_three_hours(
+    engine: Engine, model: Model, audio: Audio, tmp_path: Path
+) -> None:
+    """They get what they get alone, and the file goes on meanwhile."""
+    path = tmp_path / "long.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16000, 3 * 3600 * 16000, "NONE", ""))
+        file.writeframesraw((audio * 32767).astype("<i2").tobytes())
+        file._datawritten = file._datalength  # type: ignore[attr-defined]  the rest is a hole
+    os.truncate(path, 44 + 3 * 3600 * 16000 * 2)
+    long = engine.submit(path, priority="batch", deadline=HANGS)
+    until(lambda: engine.health().decoding > 0)
+    found: list[list[NoteEvent]] = []
+
+    def listen() -> None:
+        with engine.open_live(16000) as live:
+            feeding = threading.Thread(target=_feed, args=(live, audio))
+            feeding.start()
+            found.append(list(live.events()))
+            feeding.join()
+
+    listeners = [threading.Thread(target=listen) for _ in range(2)]
+    for thread in listeners:
+        thread.start()
+    for thread in listeners:
+        thread.join(HANGS)
+    expected = sorted(model.stream(iter([audio]), sr=16000))
+    assert [sorted(_check(events)) for events in found] == [expected] * 2
+    until(lambda: long.progress is not None and long.progress.seconds_done > 20.0)
+    assert long.progress is not None
+    assert long.progress.seconds_total == 3 * 3600.0
+    assert long.cancel()
 
 
 def test_a_note_is_said_to_begin_before_it_ends() -> None:

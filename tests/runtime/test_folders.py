@@ -377,8 +377,10 @@ def test_stems_without_notes_are_said(folder, tiny_bundle, audio, capsys):
 
 
 @posix
-@pytest.mark.parametrize(("output", "link"), [("gone", "gone"), ("gone/", "gone"),
-                                              ("gone/below/", "gone"), ("there/inner", "there/inner")])
+@pytest.mark.parametrize(
+    ("output", "link"),
+    [("gone", "gone"), ("gone/", "gone"), ("gone/below/", "gone"), ("there/inner", "there/inner")],
+)
 def test_a_folder_that_is_a_link_to_nowhere_is_called_that(
     tmp_path, monkeypatch, capsys, audio, output, link
 ):  # fmt: skip

@@ -273,7 +273,7 @@ def test_a_full_disk_ends_it_with_one_error(whole, tiny_bundle, monkeypatch, cap
         calls.append(job)
         if len(calls) > 2:
             raise OutputError("cannot write x") from OSError(errno.ENOSPC, "No space left")
-        real(contents, job, **options)
+        return real(contents, job, **options)
 
     out = ["transcribe", "in", "-o", "out", *asked(tiny_bundle)]
     capsys.readouterr()

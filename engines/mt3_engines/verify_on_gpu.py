@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mt3_engines.build_command import find_bundle
 from mt3_engines.building.builder import Tools, build_engine
 from mt3_engines.optional import find_place, import_polygraphy, import_tensorrt, open_cuda
 from mt3_engines.running.backend import TensorRtBackend
@@ -64,11 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    bundles = [resolve_model(name) for name in (args.bundle, args.exact) if name is not None]
+    bundle = find_bundle(args.bundle)
+    exact = bundle if args.exact is None else Bundle(resolve_model(args.exact))
+    bundles = [bundle.path, exact.path]
     check_output(args.output, args.recordings, bundles=bundles)
     if args.answers is not None:
         check_output(args.answers, [*args.recordings, args.output], bundles=bundles)
-    bundle, exact = Bundle(bundles[0]), Bundle(bundles[-1])
     tools, cuda = _tools(args)
     about = {
         "bundle": bundle.manifest.export_id,

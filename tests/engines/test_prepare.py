@@ -231,6 +231,19 @@ def test_what_decides_stays_exact(weights):
     assert halved == {v.name for v in made.graph.input if v.name.startswith(("past_", "cross_"))}
 
 
+def test_attention_relies_on_lengths_alone(weights):
+    """ONNX Runtime's kernels for fp32 and fp16 differ in causal alignment; ours ask for none."""
+    nodes = [node for node in decoder(weights).graph.node if node.op_type == "Attention"]
+    assert nodes
+    for node in nodes:
+        assert not [a for a in node.attribute if a.name == "is_causal" and a.i]
+        query, key, _, *others = node.input
+        mask_and_past, lengths = others[:3], others[3:]
+        assert query
+        assert not any(mask_and_past)
+        assert bool(lengths) is not key.startswith("cross_key_")
+
+
 def products_of(model, name: str) -> list[tuple[str, str]]:
     """Operators and types of the products with parameters of that name."""
     found, types = parameters(model), {}

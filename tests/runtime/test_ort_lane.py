@@ -160,6 +160,24 @@ def test_a_host_without_a_gpu_has_the_first_rows_alone(tiny_bundle) -> None:
     assert OrtCudaBackend(Bundle(tiny_bundle), place=HERE).slots == lane_widths.WIDTHS[0]
 
 
+def test_lanes_that_end_after_close_give_nothing_back(tiny_bundle, memory, features) -> None:
+    backend = OrtCudaBackend(Bundle(tiny_bundle), place=HERE, threads=1)
+    lanes = [backend.lane(8), backend.lane(1)]
+    lanes[0].load(0, features[0])
+    assert lanes[0].widen()
+    backend.close()
+    backend.close()
+    uses = [lambda: lanes[0].load(0, features[0]), lambda: lanes[0].step(1),
+            lambda: lanes[0].move(1, 0), lambda: lanes[0].widen(), lambda: backend.lane(8)]  # fmt: skip
+    for use in uses:
+        with pytest.raises(DeviceError, match=r"^This model was closed; load it again\.$"):
+            use()
+    uses.clear()
+    lanes.clear()
+    gc.collect()
+    assert not backend._idle
+
+
 # Recording ---------------------------------------------------------------------------------------
 
 

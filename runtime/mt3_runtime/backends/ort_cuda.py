@@ -149,7 +149,7 @@ class OrtCudaBackend:
         self.encoder, self.decoder = self.turns.alone(lambda: self._load_both(bundle))
         self.copier = Copier(self._helper)
         self.graph_ids = itertools.count(1)
-        self._idle: dict[int, list[Slots]] = {}
+        self._idle = _Idle()
         self.slots = self._most_rows(SLOTS - 1 + self.spec.channels)
         self._prove()
         graphs = ", CUDA graphs" if self.cuda_graph else ""
@@ -169,7 +169,7 @@ class OrtCudaBackend:
         with self.reporting():
             made = self.turns.alone(make)
         # Not `self`: a lane must not keep a closed backend alive.
-        weakref.finalize(made, _give_back, self._idle, made.held)
+        weakref.finalize(made, self._idle.keep, made.held)
         return made
 
     def wider(self, rows: int, most: int) -> Slots | None:
@@ -186,7 +186,7 @@ class OrtCudaBackend:
 
     def give_back(self, memory: Slots) -> None:
         """Keeps memory that a lane has outgrown for others."""
-        _give_back(self._idle, [memory])
+        self._idle.keep([memory])
 
     def warmup(self) -> None:
         """Encodes silence, and records the steps of all lanes in their first two caches.
@@ -209,10 +209,12 @@ class OrtCudaBackend:
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
-        """Raises what ONNX Runtime raises as a `DeviceError`.
+        """Raises what ONNX Runtime raises as a `DeviceError`, as does a backend that was closed.
 
         Its exceptions share no base class below `Exception`.
         """
+        if self._idle.closed:
+            raise DeviceError("This model was closed; load it again.")
         try:
             yield
         except Exception as error:
@@ -224,7 +226,9 @@ class OrtCudaBackend:
 
     def _free(self) -> None:
         self._idle.clear()
-        del self.encoder, self.decoder, self.copier
+        if not self._idle.closed:
+            self._idle.closed = True
+            del self.encoder, self.decoder, self.copier
 
     def _load_both(self, bundle: Bundle) -> tuple[Any, Any]:
         encoder = self._load(bundle, self.files["encoder"])
@@ -342,9 +346,15 @@ class OrtCudaBackend:
         )  # fmt: skip
 
 
-def _give_back(idle: dict[int, list[Slots]], held: list[Slots]) -> None:
-    for memory in held:
-        idle.setdefault(memory.slots, []).append(memory)
+class _Idle(dict[int, "list[Slots]"]):
+    """Memory that no lane has, by its number of rows; none any more once it is closed."""
+
+    closed = False
+
+    def keep(self, held: list[Slots]) -> None:
+        """Takes the memory of a lane that is gone."""
+        for memory in [] if self.closed else held:
+            self.setdefault(memory.slots, []).append(memory)
 
 
 def _capacities(longest: int) -> list[int]:

@@ -90,7 +90,8 @@ class CudaLane(HostSlots):
     def widen(self) -> bool:
         """Takes memory for more rows, if there is any, and moves into it."""
         old, capacity = self._memory, self._capacity
-        wider = self._backend.wider(old.slots, self.slots)
+        with self._backend.reporting():
+            wider = self._backend.wider(old.slots, self.slots)
         if wider is None:
             return False
         pairs = [*zip(old.cross.values(), wider.cross.values(), strict=True)]

@@ -167,13 +167,19 @@ def test_lanes_that_end_after_close_give_nothing_back(tiny_bundle, memory, featu
     assert lanes[0].widen()
     backend.close()
     backend.close()
-    uses = [lambda: lanes[0].load(0, features[0]), lambda: lanes[0].step(1),
-            lambda: lanes[0].move(1, 0), lambda: lanes[0].widen(), lambda: backend.lane(8)]  # fmt: skip
+    uses = [
+        lambda: lanes[0].load(0, features[0]),
+        lambda: lanes[0].step(1),
+        lambda: lanes[0].move(1, 0),
+        lanes[0].widen,
+        lambda: backend.lane(8),
+    ]
     for use in uses:
         with pytest.raises(DeviceError, match=r"^This model was closed; load it again\.$"):
             use()
     uses.clear()
     lanes.clear()
+    del use
     gc.collect()
     assert not backend._idle
 

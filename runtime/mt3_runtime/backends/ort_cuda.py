@@ -141,14 +141,14 @@ class OrtCudaBackend:
                 "Use profile portable."
             )
         self.workers = threads or min(WORKERS, usable_cores())
-        self.capacities = _capacities(self.max_tokens)
+        self.capacities: Sequence[int] = _capacities(self.max_tokens)
         self.shapes = {
             role: expected_shapes(bundle.manifest, self.files[role]) for role in self.files
         }
         self.turns = threads_of(f"{self.place.memory}:{self.place.index}")
         self.encoder, self.decoder = self.turns.alone(lambda: self._load_both(bundle))
         self.copier = Copier(self._helper)
-        self.graph_ids = itertools.count(1)
+        self.graph_ids: Iterator[int] = itertools.count(1)
         self._idle = _Idle()
         self.slots = self._most_rows(SLOTS - 1 + self.spec.channels)
         self._prove()

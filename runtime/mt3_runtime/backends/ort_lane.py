@@ -11,7 +11,9 @@ by this lane; the next one that has this memory tries again.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,10 +21,47 @@ from mt3_runtime.backends.ort_common import HostSlots
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, IdArray
-    from mt3_runtime.backends.ort_cuda import OrtCudaBackend
+    from mt3_runtime.backends.ort_memory import Copier
     from mt3_runtime.backends.ort_slots import Slots
+    from mt3_runtime.backends.ort_threads import DeviceThreads
+    from mt3_runtime.bundles.manifest import ModelSpec
 
 log = logging.getLogger("mt3_runtime")
+
+
+class LaneOwner(Protocol):
+    """What a lane needs of its backend.
+
+    Attributes:
+        spec: Sizes of the model.
+        start_id: The token that a sequence begins with.
+        capacities: Lengths of the caches, ascending.
+        turns: The device's threads.
+        encoder: The encoder's session.
+        decoder: That of the decoder step.
+        copier: Copies between buffers.
+        cuda_graph: Whether steps are recorded.
+        graph_ids: Ids of recorded steps.
+    """
+
+    spec: ModelSpec
+    start_id: int
+    capacities: Sequence[int]
+    turns: DeviceThreads
+    encoder: Any
+    decoder: Any
+    copier: Copier
+    cuda_graph: bool
+    graph_ids: Iterator[int]
+
+    def reporting(self) -> AbstractContextManager[None]:
+        """Raises what ONNX Runtime raises as a `DeviceError`."""
+
+    def wider(self, rows: int, most: int) -> Slots | None:
+        """Memory for a lane that has so many rows and may have more; None if there is none."""
+
+    def give_back(self, memory: Slots) -> None:
+        """Keeps memory that a lane has outgrown for others."""
 
 
 class CudaLane(HostSlots):
@@ -32,7 +71,7 @@ class CudaLane(HostSlots):
         held: The memory that it has, in a list, which says so when the lane is gone.
     """
 
-    def __init__(self, backend: OrtCudaBackend, memory: Slots, slots: int) -> None:
+    def __init__(self, backend: LaneOwner, memory: Slots, slots: int) -> None:
         super().__init__(backend.spec, slots, backend.start_id)
         self._backend, self._turns, self.held = backend, backend.turns, [memory]
         self._capacity = backend.capacities[0]

@@ -121,10 +121,10 @@ class CudaLane(HostSlots):
 
     def move(self, source: int, target: int) -> None:
         super().move(source, target)
-        memory, copier = self._memory, self._backend.copier
-        buffers = [*memory.cross.values(), *memory.cache(self._capacity)]
+        memory = self._memory
         with self._backend.reporting():
-            self._turns.decoding.do(lambda: copier.move(buffers, source, target))
+            buffers = [*memory.cross.values(), *memory.cache(self._capacity)]
+            self._turns.decoding.do(lambda: self._backend.copier.move(buffers, source, target))
 
     def widen(self) -> bool:
         """Takes memory for more rows, if there is any, and moves into it."""

@@ -1,7 +1,7 @@
 """Routes of the service: ``/v1/tags`` and ``/v1/genre``.
 
-Contract: see `mt3_runtime.extensions.service_routes`.  Clients name bundles that are installed, never
-paths, and get what `mt3 tag` and `mt3 genre` write as JSON.
+Contract: see `mt3_runtime.extensions.service_routes`.  Clients name bundles that are installed,
+never paths, and get what `mt3 tag` and `mt3 genre` write as JSON.
 """
 
 from __future__ import annotations

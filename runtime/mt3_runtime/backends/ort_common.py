@@ -67,6 +67,11 @@ class HostSlots:
         self.allowed = np.ones((slots, spec.vocab_size), np.bool_)
         self.top_ids = np.zeros((slots, 2), np.int64)
         self.top_log_probs = np.zeros((slots, 2), np.float32)
+        self.room = slots
+
+    def widen(self) -> bool:
+        """Nothing: there is memory for all slots from the start."""
+        return False
 
     def restart(self, filled: slice) -> None:
         """Sends slots back to the start token."""

@@ -30,6 +30,7 @@ def open_session(
     providers: Sequence[Any] = (CPU,),
     threads: int = 1,
     entries: Mapping[str, str] | None = None,
+    plugin: tuple[Sequence[Any], Mapping[str, str]] | None = None,
 ) -> Any:
     """Makes a session; raises whatever ONNX Runtime raises.
 
@@ -39,6 +40,7 @@ def open_session(
         providers: Names, or pairs of name and options.
         threads: Threads of the host for one operator.
         entries: More of ONNX Runtime's session entries.
+        plugin: Devices of a plug-in provider, and its options, in place of ``providers``.
     """
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -46,6 +48,9 @@ def open_session(
     options.log_severity_level = _SEVERITY
     for key, value in (_FORMAT, *(entries or {}).items()):
         options.add_session_config_entry(key, value)
+    if plugin is not None:
+        options.add_provider_for_devices(list(plugin[0]), dict(plugin[1]))
+        return runtime.InferenceSession(source, options, enable_fallback=0)
     return runtime.InferenceSession(source, options, providers=list(providers), enable_fallback=0)
 
 

@@ -108,10 +108,7 @@ def _open_gpu(bundle: Bundle, device: Device, threads: int | None, profile: str 
     """Opens a device that may not be here: it is asked first, and the bundle second."""
     if device.kind == "cuda":
         _check_provider()
-    if device.kind in _OPENERS:
-        opener = _OPENERS[device.kind]
-    else:
-        opener = _registered(device)
+    opener = _OPENERS[device.kind] if device.kind in _OPENERS else _registered(device)
     try:
         return opener(bundle, device, threads, profile)
     except BundleError:

@@ -3,8 +3,8 @@
 A device has no operations of its own that Python could call, but it runs graphs: copying rows from
 one buffer to another and doubling a cache are graphs of a few nodes.  So are the sum by which
 `mt3_runtime.diagnostics.doctor` judges a provider, and the products by which a CPU's integers and a
-plug-in's floats are judged.  Field numbers are those of onnx.proto; IR version 8 and opset 17 are old enough for every
-ONNX Runtime and TensorRT this project can meet.
+plug-in's floats are judged.  Field numbers are those of onnx.proto; IR version 8 and opset 17 are
+old enough for every ONNX Runtime and TensorRT this project can meet.
 """
 
 from __future__ import annotations

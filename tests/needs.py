@@ -26,6 +26,7 @@ PYTHONS = {
     "jax2tf": "MT3_JAX2TF_PYTHON",
     "gpu-wheel": "MT3_GPU_WHEEL_PYTHON",
     "rtx": "MT3_RTX_PYTHON",
+    "openvino": "MT3_OPENVINO_PYTHON",
 }
 
 #: What tests may lack -> how to get it.  These are the names that ``MT3_REQUIRE`` takes.
@@ -37,6 +38,7 @@ NEEDS = {
     "jax2tf": "tests/export/jax2tf-requirements.txt",
     "gpu-wheel": "tests/runtime/gpu-wheel-requirements.txt",
     "rtx": "tests/engines/rtx-requirements.txt",
+    "openvino": "tests/runtime/openvino-requirements.txt",
     "compiler": "apt-get install gcc binutils",
     "bindings": "python tests/engines/bindings.py FOLDER, and set MT3_TENSORRT_BINDINGS to FOLDER",
     "install": "set MT3_TEST_INSTALL=1 where a package index is in reach",

@@ -85,7 +85,8 @@ def multiply_integers(
             written.products(node, plan, splits.get(node.output[0]))
         elif node.op_type != "Split" or not set(node.output) & written.written:
             written.nodes.append(node)
-    kept = [tensor for tensor in graph.initializer if tensor.name not in plans]
+    used = {name for node in written.nodes for name in node.input}
+    kept = [each for each in graph.initializer if each.name in used - written.tensors.keys()]
     nodes = list(written.nodes)
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)

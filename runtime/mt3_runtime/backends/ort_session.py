@@ -31,6 +31,7 @@ def open_session(
     threads: int = 1,
     entries: Mapping[str, str] | None = None,
     memory_plan: bool = True,
+    plugin: tuple[Sequence[Any], Mapping[str, str]] | None = None,
 ) -> Any:
     """Makes a session; raises whatever ONNX Runtime raises.
 
@@ -42,6 +43,7 @@ def open_session(
         entries: More of ONNX Runtime's session entries.
         memory_plan: Whether memory is planned for each new shape of the inputs, and kept as one
             block; without, tensors are allocated as they come.
+        plugin: Devices of a plug-in provider, and its options, in place of ``providers``.
     """
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -51,6 +53,9 @@ def open_session(
         options.enable_mem_pattern = False
     for key, value in (_FORMAT, *(entries or {}).items()):
         options.add_session_config_entry(key, value)
+    if plugin is not None:
+        options.add_provider_for_devices(list(plugin[0]), dict(plugin[1]))
+        return runtime.InferenceSession(source, options, enable_fallback=0)
     return runtime.InferenceSession(source, options, providers=list(providers), enable_fallback=0)
 
 

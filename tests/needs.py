@@ -59,6 +59,9 @@ NEEDS = {
     "timidity": "apt-get install timidity",
     "encoders": "nothing to do: this libsndfile or FFmpeg reads the format and does not write it",
     "midi-readers": "pip install music21 partitura",
+    "node": "apt-get install nodejs npm",
+    "node-modules": "npm ci --ignore-scripts --prefix runtime/web",
+    "chromium": "apt-get install chromium",
     "control-groups": "run as root where the kernel lets a group be made",
     "gpu": "run where there is an NVIDIA GPU",
 }
@@ -115,6 +118,14 @@ def tool(program: str, name: str | None = None) -> str:
     if path is None:
         missing(name or program, f"there is no {program} on the path")
     return path
+
+
+def node_modules() -> Path:
+    """The folder of packages that the tests of the JavaScript runtime use."""
+    folder = ROOT / "runtime" / "web" / "node_modules"
+    if not folder.is_dir():
+        missing("node-modules", f"there is no folder {folder}")
+    return folder
 
 
 def torch() -> ModuleType:

@@ -68,6 +68,9 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "mt3 export path/to/mt3 --via jax2tf -o traced/",
         "mt3 transcribe song.wav -m traced/",
     ),
+    "fetches 30 MB from the npm registry; tests/web/test_page.py runs it with what CI has": (
+        "mt3 web build -o site/",
+    ),
     "published weights, which every user has to get; tests/export and tests/parity run it": (
         "mt3 export yamnet.tflite",
         "mt3 export ast/",

@@ -43,7 +43,11 @@ def test_the_wheel_holds_the_packages_and_their_data_and_nothing_else(wheel):
     names = wheel.namelist()
     packages = {package.name for package in PACKAGES}
     tops = {name.partition("/")[0] for name in names}
-    assert tops - packages == {"mt3_runtime-0.1.0.dist-info"}
+    # The page lies where the service gives it out.
+    assert tops - packages - {"mt3_server"} == {"mt3_runtime-0.1.0.dist-info"}
+    assert {"mt3_server/page/index.html", "mt3_server/page/page/app.js"} <= set(names)
+    page = sum(wheel.getinfo(name).compress_size for name in names if "/page/" in name)
+    assert page < 1.6e6
     for package in PACKAGES:
         sources = {
             path.relative_to(ROOT / package.parent).as_posix()

@@ -64,6 +64,8 @@ def read_bundle(bundle: Bundle) -> BundleContents:
     """
     manifest = bundle.manifest
     stored = manifest.precision.weights
+    if not bundle.profiles and manifest.graphs:
+        bundle.graph("encoder", "cpu")  # says what it holds instead
     if not manifest.precision.exact or stored not in ("fp32", "fp16") or not bundle.profiles:
         raise CheckpointError(
             f"{bundle.path} is a bundle of precision {manifest.precision}, and only exact ones can "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +17,13 @@ from mt3_runtime.models.installed import BUNDLE_SUFFIX, find_model, installed_mo
 from mt3_runtime.notes.stems import OTHER, STEMS
 
 if TYPE_CHECKING:
-    import argparse
-
     from mt3_runtime.models.catalogue import ModelInfo
 
 PROFILE_NAMES = ("cpu", "portable", "compat")
 FRONT_END_NAMES = ("trained", "mt3-infer")
 ROUTE_NAMES = ("direct", "jax2tf", "torch")
+STARTS = ("samples", "features")
+"""What a single graph reads; those of `mt3_export.graphs.complete_graph`."""
 
 
 class ExportCommand:
@@ -85,13 +87,19 @@ class ExportCommand:
             help="how graphs are made: written node by node (direct, the default), or traced "
             "through a framework, to check that (profile compat only)",
         )
+        parser.add_argument(
+            "--single-file",
+            nargs="?",
+            const="samples",
+            choices=STARTS,
+            metavar="INPUT",
+            help="one graph of the whole model, for programs without mt3 (docs/web.md): samples of "
+            "segments in, tokens out; with INPUT features, those in place of samples. Needs -o",
+        )
 
     def run(self, args: argparse.Namespace) -> int:
         """Does the work; the bundle's path goes to stdout."""
-        from mt3_export.bundle_writer import check_target, export_bundle  # noqa: PLC0415  onnx takes 0.3 s to import
-        from mt3_export.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
-        from mt3_export.classifiers.classifier_writer import find_classifier  # noqa: PLC0415
-        from mt3_export.variants import variant_named, with_front_end  # noqa: PLC0415
+        from mt3_export.classifiers.classifier_writer import find_classifier  # noqa: PLC0415  onnx takes 0.3 s to import
 
         if args.checkpoint and find_classifier(Path(args.checkpoint)):
             return _export_classifier(Path(args.checkpoint), args)
@@ -100,39 +108,70 @@ class ExportCommand:
             return _export_classifier(pulled_checkpoint(known.name), args, name=known.name)
         if args.labels is not None:
             raise OptionError("--labels is for taggers and genre classifiers; leave it out.")
-        found = find_bundle(args.checkpoint)
-        if found is not None:
-            return _export_again(*found, args)
-        usual = "cpu" if args.via == "direct" else "compat"
-        profiles = _profiles(usual if args.profiles is None else args.profiles)
-        model = _pulled(args.checkpoint)
-        checkpoint = Path(args.checkpoint) if model is None else pulled_checkpoint(model.name)
-        if args.output == "":
-            raise OptionError("-o needs the name of a folder or of a .mt3 file.")
-        if args.output is not None:
-            check_target(Path(args.output))  # before minutes of work, not after
-        expected = args.variant or (None if model is None else model.exporter)
-        contents = read_checkpoint(checkpoint, expected)
-        variant = with_front_end(variant_named(contents.variant), args.features)
-        name = variant.name if model is None or args.features != "trained" else model.name
-        stored = cache_dir() / "bundles" / name
-        out = stored if args.output is None else Path(args.output)
-        talk(
-            f"{variant.name}: {contents.weights.parameters:,} parameters, licence: "
-            f"{variant.licence}"
+        return _written(*(_export(args) if args.single_file is None else _export_single(args)))
+
+
+def _export(args: argparse.Namespace) -> tuple[Manifest, Path]:
+    """Writes encoder and decoder of a checkpoint, or of a bundle once more."""
+    found = find_bundle(args.checkpoint)
+    return _export_checkpoint(args) if found is None else _export_again(*found, args)
+
+
+def _export_single(args: argparse.Namespace) -> tuple[Manifest, Path]:
+    """Writes one graph of the whole model: of a bundle as it is, or of one made for it."""
+    from mt3_export.bundle_writer import check_target  # noqa: PLC0415  onnx takes 0.3 s to import
+    from mt3_export.single_file import export_single_file  # noqa: PLC0415
+
+    if not args.output:
+        raise OptionError("--single-file needs -o, the name of a folder or of a .mt3 file.")
+    if args.profiles not in (None, "cpu") or args.via != "direct":
+        raise OptionError(
+            "--single-file makes one graph of profile cpu; leave out --profiles, --via."
         )
-        manifest = export_bundle(
-            contents.weights,
-            variant,
-            out,
-            source={"layout": contents.layout, "digest": contents.digest},
-            profiles=profiles,
-            storage=args.weights or ("fp16" if args.via == "direct" else "fp32"),
-            name=name,
-            stem=args.stem or OTHER,
-            route=args.via,
-        )
-        return _written(manifest, out)
+    out = Path(args.output)
+    check_target(out)  # before the work, not after
+    found = find_bundle(args.checkpoint)
+    changed = (args.variant, args.weights, args.stem) != (None, None, None)
+    if found and "cpu" in found[0].profiles and not changed and args.features == "trained":
+        return export_single_file(found[0], out, start=args.single_file), out
+    with tempfile.TemporaryDirectory() as folder:
+        pair = Path(folder) / "model"
+        _export(argparse.Namespace(**vars(args) | {"output": str(pair), "profiles": "cpu"}))
+        return export_single_file(Bundle(pair), out, start=args.single_file), out
+
+
+def _export_checkpoint(args: argparse.Namespace) -> tuple[Manifest, Path]:
+    from mt3_export.bundle_writer import check_target, export_bundle  # noqa: PLC0415  onnx takes 0.3 s to import
+    from mt3_export.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
+    from mt3_export.variants import variant_named, with_front_end  # noqa: PLC0415
+
+    usual = "cpu" if args.via == "direct" else "compat"
+    profiles = _profiles(usual if args.profiles is None else args.profiles)
+    model = _pulled(args.checkpoint)
+    checkpoint = Path(args.checkpoint) if model is None else pulled_checkpoint(model.name)
+    if args.output == "":
+        raise OptionError("-o needs the name of a folder or of a .mt3 file.")
+    if args.output is not None:
+        check_target(Path(args.output))  # before minutes of work, not after
+    expected = args.variant or (None if model is None else model.exporter)
+    contents = read_checkpoint(checkpoint, expected)
+    variant = with_front_end(variant_named(contents.variant), args.features)
+    name = variant.name if model is None or args.features != "trained" else model.name
+    stored = cache_dir() / "bundles" / name
+    out = stored if args.output is None else Path(args.output)
+    talk(f"{variant.name}: {contents.weights.parameters:,} parameters, licence: {variant.licence}")
+    manifest = export_bundle(
+        contents.weights,
+        variant,
+        out,
+        source={"layout": contents.layout, "digest": contents.digest},
+        profiles=profiles,
+        storage=args.weights or ("fp16" if args.via == "direct" else "fp32"),
+        name=name,
+        stem=args.stem or OTHER,
+        route=args.via,
+    )
+    return manifest, out
 
 
 def _known_classifier(text: str) -> ModelInfo | None:
@@ -207,7 +246,7 @@ def find_bundle(text: str) -> tuple[Bundle, str] | None:
     return None if found is None else (Bundle(found), found.name.removesuffix(BUNDLE_SUFFIX))
 
 
-def _export_again(bundle: Bundle, name: str, args: argparse.Namespace) -> int:
+def _export_again(bundle: Bundle, name: str, args: argparse.Namespace) -> tuple[Manifest, Path]:
     """Writes a bundle's model with other profiles or in another place."""
     from mt3_export.bundle_weights import read_bundle  # noqa: PLC0415  onnx takes 0.3 s to import
     from mt3_export.bundle_writer import check_target, export_bundle  # noqa: PLC0415
@@ -238,7 +277,7 @@ def _export_again(bundle: Bundle, name: str, args: argparse.Namespace) -> int:
         name=None if changed else old.name,
         stem=args.stem or old.stem,
     )
-    return _written(manifest, out)
+    return manifest, out
 
 
 def _target(output: str | None, name: str, old: Manifest) -> Path:

@@ -38,7 +38,8 @@ def lint(model: onnx.ModelProto, *, traced: bool = False) -> list[str]:
         *_version_faults(model),
         *(
             f"tensor {tensor.name} lies outside the file"
-            for tensor in graph.initializer
+            for part in _nested(graph)
+            for tensor in part.initializer
             if tensor.data_location == onnx.TensorProto.EXTERNAL
         ),
     ]
@@ -92,28 +93,38 @@ def _needed(name: str, writers: Mapping[str, onnx.NodeProto]) -> set[str]:
 
 
 def _name_faults(graph: onnx.GraphProto) -> list[str]:
-    written = [name for node in graph.node for name in node.output if name]
-    written += [tensor.name for tensor in graph.initializer]
-    written += [value.name for value in graph.input]
-    inner = [node for body in _bodies(graph) for node in body.node]
-    written += [name for node in inner for name in node.output if name]
-    read = {name for node in [*graph.node, *inner] for name in node.input}
+    parts = list(_nested(graph))  # a body sees, and may not repeat, the names around it
+    nodes = [node for part in parts for node in part.node]
+    parameters = [tensor for part in parts for tensor in part.initializer]
+    written = [name for node in nodes for name in node.output if name]
+    written += [tensor.name for tensor in parameters]
+    written += [value.name for part in parts for value in part.input]
+    read = {name for node in nodes for name in node.input}
     twice = [name for name, count in Counter(written).items() if count > 1]
     return [
         *(f"the name {name} is used twice" for name in twice),
         *(f"input {value.name} is not used" for value in graph.input if value.name not in read),
-        *(f"output {v.name} is not written" for v in graph.output if v.name not in written),
-        *(f"parameter {t.name} is not used" for t in graph.initializer if t.name not in read),
+        *(
+            f"output {value.name} is not written"
+            for part in parts
+            for value in part.output
+            if value.name not in written
+        ),
+        *(
+            f"parameter {tensor.name} is not used"
+            for tensor in parameters
+            if tensor.name not in read
+        ),
     ]
 
 
-def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graphs inside a graph's nodes, such as the bodies of loops, from the outside inwards."""
+def _nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the bodies of its nodes."""
+    yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                yield attribute.g
-                yield from _bodies(attribute.g)
+                yield from _nested(attribute.g)
 
 
 def _version_faults(model: onnx.ModelProto) -> list[str]:

@@ -66,7 +66,7 @@ class Bundle(GraphFiles):
         roles: dict[str, set[str]] = {}
         for graph in self.manifest.graphs:
             roles.setdefault(graph.profile, set()).add(graph.role)
-        return [profile for profile, found in roles.items() if found == {"encoder", "decoder"}]
+        return [profile for profile, found in roles.items() if {"encoder", "decoder"} <= found]
 
     def graph(self, role: Role, profile: str) -> GraphFile:
         """Looks up a graph.
@@ -77,6 +77,11 @@ class Bundle(GraphFiles):
         for graph in self.manifest.graphs:
             if (graph.role, graph.profile) == (role, profile):
                 return graph
+        if not self.profiles and any(graph.role == "complete" for graph in self.manifest.graphs):
+            raise BundleError(
+                f"{self.path} holds one graph for programs without this runtime (docs/web.md); "
+                "mt3 itself needs the model it was made of, exported without --single-file."
+            )
         have = ", ".join(self.profiles) or "none"
         raise BundleError(
             f"{self.path} holds no {role} of profile {profile!r} (it has: {have}). Make it with: "
@@ -86,7 +91,7 @@ class Bundle(GraphFiles):
     def _check_summary(self, graph: StoredGraph, summary: OnnxSummary) -> None:
         positions = summary.metadata.get(MAX_TOKENS_KEY, "")
         limit = self.manifest.decoding.max_tokens
-        decoder = getattr(graph, "role", "") == "decoder"
+        decoder = getattr(graph, "role", "") in ("decoder", "complete")
         if decoder and not (positions.isdecimal() and int(positions) >= limit):
             raise BundleError(
                 f"{graph.file} in {self.path} has positions for {positions or 'no'} tokens; the "

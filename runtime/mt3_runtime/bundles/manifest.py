@@ -26,7 +26,7 @@ FORMAT_VERSION = 1
 _MAX_SIZE = 1 << 20
 _MAX_CHANNELS = 256
 
-Role = Literal["encoder", "decoder"]
+Role = Literal["encoder", "decoder", "complete"]
 CacheForm = Literal["in_place", "concat"]
 #: The largest protobuf message.
 _MAX_FILE = (1 << 31) - 1
@@ -103,7 +103,7 @@ class GraphFile:
     """One ONNX file of a bundle.
 
     Attributes:
-        role: ``encoder`` or ``decoder``.
+        role: ``encoder``, ``decoder``, or ``complete``: features, both and the loop in one graph.
         profile: ``cpu``, ``portable`` or ``compat``.
         file: Plain file name inside the bundle.
         sha256: Digest of the file, lower-case hexadecimal.

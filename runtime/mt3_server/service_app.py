@@ -83,6 +83,7 @@ def service_app(service: Service, *, page: Path | None = None) -> ASGIApp:
             OSError: _answer_error,
             HTTPException: _answer_error,
             ClientGoneError: _answer_nobody,
+            Exception: _answer_unexpected,
         },
     )
     app.router.redirect_slashes = False  # a path is right or wrong
@@ -141,6 +142,10 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     caller.facts["refused"] = refusal.why
     request.app.state.service.metrics.rejected.labels(refusal.why).inc()
     return refusal.response(caller.request_id)
+
+
+async def _answer_unexpected(request: Request, error: Exception) -> Response:
+    return refusal_of(error).response(caller_of(request).request_id)  # raised again to the gate
 
 
 async def _answer_nobody(request: Request, _error: Exception) -> Response:

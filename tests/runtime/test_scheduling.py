@@ -400,6 +400,8 @@ def test_what_is_much_shorter_goes_ahead_and_equals_never_do(
     short.waiting.append(next(table_jobs(1)))
     load = Load(1, 8, 8, frozenset([long]))
     assert rules.to_take([short, long], load, 0, alone_held=False)[1] is ahead
+    short.priority = long.priority = Priority.BATCH
+    assert rules.to_take([short, long], load, 0, alone_held=False)[1] is False
 
 
 class Stepping(ScriptedBackend):

@@ -47,8 +47,9 @@ FEW_ROWS = 4
 step takes 2.3 ms with one row, 6 ms with 8, 15 ms with 32."""
 
 FAR_LESS, MUCH_LESS = 2, 10.0
-"""A recording goes ahead of one of its own class of which so many times as much is not done, and so
-many seconds of audio more: clips of ten seconds that come together never stop each other."""
+"""A recording for which somebody waits goes ahead of another one of which so many times as much is
+not done, and so many seconds of audio more: clips of ten seconds that come together never stop each
+other.  In a batch, where nobody waits, full lanes are worth more."""
 
 LONGEST_WAIT = 5.0
 """Seconds that a lane waits for what is not live; then it has a sixteenth of that for itself."""
@@ -216,7 +217,7 @@ def _ahead_of(strands: Sequence[Strand], load: Load, *, others: bool) -> list[St
 def _precedes(strand: Strand, other: Strand) -> bool:
     """Whether one is so much more urgent than another that it goes ahead of it."""
     if strand.priority is other.priority:
-        if strand.priority is Priority.LIVE:
+        if strand.priority is not Priority.INTERACTIVE:
             return False
         mine = strand.unfinished
         return max(FAR_LESS * mine, mine + MUCH_LESS) < other.unfinished

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 PEER = Path(__file__).with_name("classifiers_peer.py")
+#: Networks, and the bundles made of them.
 KINDS = {"ast": "tagger", "hubert": "genre"}
 
 
@@ -29,7 +30,7 @@ def serve(folder: Path, threads: int) -> None:
     from mt3_analysis import open_classifier  # noqa: PLC0415  only in the process that is measured
 
     begun = time.perf_counter()
-    networks = {name: open_classifier(folder / f"{name}.mt3", threads=threads) for name in KINDS}
+    networks = {name: open_classifier(folder / KINDS[name], threads=threads) for name in KINDS}
     print("ready", time.perf_counter() - begun, flush=True)
     noise = np.random.default_rng(0).standard_normal(30 * 16000).astype(np.float32) * 0.1
     for line in sys.stdin:
@@ -76,8 +77,8 @@ def prepare(folder: Path, python: str) -> None:
         subprocess.run([python, str(PEER), "make", str(folder)], check=True)  # noqa: S603
     from mt3_export.classifiers.classifier_writer import export_classifier  # noqa: PLC0415
 
-    for name in KINDS:
-        out = folder / f"{name}.mt3"
+    for name, bundle in KINDS.items():
+        out = folder / bundle
         if not out.exists():
             export_classifier(folder / name, out, name=name)
 
@@ -99,7 +100,8 @@ def main() -> None:
     same = ["--folder", str(args.folder), "--threads", str(args.threads)]
     ours = Side(sys.executable, __file__, "--torch-python", "-", *same, "--serve")
     theirs = Side(args.torch_python, str(PEER), "serve", str(args.folder), str(args.threads))
-    disk = sum((args.folder / f"{name}.mt3").stat().st_size for name in KINDS) / 1e6
+    files = (path for name in KINDS.values() for path in (args.folder / name).iterdir())
+    disk = sum(path.stat().st_size for path in files) / 1e6
     print(f"load {ours.load:.2f} s (PyTorch {theirs.load:.2f}), disk {disk:.0f} MB")
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in KINDS}
     for turn in range(args.rounds + 1):

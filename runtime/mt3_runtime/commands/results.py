@@ -174,8 +174,9 @@ def tell_warnings(
 def tell(result: Transcription, job: Job, written: Sequence[str], *, speed: float) -> None:
     """Says what a job came to; ``speed`` is in times of real time."""
     targets = ", ".join("stdout" if path == STDOUT else path for path in written)
-    if result.lineup is not None:
-        talk(f"{job.source}: {result.lineup.summary()}")
+    lineup = getattr(result, "lineup", None)  # results of several stems have none
+    if lineup is not None:
+        talk(f"{job.source}: {lineup.summary()}")
     talk(f"{job.source}: {result.summary()}, {speed:.1f} times real time -> {targets or 'nothing'}")
 
 

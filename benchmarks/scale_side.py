@@ -91,17 +91,13 @@ def triton(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
 
 def ray(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
     """Ray Serve with one replica of all threads, and Ray Data with one actor of one each."""
-    import ray as package  # noqa: PLC0415
     from ray import serve  # noqa: PLC0415
 
     from mt3_server.ray import service, transcribe_files  # noqa: PLC0415
-    from tests.server.ray_recipe import memory, start  # noqa: PLC0415
+    from tests.server.ray_recipe import cluster, memory  # noqa: PLC0415
     from tests.server.triton_wheel import free_ports  # noqa: PLC0415
 
     files, port = sorted(folder.glob("*.wav")), free_ports(1)[0]
-    start(2 * threads)
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(service("default", cpus=threads, threads=threads), name="mt3")
 
     def ask(file: Path) -> str:
         url = f"http://127.0.0.1:{port}/"
@@ -127,9 +123,11 @@ def ray(folder: Path, rounds: int, threads: int) -> dict[str, Any]:
         return [done[file.name] for file in some]
 
     sides = {"engine": alone(threads), "Ray Serve": served, "Ray Data": batch}
-    found = turns(sides, files, rounds) | {"memory": {"Ray, all processes": memory()}}
-    serve.shutdown()
-    package.shutdown()
+    with cluster(2 * threads):
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.run(service("default", cpus=threads, threads=threads), name="mt3")
+        found = turns(sides, files, rounds) | {"memory": {"Ray, all processes": memory()}}
+        serve.shutdown()
     return found
 
 

@@ -10,20 +10,32 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 # A cluster on a busy machine may take minutes to come up; it has no strangers on it.
-os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "90"}
+os.environ |= {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_raylet_start_wait_time_s": "60",
+    "RAY_agent_register_timeout_ms": "300000",
+}
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import ray
 
 from mt3_server.ray import service, transcribe_files
+from tests.pace import until
+from tests.server.triton_wheel import free_ports
 
 WORKERS = 2
 
@@ -186,30 +198,64 @@ def wrong(port: str) -> dict[str, Any]:
     return found
 
 
-def start(cores: int, tries: int = 3) -> None:
-    """Starts a cluster, which on a busy machine may fail to come up in time."""
+@contextmanager
+def cluster(cores: int, tries: int = 5) -> Iterator[None]:
+    """A cluster of this machine's, to which this process is connected.
+
+    Its processes give each other seconds to come up, which on a busy machine is not enough: it is
+    tried again then.
+    """
     for left in reversed(range(tries)):
+        process, port = _start(cores)
         try:
+            until(lambda: process.poll() is not None or _listens(port))  # noqa: B023  of this turn
             ray.init(
-                num_cpus=cores, include_dashboard=False, object_store_memory=200_000_000,
+                f"127.0.0.1:{port}", log_to_driver=False,
                 runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
-                log_to_driver=False,
             )  # fmt: skip
         except Exception:
+            process.terminate()
+            process.wait()
             ray.shutdown()
             if not left:
                 raise
-        else:
-            return
+            continue
+        try:
+            yield
+        finally:
+            ray.shutdown()
+            process.terminate()
+            process.wait()
+        return
+
+
+def _start(cores: int) -> tuple[subprocess.Popen[bytes], int]:
+    names = (
+        "port", "node-manager-port", "object-manager-port", "dashboard-agent-grpc-port",
+        "dashboard-agent-listen-port", "runtime-env-agent-port", "metrics-export-port",
+    )  # fmt: skip
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("ray"), "start", "--head", "--block",
+         f"--num-cpus={cores}", "--include-dashboard=false", "--disable-usage-stats",
+         "--node-ip-address=127.0.0.1", "--object-store-memory=200000000",
+         *(f"--{name}={port}" for name, port in ports.items())],
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return process, ports["port"]
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def main() -> None:
     """Does one job on a cluster of its own."""
     job, folder, *arguments = sys.argv[1:]
-    start(WORKERS)
     jobs = {"recordings": recordings, "killed": killed, "served": served}
-    found = jobs[job](Path(folder), *arguments)
-    ray.shutdown()
+    with cluster(WORKERS):
+        found = jobs[job](Path(folder), *arguments)
     print(json.dumps(found))
 
 

@@ -93,7 +93,7 @@ def test_the_metadata_of_the_wheel(wheel):
     required = metadata.get_all("Requires-Dist")
     base = {re.split(r"[^\w-]", line)[0] for line in required if "extra ==" not in line}
     assert base == {"numpy", "mido"}
-    extras = "cpu gpu trt rtx formats serve export torch jax2tf calibration viz dev"
+    extras = "cpu gpu trt rtx formats serve ray export torch jax2tf calibration viz dev"
     assert set(metadata.get_all("Provides-Extra")) == set(extras.split())
 
 

@@ -467,7 +467,10 @@ def test_live_input_that_never_pauses_leaves_others_their_share(
         taking.join(HANGS)
 
 
-def test_a_lane_that_waits_for_live_segments_lets_go_what_is_cancelled() -> None:
+def test_a_lane_that_waits_for_live_segments_lets_go_what_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scheduler, "LONGEST_HOLD", 10.0 * HANGS)
     schedule = Schedule(workers=2, slots=8)
     live, long = strand(0, 9, priority=Priority.LIVE, live=True), strand(1, 9)
     for one in (live, long):
@@ -475,12 +478,13 @@ def test_a_lane_that_waits_for_live_segments_lets_go_what_is_cancelled() -> None
     live.under_way = 1
     found: list[object] = []
     load = Load(1, 4, 4, frozenset([long]))
-    waiting = threading.Thread(target=lambda: found.append(schedule.take(load, wait=False)))
+    waiting = threading.Thread(
+        target=lambda: found.append(schedule.take(load, wait=False)), daemon=True
+    )
     waiting.start()
-    waiting.join(0.05)
-    assert waiting.is_alive()
+    until(lambda: load.held is not None)
     schedule.cancel(long)
-    waiting.join(1.0)  # LONGEST_HOLD is longer
+    waiting.join(HANGS)
     assert found == [None]
 
 

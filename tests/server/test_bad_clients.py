@@ -74,6 +74,21 @@ def test_a_client_that_leaves_frees_its_rows(served, audio, tmp_path, accept):
     served.idle()
 
 
+def sent_slowly(made: socket.socket) -> bytes:
+    """What is answered to a byte now and then."""
+    answers: list[bytes] = []
+
+    def answered() -> list[bytes]:
+        with suppress(ConnectionError):
+            made.sendall(b"x")
+        with suppress(TimeoutError):
+            answers.append(made.recv(65536))
+        return answers
+
+    until(answered)
+    return answers[0]
+
+
 def test_a_body_that_is_too_slow_is_given_up(model, tmp_path, upload):
     with running(model, tmp_path, patience=0.3) as found:
         with found.connect() as made:
@@ -82,14 +97,7 @@ def test_a_body_that_is_too_slow_is_given_up(model, tmp_path, upload):
         with found.connect() as made:  # never silent for long, and never quick
             made.sendall(HEAD + b"Content-Length: 100000\r\n\r\n")
             made.settimeout(0.1)
-            answer = b""
-            end = time.monotonic() + HANGS
-            while not answer and time.monotonic() < end:
-                with suppress(ConnectionError):
-                    made.sendall(b"x")
-                with suppress(TimeoutError):
-                    answer = made.recv(65536)
-            assert status(answer) == 408
+            assert status(sent_slowly(made)) == 408
         found.idle()
 
 

@@ -105,6 +105,8 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "python benchmarks/default_model.py",
         "python benchmarks/precisions.py --other fast/",
         "python benchmarks/precisions.py --bundle exact/ --other fast/ --other small/",
+        "python benchmarks/operators.py --other fast/",
+        "python benchmarks/plugins.py --other fast/",
         "python benchmarks/routes.py",
     ),
     "goes on until somebody ends it; tests/server starts and ends it": ("mt3 serve",),

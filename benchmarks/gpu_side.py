@@ -18,8 +18,8 @@ from common import ROOT, serve, talk
 
 from mt3_runtime.backends.devices import open_backend
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
-from mt3_runtime.backends.ort_cuda import CPU, OrtCudaBackend
-from mt3_runtime.backends.ort_memory import DeviceSpec
+from mt3_runtime.backends.ort_gpu.ort_cuda import CPU, OrtCudaBackend
+from mt3_runtime.backends.ort_gpu.ort_memory import DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.model import Model, token_digest
 

@@ -8,7 +8,13 @@ import pytest
 from mt3_engines.running.rows import DeviceRows
 from mt3_engines.storage import shapes
 from mt3_engines.storage.store import EngineStore
-from mt3_runtime.backends.lane_widths import SHARE, WIDTHS, has_room, lane_bytes, lane_widths
+from mt3_runtime.backends.ort_gpu.lane_widths import (
+    SHARE,
+    WIDTHS,
+    has_room,
+    lane_bytes,
+    lane_widths,
+)
 from mt3_runtime.errors import DeviceError
 from mt3_runtime.loading import load_model
 from tests.engines.fake_gpu import FakeCuda

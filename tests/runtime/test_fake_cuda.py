@@ -23,7 +23,7 @@ import mt3_runtime
 from mt3_engines.building.half_precision import to_half
 from mt3_export.graphs.decoder import build_decoder
 from mt3_export.graphs.encoder import build_encoder
-from mt3_runtime.backends.ort_cuda import SHAPE_OPERATORS
+from mt3_runtime.backends.ort_gpu.ort_cuda import SHAPE_OPERATORS
 from tests import needs
 from tests.seeded import TINY_MOE, TINY_MULTI, TINY_SINGLE, TINY_YMT3, seeded_weights
 
@@ -101,8 +101,8 @@ import sys
 import numpy as np
 import onnxruntime
 from mt3_runtime.diagnostics import cuda_libraries
-from mt3_runtime.backends import ort_cuda
-from mt3_runtime.backends.ort_cuda import OrtCudaBackend
+from mt3_runtime.backends.ort_gpu import ort_cuda
+from mt3_runtime.backends.ort_gpu.ort_cuda import OrtCudaBackend
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import DeviceError
 
@@ -254,8 +254,8 @@ def test_lanes_get_rows_as_long_as_there_is_memory(run) -> None:
     """The driver is asked what is free, and has an account of its own."""
     script = """
 import os
-from mt3_runtime.backends import lane_widths
-from mt3_runtime.backends.ort_memory import free_memory
+from mt3_runtime.backends.ort_gpu import lane_widths
+from mt3_runtime.backends.ort_gpu.ort_memory import free_memory
 lane_widths.WIDTHS, ort_cuda.SLOTS = (4, 16, 64), 64
 backend = OrtCudaBackend(bundle)
 needed = lane_widths.lane_bytes(

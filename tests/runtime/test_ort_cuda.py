@@ -15,12 +15,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mt3_runtime.backends import devices, ort_cuda
+from mt3_runtime.backends import devices
 from mt3_runtime.backends.devices import open_backend
 from mt3_runtime.backends.ort_common import import_onnxruntime
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
-from mt3_runtime.backends.ort_cuda import CPU, CUDA, OrtCudaBackend, padded
-from mt3_runtime.backends.ort_memory import Buffer, Copier, DeviceSpec, Staging
+from mt3_runtime.backends.ort_gpu import ort_cuda
+from mt3_runtime.backends.ort_gpu.ort_cuda import CPU, CUDA, OrtCudaBackend, padded
+from mt3_runtime.backends.ort_gpu.ort_memory import Buffer, Copier, DeviceSpec, Staging
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.diagnostics import cuda_libraries
 from mt3_runtime.diagnostics.cuda_libraries import preload

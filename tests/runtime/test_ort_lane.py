@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mt3_runtime.backends import lane_widths, ort_cuda, ort_memory, ort_slots
-from mt3_runtime.backends.lane_widths import SHARE, lane_bytes
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
-from mt3_runtime.backends.ort_cuda import CPU, OrtCudaBackend
-from mt3_runtime.backends.ort_memory import Buffer, DeviceSpec
+from mt3_runtime.backends.ort_gpu import lane_widths, ort_cuda, ort_memory, ort_slots
+from mt3_runtime.backends.ort_gpu.lane_widths import SHARE, lane_bytes
+from mt3_runtime.backends.ort_gpu.ort_cuda import CPU, OrtCudaBackend
+from mt3_runtime.backends.ort_gpu.ort_memory import Buffer, DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import DeviceError
 from mt3_runtime.model import Model, token_digest

@@ -21,8 +21,8 @@ from mt3_engines.storage.shapes import decoder_shapes, encoder_shapes
 from mt3_engines.storage.store import EngineStore
 from mt3_engines.targets import check_gpu
 from mt3_engines.versions import RTX, TENSORRT, Maker
-from mt3_runtime.backends.lane_widths import has_room, lane_bytes
 from mt3_runtime.backends.ort_common import check_threads
+from mt3_runtime.backends.ort_gpu.lane_widths import has_room, lane_bytes
 from mt3_runtime.errors import DeviceError, MissingDependencyError, OptionError
 
 if TYPE_CHECKING:

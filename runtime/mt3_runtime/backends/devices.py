@@ -18,7 +18,7 @@ from mt3_runtime.arguments.argument_checks import as_choice
 from mt3_runtime.backends import ort_plugin
 from mt3_runtime.backends.ort_common import import_onnxruntime
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
-from mt3_runtime.backends.ort_cuda import CUDA, OrtCudaBackend, options_of_environment
+from mt3_runtime.backends.ort_gpu.ort_cuda import CUDA, OrtCudaBackend, options_of_environment
 from mt3_runtime.diagnostics import cuda_libraries, wheels
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 from mt3_runtime.imports.extras import absent

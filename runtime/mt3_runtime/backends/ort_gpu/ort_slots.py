@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mt3_runtime.backends.ort_memory import Buffer, DeviceSpec, Staging
+from mt3_runtime.backends.ort_gpu.ort_memory import Buffer, DeviceSpec, Staging
 
 if TYPE_CHECKING:
     from mt3_runtime.bundles.manifest import ModelSpec, Role

@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mt3_runtime.backends.lane_widths import WIDTHS, has_room, lane_bytes, lane_widths
 from mt3_runtime.backends.ort_common import (
     check_ports,
     check_runnable,
@@ -39,11 +38,12 @@ from mt3_runtime.backends.ort_common import (
     expected_shapes,
     import_onnxruntime,
 )
-from mt3_runtime.backends.ort_lane import CudaLane, padded
-from mt3_runtime.backends.ort_memory import ELEMENTS, Copier, DeviceSpec, free_memory
+from mt3_runtime.backends.ort_gpu.lane_widths import WIDTHS, has_room, lane_bytes, lane_widths
+from mt3_runtime.backends.ort_gpu.ort_lane import CudaLane, padded
+from mt3_runtime.backends.ort_gpu.ort_memory import ELEMENTS, Copier, DeviceSpec, free_memory
+from mt3_runtime.backends.ort_gpu.ort_slots import Slots
+from mt3_runtime.backends.ort_gpu.ort_threads import threads_of
 from mt3_runtime.backends.ort_session import open_session
-from mt3_runtime.backends.ort_slots import Slots
-from mt3_runtime.backends.ort_threads import threads_of
 from mt3_runtime.diagnostics import cuda_libraries, wheels
 from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import BundleError, DeviceError, OptionError

@@ -21,9 +21,9 @@ from mt3_runtime.backends.ort_common import HostSlots
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import FloatArray, IdArray
-    from mt3_runtime.backends.ort_memory import Copier
-    from mt3_runtime.backends.ort_slots import Slots
-    from mt3_runtime.backends.ort_threads import DeviceThreads
+    from mt3_runtime.backends.ort_gpu.ort_memory import Copier
+    from mt3_runtime.backends.ort_gpu.ort_slots import Slots
+    from mt3_runtime.backends.ort_gpu.ort_threads import DeviceThreads
     from mt3_runtime.bundles.manifest import ModelSpec
 
 log = logging.getLogger("mt3_runtime")

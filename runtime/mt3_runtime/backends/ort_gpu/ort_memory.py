@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.backends.ort_transfers import HostTransfers
+from mt3_runtime.backends.ort_gpu.ort_transfers import HostTransfers
 from mt3_runtime.bundles.tiny_graphs import copy_model, double_model
 
 #: Bytes of the element types that graphs may have, by ONNX Runtime's name; and what to bind them

@@ -8,8 +8,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
-FOLDER = Path(__file__).parents[1] / "page"
-"""Where the package has the page."""
+FOLDERS = (Path(__file__).parents[1] / "page", Path(__file__).parents[2] / "web")
+"""Where the package has the page, and where a checkout has it."""
 
 POLICY = (
     "default-src 'none'; "
@@ -40,7 +40,8 @@ def page_routes(folder: Path | None = None) -> list[BaseRoute]:
     Args:
         folder: Of its files; the package's own if None.
     """
-    folder = folder or FOLDER
-    if not (folder / "index.html").is_file():
-        return []
-    return [Mount("/", PageFiles(directory=folder, html=True, follow_symlink=False), name="page")]
+    for place in (folder,) if folder else FOLDERS:
+        if (place / "index.html").is_file():
+            files = PageFiles(directory=place, html=True, follow_symlink=False)
+            return [Mount("/", files, name="page")]
+    return []

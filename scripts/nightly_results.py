@@ -85,7 +85,7 @@ PARTS = {
          "test_t5x_golden.py"),
         ("shared",),
     ),
-    # The service: 100,000 requests that hypothesis makes, and recordings through HTTP.
+    # The service: 10,000 requests that hypothesis makes, and recordings through HTTP.
     "serve": Part(
         ("access.py", "event_lines.py", "fuzzing.py", "job_runner.py", "job_store.py",
          "live_protocol.py", "live_socket.py", "openapi.json", "refusals.py", "request_bodies.py",

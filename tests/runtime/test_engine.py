@@ -489,6 +489,26 @@ def test_live_inputs_beside_a_file_of_three_hours(
     assert long.cancel()
 
 
+@given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6), max_size=4))
+def test_numbers_of_note_events_follow_times(segments: list[list[tuple[int, bool]]]) -> None:
+    """Whether a note ends in its segment or sounds on, and in whatever order they are told."""
+    made, events, sounding = NoteEvents(), [], []
+    for index, starts in enumerate([*segments, []]):
+        end = 10.0 * (index + 1)
+        drawn = [(Note(end - 10.0 + start, end, 60 + place, 100, 0), held)
+                 for place, (start, held) in enumerate(starts)]  # fmt: skip
+        ended = [*sounding, *(note for note, held in drawn if not held)]
+        sounding = [note for note, held in drawn if held]
+        events += made.add([(note, note) for note in ended], sounding, end)
+    begun = [event for event in events if isinstance(event, NoteOn)]
+    assert [event.number for event in begun] == list(range(len(begun)))
+    assert [event.time for event in begun] == sorted(event.time for event in begun)
+    heard = {event.number: (event.time, event.pitch) for event in begun}
+    offs = [event for event in events if isinstance(event, NoteOff)]
+    assert sorted(event.number for event in offs) == sorted(heard)
+    assert all(heard[off.number] == (off.note.onset, off.note.pitch) for off in offs)
+
+
 def test_a_note_is_said_to_begin_before_it_ends() -> None:
     """A chord held over three segments, one note of which is none in the end."""
     held = [Note(1.0, 1.0, pitch, 100, 0) for pitch in (60, 64)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mt3_runtime.notes.note import Note
 
@@ -78,6 +78,7 @@ class NoteEvents:
             The events in the order of their times.
         """
         events: list[NoteEvent] = []
+        first = self._begun
         for note, became in ended:
             numbers = self._sounding.get(_identity(note))
             if numbers:
@@ -97,10 +98,17 @@ class NoteEvents:
                 still[_identity(note)].append(on.number)
         gone = (number for numbers in self._sounding.values() for number in numbers)
         events += [NoteOff(number, time, None) for number in gone]
-        self._sounding = dict(still)
         # At one time, ends come first; but no note ends before it begins.
         began = {event.number: event.time for event in events if isinstance(event, NoteOn)}
-        return sorted(events, key=lambda event: _order(event, began))
+        events.sort(key=lambda event: _order(event, began))
+        # Numbers follow the order of times, which is known only now.
+        new = (event.number for event in events if isinstance(event, NoteOn))
+        numbered = {number: first + place for place, number in enumerate(new)}
+        self._sounding = {
+            identity: deque(numbered.get(number, number) for number in numbers)
+            for identity, numbers in still.items()
+        }
+        return [replace(event, number=numbered.get(event.number, event.number)) for event in events]
 
     def _on(self, note: Note) -> NoteOn:
         number = self._begun

@@ -455,7 +455,8 @@ def test_live_input_that_never_pauses_leaves_others_their_share(
     monkeypatch.setattr(scheduler, "LONGEST_HOLD", 0.02)
     backend = Stepping(workers=2, slots=4)
     loop = Loop(backend)
-    with loop.open() as run, loop.open() as live:
+    # One segment at a time: more would lie in all lanes, and live ones come first.
+    with loop.open() as run, loop.open(window=1) as live:
         live.add(table_jobs(10**9), SEARCH, priority=Priority.LIVE, live=True, slow=True)
         live.get()
         run.add(table_jobs(60), SEARCH, priority=Priority.BATCH)

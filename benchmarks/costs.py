@@ -32,7 +32,7 @@ LAYERS, WIDTH, FRAMES, NUMBER = 8, 384, 256, 4
 #: Bytes of the decoder's matrices, fp32: half of the bundle's.
 WEIGHTS = 93e6
 
-#: Rows that take a step together on a GPU (backends/ort_cuda.py: lanes of 32).
+#: Rows that take a step together on a GPU (backends/ort_gpu/ort_cuda.py: lanes of 32).
 ROWS = 32
 
 #: Kernels of a step, of each layer and in all, and seconds until one begins inside a recorded

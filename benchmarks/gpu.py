@@ -1,4 +1,4 @@
-"""Everything a GPU machine can say about the CUDA backend, in one command that may be cut short.
+"""Everything a GPU machine can say about its backends, in one command that may be cut short.
 
 Sides, each in a process of its own, asked in turns:
 
@@ -6,6 +6,8 @@ Sides, each in a process of its own, asked in turns:
     cuda, plain     the same without CUDA graphs
     cuda fp16, bf16 bundles made of the same weights that compute in 16 bits
     bundle NAME     one per --also: another bundle on CUDA
+    rtx ..., tensorrt ...   engines of TensorRT for RTX and of TensorRT, fp32 and fp16, which are
+                    built first; a side whose package is not installed fails by name
     torch ...       a cached PyTorch loop on the same GPU (gpu_torch.py): fp32, fp16, each with and
                     without torch.compile; --torch-python names an interpreter that has torch
 
@@ -16,9 +18,9 @@ goes on there.  A side that fails is named with its reason, and the others go on
 
 Where tokens differ, the first one that does is looked at: if both sides give it nearly the same
 log-probability, the order of summation decided between two equals.  Ends with 0 if all was measured
-and the fp32 tokens on CUDA are the CPU's up to such ties, with 1 if not, and with 3 where there is
-no GPU that ONNX Runtime can use.  --rehearse tries all of it on the CPU with a tiny network, with
-figures that mean nothing.
+and the fp32 tokens of every side that ran are the CPU's up to such ties, with 1 if not, and with 3
+where there is no GPU.  --rehearse tries all of it on the CPU with a tiny network, with figures that
+mean nothing.
 """
 
 from __future__ import annotations
@@ -35,8 +37,6 @@ from common import ORACLE, STATE, Worker, check_report, medians, talk
 from gpu_setup import Setup, prepare
 from materials import parser
 
-from mt3_runtime.backends.ort_common import import_onnxruntime
-from mt3_runtime.backends.ort_cuda import CUDA
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.commands.bench_command import columns
 from mt3_runtime.commands.machine import describe, machine, versions
@@ -49,6 +49,16 @@ TORCH: dict[str, dict[str, Any]] = {
     "torch fp32, compiled": {"compiled": "inductor"},
     "torch fp16, compiled": {"half": True, "compiled": "inductor"},
 }
+
+#: Sides that run engines: name, maker and precision.
+ENGINES = {
+    f"{maker} {precision}": (maker, precision)
+    for maker in ("rtx", "tensorrt")
+    for precision in ("fp32", "fp16")
+}
+
+#: Sides that promise the tokens of the CPU.
+EXACT = ("cuda", "rtx fp32", "tensorrt fp32")
 
 #: Difference of log-probabilities up to which two tokens are equals.  fp32 sums of these lengths in
 #: another order are some 1e-5 apart, and logits add up the differences of sixteen layers.
@@ -77,7 +87,9 @@ def main() -> int:
     text = "\n".join([*results.text(options.seconds), "" if finished else "UNFINISHED: run again"])
     print(text)
     options.out.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
-    return ExitCode.OK if finished and results.kept("cuda") else ExitCode.FAILED
+    exact = [side for side in EXACT if side in results.found["load"]]
+    kept = bool(exact) and all(map(results.kept, exact))
+    return ExitCode.OK if finished and kept else ExitCode.FAILED
 
 
 def arguments() -> Any:
@@ -88,11 +100,12 @@ def arguments() -> Any:
     add("--seconds", type=float, default=180.0, help="length of the song")
     add("--segments", type=int, help="take so many of its segments only")
     add("--steps", type=int, default=128)
-    add("--rows", type=int, nargs="+", default=[1, 8, 16, 32, 64])
+    add("--rows", type=int, nargs="+", default=[1, 8, 32, 128, 512])
     add("--copies", type=int, default=16, help="songs at once, for the throughput")
     add("--also", type=Path, nargs="*", default=[], help="other bundles to run on CUDA")
     add("--sides", nargs="*", help="only these sides")
     add("--no-half", action="store_true", help="leave fp16 and bf16 out")
+    add("--no-engines", action="store_true", help="leave TensorRT out")
     add("--no-torch", action="store_true", help="leave PyTorch out")
     add("--torch-python", type=Path, default=ORACLE, help="an interpreter that has torch")
     add("--minutes", type=float, default=9.0, help="stop after so long")
@@ -106,15 +119,10 @@ def arguments() -> Any:
 
 def no_gpu() -> str:
     """Why there is nothing to measure here; empty if there is."""
-    if CUDA not in import_onnxruntime().get_available_providers():
-        why = "the installed ONNX Runtime has no CUDA provider"
-    else:
-        cuda_libraries.preload(import_onnxruntime())
-        why = cuda_libraries.trouble()
     driver = cuda_libraries.driver()
-    if driver is None or not driver.gpus:
-        why = "there is no NVIDIA GPU here"
-    return f"Nothing to measure: {why} (see `mt3 doctor`)." if why else ""
+    if driver is not None and driver.gpus:
+        return ""  # what ONNX Runtime or TensorRT lacks, the side says that needs it
+    return "Nothing to measure: there is no NVIDIA GPU here (see `mt3 doctor`)."
 
 
 class Results:
@@ -136,7 +144,8 @@ class Results:
                 raise SystemExit(f"{path} is of other materials; remove it or choose another --out")
         driver = cuda_libraries.driver()
         gpus = [str(gpu) for gpu in driver.gpus] if driver else []
-        known = versions(["mt3-runtime", "onnxruntime", "onnxruntime-gpu", "numpy"])
+        known = versions(["mt3-runtime", "onnxruntime", "onnxruntime-gpu", "numpy",
+                          "tensorrt-rtx", "tensorrt-cu13"])  # fmt: skip
         self.found |= {"machine": machine(), "gpus": gpus, "versions": known}
         for name in ("failed", "load", "answers"):
             self.found.setdefault(name, {})
@@ -280,6 +289,12 @@ class Plan:
             sides[f"cuda {kind}"] = ("gpu_side.py", {"bundle": str(path), **cuda})
         for path in options.also:
             sides[f"bundle {path.name}"] = ("gpu_side.py", {"bundle": str(path), **cuda})
+        for side, (maker, precision) in ENGINES.items():
+            if options.no_engines or (options.rehearse and side != "rtx fp32"):
+                continue
+            engines = {"device": maker, "precision": precision, "rehearsal": options.rehearse,
+                       "engines": str(options.work / "engines")}  # fmt: skip
+            sides[side] = ("gpu_side.py", {"bundle": str(setup.bundle), **engines})
         for side, arguments in TORCH.items() if setup.weights else ():
             shared = {"weights": str(setup.weights), "bundle": str(setup.bundle),
                       "device": "cpu" if options.rehearse else "cuda"}  # fmt: skip

@@ -1,21 +1,25 @@
 """Our side of gpu.py: a worker process (see `common.serve`) with one model on one device.
 
-``rehearsal`` runs the CUDA backend over the CPU provider, so that the benchmark itself can be tried
-where there is no GPU.
+``rehearsal`` runs the CUDA backend over the CPU provider, and engines on the tests' fake GPU, so
+that the benchmark itself can be tried where there is none.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import serve
+from common import ROOT, serve, talk
 
+from mt3_runtime.backends.devices import open_backend
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
-from mt3_runtime.backends.ort_cuda import CPU, OrtCudaBackend
-from mt3_runtime.backends.ort_memory import DeviceSpec
+from mt3_runtime.backends.ort_gpu.ort_cuda import CPU, OrtCudaBackend
+from mt3_runtime.backends.ort_gpu.ort_memory import DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.model import Model, token_digest
 
@@ -23,14 +27,27 @@ _state: dict[str, Any] = {}
 
 
 def load(
-    bundle: str, *, device: str, cuda_graph: bool = True, rehearsal: bool = False
+    bundle: str,
+    *,
+    device: str,
+    cuda_graph: bool = True,
+    rehearsal: bool = False,
+    precision: str = "",
+    engines: str = "",
 ) -> dict[str, Any]:
-    """Loads the bundle; ``device`` is cpu or cuda."""
+    """Loads the bundle; ``device`` is cpu or cuda, or tensorrt or rtx with a precision."""
+    if device in ("tensorrt", "rtx") and not rehearsal:
+        build(bundle, device, precision, engines)
     _state["before"] = memory()["used"]
     begin, found = time.perf_counter(), Bundle(bundle)
     if device == "cpu":
         profile = "cpu" if "cpu" in found.profiles else "portable"
         backend: Any = OrtCpuBackend(found, profile=profile)
+    elif rehearsal and device == "rtx":
+        backend = rehearsed(found, precision, engines)
+    elif device in ("tensorrt", "rtx"):
+        os.environ |= {"MT3_ENGINES": engines, "MT3_TENSORRT_PRECISION": precision}
+        backend = open_backend(found, device)
     else:
         place = DeviceSpec(CPU, "cpu") if rehearsal else None
         backend = OrtCudaBackend(found, cuda_graph=cuda_graph, place=place)
@@ -46,6 +63,32 @@ def load(
         "memory loaded": _more(weights),
         "memory warm": _more(memory()["used"]),
     }
+
+
+def build(bundle: str, maker: str, precision: str, engines: str) -> None:
+    """Builds the engines that are not there yet, in a process of its own."""
+    words = ["build", bundle, "--for", maker, "--precision", precision, "--engines", engines]
+    command = [sys.executable, "-m", "mt3_runtime", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  ours
+    talk(done.stderr)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise SystemExit(" ".join(last) or f"mt3 build ended with {done.returncode}")
+
+
+def rehearsed(bundle: Bundle, precision: str, engines: str) -> Any:
+    """Engines on a GPU made of NumPy."""
+    sys.path.insert(0, str(ROOT))
+    from mt3_engines.storage.requests import BuildOptions  # noqa: PLC0415
+    from mt3_engines.storage.store import EngineStore  # noqa: PLC0415
+    from mt3_engines.versions import RTX  # noqa: PLC0415
+    from tests.engines.test_backend import Machine  # noqa: PLC0415  needs the path above
+
+    store, targets = EngineStore(Path(engines)), RTX.targets[1:]
+    wish = BuildOptions(precision)  # type: ignore[arg-type]
+    return Machine(
+        bundle.path, store, "1.7.1.116", wish, maker=RTX, targets=targets, capability="8.9"
+    ).backend()
 
 
 def features(audio: str, out: str, segments: int | None = None) -> dict[str, Any]:
@@ -107,11 +150,14 @@ def steps(rows: int, count: int) -> dict[str, Any]:
     """Times ``count`` decoder steps of one lane with so many rows; end-of-sequence is ignored."""
     backend, inputs = _state["backend"], _state["features"]
     lane = backend.lane(rows)
+    while lane.room < rows:
+        if not lane.widen():
+            raise SystemExit(f"no memory for {rows} rows")
     for slot in range(rows):
         lane.load(slot, inputs[slot % len(inputs)])
     for _ in range(count):  # caches grow, steps are recorded
         lane.step(rows)
-    lane.positions[:], lane.token_ids[:] = 0, backend.start_id
+    lane.restart(slice(0, rows))
     begin = time.perf_counter()
     for _ in range(count):
         lane.step(rows)

@@ -155,7 +155,7 @@ def load(
     if device == "cpu":
         torch.set_num_threads(1)  # beside other work its barriers wait longer than it computes
     if half:
-        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        torch.backends.ort_gpu.matmul.allow_fp16_reduced_precision_reduction = False
     network = Network(weights, device, torch.float16 if half else torch.float32)
     encode, step = network.encode, network.step
     if compiled:

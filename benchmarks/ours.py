@@ -15,6 +15,7 @@ import numpy as np
 from common import serve
 
 from mt3_runtime.backends.devices import open_backend
+from mt3_runtime.backends.ort_plugin import OrtPluginBackend
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.commands.machine import peak_rss
 from mt3_runtime.loading import load_model
@@ -23,10 +24,25 @@ from mt3_runtime.model import Model, token_digest
 _state: dict[str, Any] = {}
 
 
-def load(bundle: str, threads: int | None = None) -> dict[str, Any]:
-    """Loads the bundle and runs one silent segment."""
+def load(
+    bundle: str, threads: int | None = None, plugin: tuple[str, str] | None = None
+) -> dict[str, Any]:
+    """Loads the bundle and runs one silent segment.
+
+    Args:
+        bundle: Path.
+        threads: Worker threads.
+        plugin: Name of a plug-in provider to encode with, and the arithmetic it is asked for.
+    """
     begin, worked = time.perf_counter(), time.process_time()
-    model = load_model(bundle, device="cpu", threads=threads)
+    if plugin is None:
+        model = load_model(bundle, device="cpu", threads=threads)
+    else:
+        opened = Bundle(bundle)
+        name, arithmetic = plugin
+        model = Model(
+            opened, OrtPluginBackend(opened, name, threads=threads, arithmetic=arithmetic)
+        )
     seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - worked
     load_peak_rss = peak_rss()
     model.warmup()
@@ -76,6 +92,17 @@ def forward() -> dict[str, Any]:
         "each": [token_digest([sequence]) for sequence in found],
         "lengths": lengths,
     }
+
+
+def encode(segments: int = 8) -> dict[str, Any]:
+    """Encodes ready features in one lane; processor time of all threads, per segment."""
+    lane = _state["model"]._backend.lane(_state["model"].info.model.channels)  # noqa: SLF001
+    took = []
+    for each in _state["features"][:segments]:
+        begin = time.process_time()
+        lane.load(0, each)
+        took.append(time.process_time() - begin)
+    return {"cpu_ms": 1e3 * min(took)}
 
 
 def recordings(path: str, out: str) -> dict[str, Any]:
@@ -186,5 +213,5 @@ def _drive(lanes: list[Any], shares: list[int], count: int) -> float:
 
 if __name__ == "__main__":
     serve({"load": load, "song": song, "features": features, "forward": forward,
-           "recordings": recordings, "many": many, "schedule": schedule,
+           "encode": encode, "recordings": recordings, "many": many, "schedule": schedule,
            "steps": steps})  # fmt: skip

@@ -25,6 +25,7 @@ class ScriptedLane:
 
     def __init__(self, tables: list[Table], slots: int, channels: int, seen: list[int]) -> None:
         self._tables, self.slots, self.channels, self._seen = tables, slots, channels, seen
+        self.room = slots
         self._playing = np.zeros(slots, np.int64)
         self.token_ids = np.zeros((slots, 1), np.int64)
         self.positions = np.zeros(slots, np.int32)
@@ -55,6 +56,9 @@ class ScriptedLane:
             self.top_log_probs[row] = log_probs[best]
             self.token_ids[row] = best[0]
         self.positions[:rows] += 1
+
+    def widen(self) -> bool:
+        return False
 
     def move(self, source: int, target: int) -> None:
         for state in (self._playing, self.token_ids, self.positions, self.allowed):

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mt3_runtime.cli import ExitCode
 from mt3_server.serve_command import ServeCommand
 from tests import needs
 from tests.pace import HANGS
@@ -255,26 +256,56 @@ def copy_context(source: Path) -> Path:
     return source
 
 
-@pytest.mark.parametrize("name", ["cpu", "export"])
-def test_what_is_installed_works(name: str, tmp_path: Path) -> None:
-    """Carries out the build stage, then asks what the image would be asked."""
+def carry_out(name: str, folder: Path, **arguments: str) -> dict[str, str]:
+    """Carries out the build stage below a folder; the environment that the image would have."""
     if not os.environ.get("MT3_TEST_INSTALL"):
         needs.missing("install", "MT3_TEST_INSTALL is not set")
     build, shipped = stages(ROOT / "docker" / f"{name}.Dockerfile")
-    source = copy_context(tmp_path / "src")
+    source = copy_context(folder / "src")
     script = only(build, "RUN").rest
-    for there, here in (("/src", source), ("/opt/mt3", tmp_path / "opt")):
+    for there, here in (("/src", source), ("/opt/mt3", folder / "opt")):
         script = script.replace(there, str(here))
     script = re.sub(r"\bpython -m", f"{sys.executable} -m", script)
-    clean = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    clean = {"PATH": os.environ["PATH"], "HOME": str(folder), "TMPDIR": str(folder), **arguments}
     subprocess.run(["sh", "-eu", "-c", script], env=clean, check=True, timeout=HANGS)
-    inside = clean | {"PATH": f"{tmp_path / 'opt' / 'bin'}:/usr/bin:/bin"}
-    inside["MT3_CACHE"] = str(tmp_path / "models")
+    inside = clean | {"PATH": f"{folder / 'opt' / 'bin'}:/usr/bin:/bin"}
+    names = re.findall(r"(MT3_\w+)=(\S+)", only(shipped, "ENV").rest)
+    inside |= {key: value.replace("/opt/mt3", str(folder / "opt")) for key, value in names}
+    inside["MT3_CACHE"] = str(folder / "models")
+    return inside
+
+
+@pytest.mark.parametrize("name", ["cpu", "export"])
+def test_what_is_installed_works(name: str, tmp_path: Path) -> None:
+    """Carries out the build stage, then asks what the image would be asked."""
+    inside = carry_out(name, tmp_path)
+    _, shipped = stages(ROOT / "docker" / f"{name}.Dockerfile")
     for asked in (command(only(shipped, "HEALTHCHECK")),
                   [*only(shipped, "ENTRYPOINT").words, *only(shipped, "CMD").words]):  # fmt: skip
         done = subprocess.run(asked, env=inside, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout
+
+
+def test_the_image_for_rtx_builds_its_engines(tmp_path: Path) -> None:
+    """In an environment of its own, without a GPU; they are found, and whole, afterwards."""
+    inside = carry_out("rtx", tmp_path, TARGETS="sm89")
+
+    def ask(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, env=inside, capture_output=True, text=True, check=False)
+
+    listed = ask("mt3", "engines", "list")
+    assert listed.stdout.count("-rtx") == 4, listed.stdout + listed.stderr
+    assert ask("mt3", "engines", "verify").returncode == 0
+    asked = ask("mt3", "transcribe", str(ROOT / "calibration" / "demo" / "demo.flac"), "--device",
+                "rtx", "-o", str(tmp_path / "x.mid"))  # fmt: skip
+    _, shipped = stages(ROOT / "docker" / "rtx.Dockerfile")
+    healthy = ask(*command(only(shipped, "HEALTHCHECK"))).returncode == 0
+    assert healthy is (asked.returncode == 0)
+    if not healthy:  # no GPU here
+        assert asked.returncode == ExitCode.UNUSABLE
+        assert asked.stderr.count("\n") == 1
+        assert "device rtx" in asked.stderr
 
 
 #: What the base image has, as far as the steps use it.

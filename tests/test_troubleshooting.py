@@ -18,11 +18,12 @@ import soundfile
 from mt3_runtime import loading
 from mt3_runtime.backends import devices
 from mt3_runtime.cli import main
-from mt3_runtime.diagnostics import cuda_libraries, wheels
+from mt3_runtime.diagnostics import cpu_kernels, cuda_libraries, wheels
 from mt3_runtime.notes.base import SegmentReport
 from mt3_runtime.notes.note import Note
 from mt3_runtime.transcription import Transcription
 from tests.pages import CODE, TEXTS, rows
+from tests.played_plugin import Runtime, put
 
 PAGE = TEXTS["docs/troubleshooting.md"]
 
@@ -164,6 +165,18 @@ def no_driver(desk: Desk) -> str:
     return desk.transcribe(desk.samples, "--device", "cuda")
 
 
+def node_elsewhere(desk: Desk) -> str:
+    put(desk.patch, Runtime(lost=("RMSNormalization",)))
+    return desk.transcribe(desk.samples, "--device", "plugin:played")
+
+
+def old_cpu(desk: Desk) -> str:
+    Path("cpuinfo").write_text("model name : Xeon E5-2690\nflags : sse sse2 avx\n")
+    desk.patch.setattr(cpu_kernels, "CPUINFO", Path("cpuinfo"))
+    desk.patch.setattr(cpu_kernels.platform, "machine", lambda: "x86_64")
+    return desk.transcribe(desk.samples, "--device", "cpu")
+
+
 def no_graphs(desk: Desk) -> str:
     from mt3_runtime.bundles.bundle import Bundle
 
@@ -223,6 +236,11 @@ CAUSES: dict[str, Callable[[Desk], str]] = {
     "the installed ONNX Runtime has no CUDA": no_cuda,
     "there is no NVIDIA driver": no_driver,
     "has graphs of profile cpu": no_graphs,
+    "device plugin:... was asked for, and its": lambda d: d.transcribe(
+        d.samples, "--device", "plugin:nowhere"
+    ),
+    "would not run on device plugin": node_elsewhere,
+    "The CPU (...) lacks AVX2": old_cpu,
     "device must be auto": lambda d: d.transcribe(d.samples, "--device", "gpu"),
     "song.mid exists": same_name,
     "no notes were found": lambda d: d.mt3(

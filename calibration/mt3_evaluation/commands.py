@@ -82,7 +82,11 @@ class EvaluateCommand:
         add = parser.add_argument_group("model").add_argument
         add("-m", "--model", help="bundle, or name of a model (default: $MT3_MODEL, else the only "
             "installed one, else default)")  # fmt: skip
-        add("--device", default="auto", help="auto (default), cpu, cuda[:N], tensorrt[:N], rtx[:N]")
+        add(
+            "--device",
+            default="auto",
+            help="auto (default), cpu, cuda[:N], tensorrt[:N], rtx[:N], plugin:NAME[:N]",
+        )
         add("--threads", type=int, metavar="N", help="CPU threads (default: chosen for you)")
         add("--profile", metavar="NAME", help="graph profile (default: the device's best)")
         add("--decoding", choices=get_args(SearchName), default="greedy", help="default: greedy")

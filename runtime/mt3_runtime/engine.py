@@ -383,12 +383,13 @@ class Engine:
                 f"{len(self._handles)} recordings are under way, as many as this engine takes. Try "
                 "again later."
             )
-        queued = sum(other.left for other in self._handles.values())
-        if queued + handle.left > self._most_seconds:
+        queued = sum(other.counted for other in self._handles.values())
+        if queued + handle.counted > self._most_seconds:
+            known = "has" if handle.length_known else "is of unknown length, which counts as"
             raise EngineBusyError(
-                f"{queued:.0f} s of audio are under way, and this recording has {handle.left:.0f} "
-                f"s; this engine takes {self._most_seconds:.0f} s at a time. Try again later, or "
-                "send less."
+                f"{queued:.0f} s of audio are under way, and this recording {known} "
+                f"{handle.counted:.0f} s; this engine takes {self._most_seconds:.0f} s at a time. "
+                "Try again later, or send less."
             )
 
 

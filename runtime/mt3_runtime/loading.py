@@ -42,8 +42,8 @@ def load_model(
         model: Path of a bundle (a folder that holds ``bundle.json``, or a ``.mt3`` file), or the
             name of an installed one.  If None: the environment variable ``MT3_MODEL``, else the
             only installed model, else ``default``, if the package was built with it.
-        device: ``auto``, ``cpu``, ``cuda[:n]``, ``tensorrt[:n]``, ``rtx[:n]``.  A device that
-            is asked for is used or refused, never replaced.
+        device: ``auto``, ``cpu``, ``cuda[:n]``, ``tensorrt[:n]``, ``rtx[:n]``, ``plugin:NAME[:n]``.
+            A device that is asked for is used or refused, never replaced.
         threads: Worker threads on the CPU; all usable cores by default.
         auto_filter: Default for the model's calls.
         decoding: Default for the model's calls.

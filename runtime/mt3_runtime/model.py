@@ -273,7 +273,7 @@ class Model:
 
         Args:
             max_recordings: Recordings that may be under way or wait.
-            max_seconds: Of their audio, as far as their lengths are known.
+            max_seconds: Of their audio; an unknown length counts as a minute.
             max_live: Live inputs that may be open.
             readers: As in `transcribe_many`.
             limits: As there.

@@ -149,6 +149,10 @@ Tell = Callable[[list["NoteEvent"], Progress], None]
 """Is told of each segment which notes begin and end in it, as the model says it, and how far the
 recording is.  The result is what the leakage filter, smoothing and the selection make of that."""
 
+UNKNOWN = 60.0
+"""Seconds of audio that a recording counts as while its length is not known: that of a pipe never
+is, and that of a file that a process reads is from its first segment on."""
+
 
 class Handle(Future[Transcription]):
     """A recording that was submitted to an engine: a future, which can also be awaited.
@@ -206,6 +210,16 @@ class Handle(Future[Transcription]):
             self.set_exception(outcome)
         else:
             self.set_result(outcome)
+
+    @property
+    def counted(self) -> float:
+        """Seconds of audio that it counts as where these are bounded: `left`, or `UNKNOWN`."""
+        return self.left if self.length_known else UNKNOWN
+
+    @property
+    def length_known(self) -> bool:
+        """Whether its length is known by now."""
+        return self._length() is not None
 
     @property
     def left(self) -> float:

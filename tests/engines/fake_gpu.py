@@ -72,6 +72,8 @@ class FakeCuda:
         captures: Graphs that were recorded.
         order: One of `ORDERS`.
         left: So many more things can be made; None for any number.
+        size: Bytes of memory; more cannot be allocated.
+        most: Bytes that were allocated at once, at most.
     """
 
     name = "FAKE GPU"
@@ -85,6 +87,7 @@ class FakeCuda:
         self.scratch: dict[int, int] = {}
         self.crossed, self.captures = [0, 0], 0
         self.capability, self.order, self.left = capability, order, None
+        self.size, self.most = 1 << 40, 0
         self._dice = random.Random(order)
         self._lock = threading.RLock()
 
@@ -154,8 +157,17 @@ class FakeCuda:
 
     # Memory ---------------------------------------------------------------------------------------
 
+    def used(self) -> int:
+        return sum(len(array) for array in list(self.memory.values()))
+
+    def available(self) -> int:
+        return self.size - self.used()
+
     def allocate(self, size: int) -> int:
         self.take()
+        if size > self.size - self.used():
+            raise DeviceError("CUDA: cudaMalloc failed: out of memory.")
+        self.most = max(self.most, self.used() + size)
         raw = np.zeros(size + 256, np.uint8)
         at = -raw.ctypes.data % 256
         array = raw[at : at + size]
@@ -396,7 +408,7 @@ class Engine:
         ports = [*self.session.get_inputs(), *self.session.get_outputs()]
         self.names = [port.name for port in ports]
         self.slots = slots if "token_ids" in self.names else segments
-        self.num_io_tensors, self.device_memory_size_v2 = len(ports), 512
+        self.num_io_tensors = len(ports)
         # Turing has no fp32 matrix products in TensorRT for RTX: they come out as zeros.
         types = {tensor.name: tensor.data_type for tensor in graph.initializer}
         products = [node for node in graph.node if node.op_type == "MatMul"]
@@ -406,6 +418,9 @@ class Engine:
 
     def get_tensor_name(self, index: int) -> str:
         return self.names[index]
+
+    def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
+        return 512 + 256 * self.slots[profile]
 
     def create_runtime_config(self) -> RuntimeConfig:
         return RuntimeConfig(self.cuda)

@@ -27,6 +27,7 @@ CALLS = {
     "Runtime.deserialize_cuda_engine": ("serialized_engine",),
     "ICudaEngine.create_execution_context": ("strategy",),
     "ICudaEngine.get_tensor_name": ("index",),
+    "ICudaEngine.get_device_memory_size_for_profile_v2": ("profile_index",),
     "IExecutionContext.set_optimization_profile_async": ("profile_index", "stream_handle"),
     "IExecutionContext.set_input_shape": ("name", "shape"),
     "IExecutionContext.set_tensor_address": ("name", "memory"),
@@ -56,7 +57,6 @@ CALLS = {
 ATTRIBUTES = (
     "Runtime.engine_host_code_allowed",
     "ICudaEngine.num_io_tensors",
-    "ICudaEngine.device_memory_size_v2",
     "ExecutionContextAllocationStrategy.USER_MANAGED",
     "IBuilderConfig.progress_monitor",
     "IBuilderConfig.hardware_compatibility_level",

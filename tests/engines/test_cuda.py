@@ -146,3 +146,12 @@ def test_graphs(cuda, runtime):
         ("cudaGraphLaunch", "exec", 7),
         ("cudaGraphExecDestroy", "exec"),
     ]
+
+
+def test_free_memory_is_asked_of_this_gpu(runtime, cuda):
+    runtime.cudaMemGetInfo = lambda: (0, 5 << 30, 8 << 30)
+    assert cuda.available() == 5 << 30
+    assert runtime.calls[-1] == ("cudaSetDevice", 1)
+    runtime.cudaMemGetInfo = lambda: (2, 0, 0)
+    with pytest.raises(DeviceError, match="CUDA: cudaMemGetInfo failed: out of memory"):
+        cuda.available()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import gc
+import inspect
 import itertools
+import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from mt3_engines.running import rows as rows_module
 from mt3_engines.running.device_memory import DeviceMemory
 from mt3_engines.running.rows import DeviceRows
+from mt3_engines.storage import shapes
 from mt3_engines.storage.store import EngineStore
 from mt3_runtime.errors import DeviceError
 from mt3_runtime.loading import load_model
@@ -69,17 +74,28 @@ def right(machine, expected) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("method", "stream", "event"),
-    [
-        ("wait", "_decoding", "_encoded"),
-        ("wait", "_encoding", "_moved"),
-        ("wait_here", None, "_encoded"),
-        ("record", "_encoding", "_encoded"),
-        ("record", "_decoding", "_moved"),
-        ("synchronize", "_decoding", None),
-    ],
-)
+#: Every wait of the rows, and every mark that one is for: method, stream, mark.
+WAITS = [
+    ("wait", "_decoding", "_encoded"),
+    ("wait", "_encoding", "_moved"),
+    ("wait_here", None, "_encoded"),
+    ("record", "_encoding", "_encoded"),
+    ("record", "_decoding", "_moved"),
+    ("synchronize", "_decoding", None),
+]
+
+
+def test_no_wait_is_forgotten_here():
+    """Those in the source are those whose absence is tried, here and in `take_over`."""
+    found = Counter()
+    for node in ast.walk(ast.parse(inspect.getsource(rows_module))):
+        name = getattr(getattr(node, "func", None), "attr", "")
+        if isinstance(node, ast.Call) and name in {method for method, *_ in WAITS}:
+            found[name] += 1
+    assert found == {"wait": 2, "wait_here": 1, "record": 2, "synchronize": 1 + 2}
+
+
+@pytest.mark.parametrize(("method", "stream", "event"), WAITS)
 def test_each_missing_wait_is_seen(tiny_bundle, store, monkeypatch, method, stream, event):
     """Takes one wait out of the rows; some order must give other tokens then."""
     whole = getattr(FakeCuda, method)
@@ -112,6 +128,56 @@ def test_each_missing_wait_is_seen(tiny_bundle, store, monkeypatch, method, stre
         if not seen[-1]:
             return
     pytest.fail(f"no order notices: {seen}")
+
+
+def exchanged(machine) -> list[np.ndarray]:
+    """Log-probabilities of a lane that gets more rows, while another one takes the old ones."""
+    backend = machine.backend()
+    lane = backend.lane(4)
+    segments = np.random.default_rng(0).normal(size=(6, 256, 512)).astype(np.float32)
+    found = []
+    for slot in range(2):
+        lane.load(slot, segments[slot])
+    lane.step(2)
+    lane.load(1, segments[2])
+    lane.move(1, 0)  # on the GPU it may not be done yet
+    assert lane.widen()
+    other = backend.lane(2)
+    for slot in range(2):
+        other.load(slot, segments[3 + slot])
+    other.step(2)
+    lane.load(2, segments[5])
+    for _ in range(3):
+        lane.step(3)
+        found.append(lane.top_log_probs[:3].copy())
+    return found
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_each_missing_wait_of_an_exchange_is_seen(tiny_bundle, store, monkeypatch, missing):
+    """For the old rows before they are copied, and for the copies before others write there."""
+    monkeypatch.setattr(shapes, "WIDTHS", (2, 4))
+    slots, whole, calls = (1, 2, 4), FakeCuda.synchronize, []
+
+    def results(order) -> list[np.ndarray]:
+        return exchanged(Machine(tiny_bundle, store, order=order, slots=slots))
+
+    def same(order) -> bool:
+        return all(np.array_equal(a, b) for a, b in zip(results(order), expected, strict=True))
+
+    expected = results("soon")
+    assert all(map(same, ORDERS))
+
+    def without(self, stream):
+        if sys._getframe(1).f_code.co_name == "take_over":
+            calls.append(stream)
+            if (len(calls) - 1) % 2 == missing:
+                return
+        whole(self, stream)
+
+    monkeypatch.setattr(FakeCuda, "synchronize", without)
+    assert not all(map(same, ORDERS))
+    assert calls
 
 
 # What was made is freed ---------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mt3_engines.building.network_graph import parameters
 from mt3_engines.building.operators import faults, table
 from mt3_engines.building.prepare import prepare
 from mt3_engines.versions import Version
@@ -228,6 +229,57 @@ def test_what_decides_stays_exact(weights):
     assert kinds["decoder.layers_0.self_attention.out.kernel"] == TensorProto.FLOAT16
     halved = {v.name for v in made.graph.input if v.type.tensor_type.elem_type == 10}
     assert halved == {v.name for v in made.graph.input if v.name.startswith(("past_", "cross_"))}
+
+
+def test_attention_relies_on_lengths_alone(weights):
+    """ONNX Runtime's kernels for fp32 and fp16 differ in causal alignment; ours ask for none."""
+    nodes = [node for node in decoder(weights).graph.node if node.op_type == "Attention"]
+    assert nodes
+    for node in nodes:
+        assert not [a for a in node.attribute if a.name == "is_causal" and a.i]
+        query, key, _, *others = node.input
+        mask_and_past, lengths = others[:3], others[3:]
+        assert query
+        assert not any(mask_and_past)
+        assert bool(lengths) is not key.startswith("cross_key_")
+
+
+def products_of(model, name: str) -> list[tuple[str, str]]:
+    """Operators and types of the products with parameters of that name."""
+    found, types = parameters(model), {}
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    for value in [*inferred.value_info, *inferred.input, *inferred.output]:
+        types[value.name] = value.type.tensor_type.elem_type
+    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    return [
+        (node.op_type, TensorProto.DataType.Name(types[node.input[1]]))
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Mul") and any(name in found.get(i, "") for i in node.input)
+    ]
+
+
+@pytest.mark.parametrize("stored", ["fp32", "fp16"])
+@pytest.mark.parametrize("version", [OLD, NEW], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [(TINY, "logits_dense"), (TINY_MOE, ".router."), (TINY_MULTI, "logits_dense")],
+)
+def test_what_decides_stays_exact_however_it_is_stored(stored, version, shape, name):
+    """Bundles store fp16, which a cast makes fp32 in front of the product."""
+    weights = seeded_weights(shape)
+    if name == ".router.":
+        model = build_encoder(weights, FRAMES, profile="portable", storage=stored)
+    else:
+        model = build_decoder(
+            weights, FRAMES, max_tokens=CAPACITY, profile="portable", storage=stored
+        )
+    for products in (True, False):
+        made = prepare(
+            model, version, precision="fp16", capacity=CAPACITY, matrix_products=products
+        )
+        found = products_of(made, name)
+        assert found
+        assert set(found) == {("MatMul" if products else "Mul", "FLOAT")}
 
 
 def test_the_model_itself_is_left_as_it_is(weights):

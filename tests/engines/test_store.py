@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_engines.engines_command import EnginesCommand
-from mt3_engines.storage.keys import EngineKey, EngineTarget, capability_of
+from mt3_engines.storage import store as module
+from mt3_engines.storage.keys import RECIPE, EngineKey, EngineTarget, capability_of
 from mt3_engines.storage.store import EngineStore, default_folder, graph_digests, read_info
 from mt3_engines.versions import Version, parse_version, updates_in_place
 from mt3_runtime.bundles.bundle import Bundle
@@ -27,7 +29,7 @@ KEY = EngineKey(
     export_id="e" * 32,
     role="decoder",
     graph="a" * 64,
-    recipe=1,
+    recipe=RECIPE,
     precision="fp16",
     slots=(1, 8, 32),
     capacity=128,
@@ -66,7 +68,7 @@ def test_every_field_changes_the_digest():
         "export_id": "f" * 32,
         "role": "encoder",
         "graph": "b" * 64,
-        "recipe": 2,
+        "recipe": RECIPE + 1,
         "precision": "fp32",
         "slots": (1, 8),
         "capacity": 256,
@@ -419,6 +421,46 @@ def test_no_foreign_file_is_replaced_by_an_engine(store, suffix):
     with pytest.raises(OutputError, match=r"is no engine of mt3-runtime.*--engines"):
         store.put(KEY, b"engine", model="tiny", seconds=1)
     assert snapshot(store.folder) == {path.name: b"{}"}
+
+
+@pytest.mark.parametrize("when", [0, 1, 2, 3])
+def test_two_builds_of_one_engine_leave_one_whole(store, monkeypatch, when):
+    """Another process keeps its own before the n-th of our two writes, or behind both."""
+    write, writes = module.write_atomic, []
+
+    def interleaved(path, data):
+        if len(writes) == when:
+            writes.append("other")
+            store.put(KEY, b"theirs", model="tiny", seconds=2)
+        writes.append(path.suffix)
+        write(path, data)
+
+    monkeypatch.setattr(module, "write_atomic", interleaved)
+    info = store.put(KEY, b"ours", model="tiny", seconds=1)
+    assert store.load(info) in (b"ours", b"theirs")
+    assert len(list(store.folder.iterdir())) == 2
+    assert [found.sha256 for found in store.infos()] == [info.sha256]
+
+
+def test_many_builds_of_one_engine_at_once(store):
+    contents = [bytes([n]) * 1000 * (n + 1) for n in range(6)]
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda data: store.put(KEY, data, model="tiny", seconds=1), contents * 3))
+    (info,) = store.infos()
+    assert store.load(info) in contents
+    assert len(list(store.folder.iterdir())) == 2
+
+
+def test_a_place_that_others_keep_writing_is_left_to_them(store, monkeypatch):
+    write = module.write_atomic
+
+    def always(path, data):
+        write(path, data if path.suffix == ".json" else data + b"other")
+
+    monkeypatch.setattr(module, "write_atomic", always)
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    with pytest.raises(OutputError, match="other processes keep writing .*; build it again"):
+        store.put(KEY, b"ours", model="tiny", seconds=1)
 
 
 NAMES = st.one_of(

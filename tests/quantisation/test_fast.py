@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
 from mt3_export.bundle_writer import export_bundle
 from mt3_export.graphs.decoder import build_decoder
@@ -68,7 +70,8 @@ def test_all_products_of_layers_become_integers(source: Source, product: Product
             continue  # a constant of attention that is gone
         layers = "layers_" in name and name.endswith(".kernel")
         layers &= not (role == "decoder" and "layers_1" in name)  # the last one
-        assert became[name] == (TensorProto.INT8 if layers else kind)
+        found = became[name] if name in became else became[f"{name}/0"]  # a product in parts
+        assert found == (TensorProto.INT8 if layers else kind)
     assert [p.name for p in made.graph.input] == [p.name for p in exact.graph.input]
     outputs = [p.name for p in made.graph.output]
     assert [n for n in outputs if "present_cross" not in n] == [p.name for p in exact.graph.output]
@@ -78,7 +81,33 @@ def test_inputs_of_the_decoder_have_two_terms(product: Product):
     nodes = product.graphs["decoder", "cpu"].graph.node
     integers = [node for node in nodes if node.op_type == "MatMulIntegerToFloat"]
     assert len(integers) == 2 * 6 * 1  # terms, products of a layer, layers but the last
-    assert "ReduceMax" not in {n.op_type for n in nodes if n.name.endswith("/largest")}
+    assert not [node.name for node in nodes if node.name.endswith("/int8/scale")]
+
+
+def test_rows_of_the_encoder_have_scales_where_nothing_bounds_them(
+    source: Source, product: Product
+):
+    nodes = product.graphs["encoder", "cpu"].graph.node
+    products = [node for node in nodes if node.op_type == "MatMulIntegerToFloat"]
+    scaled = {n.name.removesuffix("/int8/scale") for n in nodes if n.name.endswith("/int8/scale")}
+    terms = Counter(node.input[1] for node in products)
+    for node in products:
+        inputs = node.input[0].rpartition("/int8/")[0]
+        by_row = ".mlp.wo." in node.input[1] or terms[node.input[1]] == 1
+        assert (inputs in scaled) == by_row, node.name
+    assert any(".mlp.wo." in node.input[1] for node in products)
+
+
+def test_products_that_are_split_are_written_in_parts(source: Source, product: Product):
+    def splits(model: ModelProto) -> int:
+        return sum(node.op_type == "Split" for node in model.graph.node)
+
+    exact, made = source.graph("encoder", "cpu"), product.graphs["encoder", "cpu"]
+    assert splits(made) < splits(exact)
+    used = {name for node in made.graph.node for name in node.input}
+    assert {tensor.name for tensor in made.graph.initializer} <= used
+    decoders = source.graph("decoder", "cpu"), product.graphs["decoder", "cpu"]
+    assert splits(decoders[0]) == splits(decoders[1])
 
 
 def test_it_stays_near_and_keeps_rows_apart(
@@ -148,7 +177,7 @@ def test_a_memory_is_made_of_integers_as_well():
     assert lint(made) == []
     memory = {n: k for n, k in kinds(made).items() if n.startswith("memory_encoder.layers_")}
     became = {n for n, k in memory.items() if k == TensorProto.INT8}
-    assert became == {n for n in memory if n.endswith(".kernel")}
+    assert became == {n for n in memory if n.endswith((".kernel", ".kernel/0", ".kernel/1"))}
     assert any(".key+value." in name for name in became)  # the last layer's, cut to the memory
 
 
@@ -158,7 +187,11 @@ def test_of_a_perceiver_only_the_cross_projections_become_integers():
     model = build_encoder(weights, frames, profile="cpu")
     made = quantised(model, "encoder", any_inputs(model, "encoder"), lost=0.0)
     assert lint(made) == []
-    integers = {n for n, k in kinds(made).items() if k == TensorProto.INT8}
+    integers = {
+        name.removesuffix("/0").removesuffix("/1")
+        for name, kind in kinds(made).items()
+        if kind == TensorProto.INT8
+    }
     assert integers == {
         f"decoder.layers_{layer}.encoder_decoder_attention.key+value.kernel"
         for layer in range(TINY_MOE.decoder_layers)
@@ -177,7 +210,8 @@ def test_a_second_term_is_taken_where_one_loses_too_much():
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         made = quantised(copy, "encoder", inputs, lost=lost)
-        return [node.op_type for node in made.graph.node].count("MatMulIntegerToFloat")
+        products = [n for n in made.graph.node if n.op_type == "MatMulIntegerToFloat"]
+        return sum(not re.search(r"/[1-9]$", node.input[1]) for node in products)  # parts are one
 
     weights = sum(name.endswith(".kernel") for name in kinds(model) if "layers_" in name)
     assert products(np.inf) == weights

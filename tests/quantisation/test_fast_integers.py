@@ -155,6 +155,15 @@ def test_integers_give_what_the_rounded_weight_gives(terms: int, scale: float | 
         assert np.array_equal(run(model, x[rows]), found[rows])
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_row_s_largest_may_lie_on_either_side_of_zero(sign: int):
+    became = rounded(np.eye(16), np.eye(16))
+    model = multiply_integers(product(np.zeros((16, 16))), {KERNEL: Plan(became, 1)})
+    x = sign * np.array([[np.linspace(0, 1, 16), np.linspace(0, 500, 16)]])
+    assert run(model, x) == pytest.approx(x, abs=0.005 * 500, rel=0.01)
+    assert run(model, x)[0, 0] == pytest.approx(x[0, 0], abs=0.006)
+
+
 @pytest.mark.parametrize("terms", [1, 2])
 def test_rows_of_zeros_stay_zero(terms: int):
     became = rounded(seeded_normal("weight", (16, 4)).astype(np.float64), np.eye(16))
@@ -170,6 +179,44 @@ def test_a_fixed_scale_cuts_off_what_it_has_no_room_for():
     found = run(model, x)[0, 0]
     assert found[0] == pytest.approx(1.0, abs=1e-3)
     assert found[1] == pytest.approx(1.0, abs=0.02)
+
+
+def split_graph(weight: np.ndarray, *readers: str) -> onnx.ModelProto:
+    """A product whose columns are split in three and joined again, turned round."""
+    nodes = [
+        helper.make_node("MatMul", ["x", KERNEL], ["product"]),
+        helper.make_node("Split", ["product", "widths"], ["first", "second", "third"], axis=-1),
+        helper.make_node("Concat", ["third", "first", "second", *readers], ["y"], axis=-1),
+    ]
+    model = graph_of(nodes, widths=np.array([16, 24, 8]))
+    model.graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), KERNEL))
+    return model
+
+
+@pytest.mark.parametrize(("terms", "scale"), [(1, None), (2, None), (2, 0.12)])
+def test_products_of_parts_say_the_same_to_the_last_bit(terms: int, scale: float | None):
+    weight = seeded_normal("weight", (64, 48)).astype(np.float64)
+    plan = Plan(rounded(weight, np.eye(64)), terms, scale)
+    whole = multiply_integers(split_graph(weight), {KERNEL: plan})
+    parts = multiply_integers(split_graph(weight), {KERNEL: plan}, apart=True)
+    onnx.checker.check_model(parts)
+    kinds = [node.op_type for node in parts.graph.node]
+    assert kinds.count("MatMulIntegerToFloat") == 3 * terms
+    assert "Split" not in kinds
+    assert {tensor.name for tensor in parts.graph.initializer} >= {
+        f"{KERNEL}/{k}" for k in range(3)
+    }
+    x = seeded_normal("x", (5, 3, 64))
+    assert np.array_equal(run(parts, x), run(whole, x))
+
+
+def test_a_product_that_is_read_as_a_whole_too_stays_whole():
+    weight = seeded_normal("weight", (64, 48)).astype(np.float64)
+    plan = Plan(rounded(weight, np.eye(64)), 2)
+    model = multiply_integers(split_graph(weight, "product"), {KERNEL: plan}, apart=True)
+    kinds = [node.op_type for node in model.graph.node]
+    assert (kinds.count("MatMulIntegerToFloat"), kinds.count("Split")) == (2, 1)
+    assert run(model, seeded_normal("x", (2, 3, 64))).shape == (2, 3, 96)
 
 
 def norm_graph(*readers: str) -> onnx.ModelProto:

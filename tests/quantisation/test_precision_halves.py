@@ -24,8 +24,8 @@ from mt3_quantisation.gates.material import Material
 from mt3_quantisation.gates.measure import drift
 from mt3_quantisation.gates.teacher_forcing import segments_of
 from mt3_runtime import cli
-from mt3_runtime.backends.ort_cuda import OrtCudaBackend
-from mt3_runtime.backends.ort_memory import DeviceSpec
+from mt3_runtime.backends.ort_gpu.ort_cuda import OrtCudaBackend
+from mt3_runtime.backends.ort_gpu.ort_memory import DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import DeviceError
 from mt3_runtime.loading import load_model

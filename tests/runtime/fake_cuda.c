@@ -13,20 +13,38 @@
 
 static void *make(void) { return calloc(1, 64); }
 
-/* Garbage, not zeros: what nobody cleared must not look clean. */
-cudaError_t cudaMalloc(void **p, size_t n) {
-    *p = malloc(n + 256);
-    if (*p) memset(*p, 0xA5, n);
-    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+/* Bytes of the device: FAKE_CUDA_BYTES of the environment, or 8 GiB. */
+static size_t taken;
+static size_t everything(void) {
+    const char *said = getenv("FAKE_CUDA_BYTES");
+    return said ? strtoull(said, NULL, 10) : (size_t)8 << 30;
 }
-cudaError_t cudaFree(void *p) { free(p); return cudaSuccess; }
-cudaError_t cudaFreeAsync(void *p, cudaStream_t s) { free(p); return cudaSuccess; }
+/* Garbage, not zeros: what nobody cleared must not look clean.  The size stands before it. */
+cudaError_t cudaMalloc(void **p, size_t n) {
+    char *whole = taken + n <= everything() ? aligned_alloc(256, (n / 256 + 2) * 256) : NULL;
+    *p = NULL;
+    if (!whole) return cudaErrorMemoryAllocation;
+    *(size_t *)whole = n;
+    __atomic_add_fetch(&taken, n, __ATOMIC_RELAXED);
+    *p = memset(whole + 256, 0xA5, n);
+    return cudaSuccess;
+}
+cudaError_t cudaFree(void *p) {
+    if (!p) return cudaSuccess;
+    __atomic_sub_fetch(&taken, *(size_t *)((char *)p - 256), __ATOMIC_RELAXED);
+    free((char *)p - 256);
+    return cudaSuccess;
+}
+cudaError_t cudaFreeAsync(void *p, cudaStream_t s) { return cudaFree(p); }
 cudaError_t cudaMallocFromPoolAsync(void **p, size_t n, cudaMemPool_t pool, cudaStream_t s) {
     return cudaMalloc(p, n);
 }
-cudaError_t cudaMallocHost(void **p, size_t n) { return cudaMalloc(p, n); }
+cudaError_t cudaMallocHost(void **p, size_t n) {
+    *p = malloc(n + 256);
+    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
 cudaError_t cudaHostAlloc(void **p, size_t n, unsigned flags) {
-    cudaError_t made = cudaMalloc(p, n);
+    cudaError_t made = cudaMallocHost(p, n);
     SAY("pinned %zu\n", (size_t)*p);
     return made;
 }
@@ -50,7 +68,8 @@ cudaError_t cudaGetDevice(int *n) { *n = 0; return cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int *n) { *n = 13000; return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int *n) { *n = 13000; return cudaSuccess; }
 cudaError_t cudaMemGetInfo(size_t *left, size_t *all) {
-    *left = *all = (size_t)8 << 30;
+    *all = everything();
+    *left = *all - taken;
     return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int *v, enum cudaDeviceAttr which, int device) {
@@ -101,7 +120,15 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode m)
     SAY("record\n");
     return cudaSuccess;
 }
-cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) { *g = make(); return cudaSuccess; }
+/* FAKE_CUDA_BROKEN of the environment: so many recordings are lost, as if others had allocated. */
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
+    static int lost;
+    const char *said = getenv("FAKE_CUDA_BROKEN");
+    int broken = said && lost < atoi(said);
+    lost += broken;
+    *g = broken ? NULL : make();
+    return broken ? cudaErrorStreamCaptureInvalidated : cudaSuccess;
+}
 cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *status) {
     *status = cudaStreamCaptureStatusNone;
     return cudaSuccess;

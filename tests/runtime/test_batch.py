@@ -347,6 +347,23 @@ def test_a_journal_of_somebody_else_ends_it_at_once(model, here, capsys):
 # --- skipping what exists ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("formats", "there"), [("midi,json", "a.mid"), ("json,csv,midi", "a.csv")])
+@pytest.mark.parametrize("journal", [["--no-journal"], []])
+def test_what_was_kept_is_not_said_to_be_written(model, here, capsys, formats, there, journal):
+    put(f"out/{there}", content=b"mine")
+    report = ["--report-to", "r.json"]
+    mt3("in/a.wav", "in/b.wav", "-o", "out", "-f", formats, "--skip-existing", *journal, *report)
+    assert Path("out", there).read_bytes().startswith(b"mine")
+    said = next(line for line in capsys.readouterr().err.splitlines() if "a.wav:" in line)
+    assert there not in said
+    rows = json.loads(Path("r.json").read_text())["sources"]
+    (outputs,) = [row["outputs"] for row in rows if row["source"].endswith("a.wav")]
+    assert sorted(Path(path).name for path in outputs) == sorted(
+        {"a.mid", "a.json", "a.csv"}
+        & {f"a.{f.replace('midi', 'mid')}" for f in formats.split(",")} - {there}
+    )
+
+
 def test_all_formats_have_to_exist_to_be_skipped(model, here):
     put("out/a.mid", "out/a.json", "out/b.mid", content=b"mine")
     mine = Path("out/b.mid").read_bytes()
@@ -511,7 +528,7 @@ def test_failures_of_writing_are_tried_again(model, here, monkeypatch):
         calls.append(job.source.name)
         if calls.count("b.wav") == 1 and job.source.name == "b.wav":
             raise OutputError("cannot write") from OSError(errno.EIO, "Input/output error")
-        real(contents, job, **options)
+        return real(contents, job, **options)
 
     monkeypatch.setattr(batch_run, "write_files", full)
     monkeypatch.setattr(batch_run.time, "sleep", lambda _: None)

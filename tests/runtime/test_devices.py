@@ -18,8 +18,8 @@ from mt3_export.variants import variant_named
 from mt3_export.weights import Weights
 from mt3_runtime.backends import devices
 from mt3_runtime.backends.base import FloatArray
-from mt3_runtime.backends.ort_cuda import CUDA, OrtCudaBackend
-from mt3_runtime.backends.ort_memory import DeviceSpec
+from mt3_runtime.backends.ort_gpu.ort_cuda import CUDA, OrtCudaBackend
+from mt3_runtime.backends.ort_gpu.ort_memory import DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.diagnostics import cuda_libraries
@@ -96,7 +96,7 @@ def test_the_device_is_asked_before_the_bundle(
 def test_a_gpu_that_does_not_work_says_so_before_the_bundle(
     lacking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (devices, "mt3_runtime.backends.ort_cuda"):
+    for module in (devices, "mt3_runtime.backends.ort_gpu.ort_cuda"):
         monkeypatch.setattr(
             *((module, "import_onnxruntime") if not isinstance(module, str)
               else (f"{module}.import_onnxruntime",)), WithCuda

@@ -7,12 +7,14 @@ import concurrent.futures
 import os
 import threading
 import time
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -189,6 +191,39 @@ def test_audio_counts_in_seconds_and_not_in_files(model: Model, audio: Audio) ->
         assert engine.submit(audio).result(60.0).duration == pytest.approx(9.0)
         with pytest.raises(EngineBusyError):
             engine.submit(np.tile(audio, 3))
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(59.0, 0), (130.0, 2), (200.0, 3)])
+def test_a_length_that_is_not_known_counts_as_a_minute(
+    model: Model, limit: float, fits: int
+) -> None:
+    """Of pipes, until they end; they are as many as there may be, and no more."""
+    pipes = [os.pipe() for _ in range(fits + 1)]
+    inputs = [os.fdopen(read, "rb") for read, _ in pipes]
+    with model.engine(max_seconds=limit) as engine:
+        handles = [engine.submit(pipe) for pipe in inputs[:fits]]
+        with pytest.raises(EngineBusyError, match="unknown length, which counts as 60 s"):
+            engine.submit(inputs[fits])
+        for _, write in pipes:
+            os.close(write)
+        for handle in handles:
+            assert isinstance(handle.exception(60.0), AudioError)
+    for pipe in inputs:
+        pipe.close()
+
+
+def test_a_length_that_a_process_finds_out_counts_from_then_on(
+    model: Model, audio: Audio, tmp_path: Path
+) -> None:
+    """Nine minutes, as soon as the first segment is there."""
+    path = tmp_path / "nine_minutes.wav"
+    soundfile.write(path, np.tile(audio, 60), 16000)
+    with model.engine(max_seconds=100.0, readers=1) as engine:
+        handle = engine.submit(path, deadline=HANGS)
+        until(lambda: handle.length_known)
+        with pytest.raises(EngineBusyError, match=r"[1-5][0-9][0-9] s of audio are under way"):
+            engine.submit(path)
+        handle.cancel()
 
 
 def test_a_deadline_ends_a_recording(engine: Engine, audio: Audio) -> None:
@@ -418,6 +453,40 @@ def test_live_events_are_the_notes_of_a_stream(
     assert sorted(_check(events)) == expected
     assert _check(list(model.stream_events(audio, **options))) is not None  # type: ignore[arg-type]
     assert engine.health().live == 0
+
+
+def test_live_inputs_beside_a_file_of_three_hours(
+    engine: Engine, model: Model, audio: Audio, tmp_path: Path
+) -> None:
+    """They get what they get alone, and the file goes on meanwhile."""
+    path = tmp_path / "long.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16000, 3 * 3600 * 16000, "NONE", ""))
+        file.writeframesraw((audio * 32767).astype("<i2").tobytes())
+        file._datawritten = file._datalength  # type: ignore[attr-defined]  the rest is a hole
+    os.truncate(path, 44 + 3 * 3600 * 16000 * 2)
+    long = engine.submit(path, priority="batch", deadline=HANGS)
+    until(lambda: engine.health().decoding > 0)
+    found: list[list[NoteEvent]] = []
+
+    def listen() -> None:
+        with engine.open_live(16000) as live:
+            feeding = threading.Thread(target=_feed, args=(live, audio))
+            feeding.start()
+            found.append(list(live.events()))
+            feeding.join()
+
+    listeners = [threading.Thread(target=listen) for _ in range(2)]
+    for thread in listeners:
+        thread.start()
+    for thread in listeners:
+        thread.join(HANGS)
+    expected = sorted(model.stream(iter([audio]), sr=16000))
+    assert [sorted(_check(events)) for events in found] == [expected] * 2
+    until(lambda: long.progress is not None and long.progress.seconds_done > 20.0)
+    assert long.progress is not None
+    assert long.progress.seconds_total == 3 * 3600.0
+    assert long.cancel()
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6), max_size=4))

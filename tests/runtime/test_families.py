@@ -11,8 +11,8 @@ import pytest
 
 from mt3_export.weights import Weights
 from mt3_runtime.backends import ort_cpu
-from mt3_runtime.backends.ort_cuda import OrtCudaBackend
-from mt3_runtime.backends.ort_memory import DeviceSpec
+from mt3_runtime.backends.ort_gpu.ort_cuda import OrtCudaBackend
+from mt3_runtime.backends.ort_gpu.ort_memory import DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.errors import OptionError
 from mt3_runtime.loading import load_model

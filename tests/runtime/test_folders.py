@@ -374,3 +374,23 @@ def test_stems_without_notes_are_said(folder, tiny_bundle, audio, capsys):
     assert "no notes were found of the instruments asked for" in error
     assert "a.wav: there are no notes, so no stem was written" in error
     assert os.listdir() == ["a.wav"]
+
+
+@posix
+@pytest.mark.parametrize(
+    ("output", "link"),
+    [("gone", "gone"), ("gone/", "gone"), ("gone/below/", "gone"), ("there/inner", "there/inner")],
+)
+def test_a_folder_that_is_a_link_to_nowhere_is_called_that(
+    tmp_path, monkeypatch, capsys, audio, output, link
+):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path(link).symlink_to("nowhere")
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(name, audio[:2000], 16000)
+    assert main(["transcribe", "a.wav", "b.wav", "-o", output]) == ExitCode.FAILED
+    said = capsys.readouterr().err
+    assert f"{link} is a link to nowhere, which is not there" in said
+    assert "File exists" not in said
+    assert sorted(os.listdir()) == sorted({"a.wav", "b.wav", "there", link.split("/")[0]})

@@ -452,3 +452,39 @@ def test_the_state_of_a_ledger_needs_no_clock(out):
             ledger.add(json.dumps(item | ({"time": time} if "time" in item else {})).encode())
         states.append((ledger.entries, ledger.digests))
     assert states[0] == states[1] == states[2]
+
+
+# --- many lines ----------------------------------------------------------------------------------
+
+
+def _state(ledger):
+    return ledger.entries, ledger.digests, ledger.damaged, ledger.restarted, ledger.run
+
+
+LINES = st.sampled_from([
+    b'{"status":"begun","source":"a","size":3,"mtime_ns":5}\n',
+    b'{"status":"begun","source":"b","size":3,"mtime_ns":5}\n',
+    b'{"status":"writing","source":"a","outputs":{"a.mid":"01"}}\n',
+    b'{"status":"failed","source":"a","size":3,"mtime_ns":5,"error":"x","attempts":1,"wall":1}\n',
+    b'{"status":"ended"}\n',
+    b'{"format":"x","status":"run","pid":1,"host":"h","restart":true}\n',
+    b"{}\n",
+    b"\n",
+    b"1,2\n",
+    b'{"status":"ended"},{"status":"ended"}\n',
+    b'{"status":"begun","source":{"a":1}\n',
+    b'{"status":[{"a":1}\n',
+    b'{"status":"begun","source":"\xff"}\n',
+    b'{"status":"begun","source":"a","size":NaN,"mtime_ns":5}\n',
+    b'[{"status":"ended"}]\n',
+])  # fmt: skip
+
+
+@given(lines=st.lists(LINES, max_size=12))
+def test_many_lines_say_what_each_of_them_says(lines):
+    """Also where two damaged ones would be whole together."""
+    at_once, one_by_one = Ledger(), Ledger()
+    at_once.add_all(lines)
+    for line in lines:
+        one_by_one.add(line)
+    assert _state(at_once) == _state(one_by_one)

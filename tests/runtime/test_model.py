@@ -23,8 +23,8 @@ import mt3_runtime
 from mt3_runtime.audio.log_mel import FeatureExtractor
 from mt3_runtime.audio.segments import cut
 from mt3_runtime.backends import devices, ort_cpu
-from mt3_runtime.backends.ort_cuda import OrtCudaBackend
-from mt3_runtime.backends.ort_memory import DeviceSpec
+from mt3_runtime.backends.ort_gpu.ort_cuda import OrtCudaBackend
+from mt3_runtime.backends.ort_gpu.ort_memory import DeviceSpec
 from mt3_runtime.diagnostics import wheels
 from mt3_runtime.errors import (
     BundleNotFoundError,

@@ -15,12 +15,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mt3_runtime.backends import devices, ort_cuda
+from mt3_runtime.backends import devices
 from mt3_runtime.backends.devices import open_backend
 from mt3_runtime.backends.ort_common import import_onnxruntime
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
-from mt3_runtime.backends.ort_cuda import CPU, CUDA, OrtCudaBackend, padded
-from mt3_runtime.backends.ort_memory import Buffer, Copier, DeviceSpec, Staging
+from mt3_runtime.backends.ort_gpu import ort_cuda
+from mt3_runtime.backends.ort_gpu.ort_cuda import CPU, CUDA, OrtCudaBackend, padded
+from mt3_runtime.backends.ort_gpu.ort_memory import Buffer, Copier, DeviceSpec, Staging
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.diagnostics import cuda_libraries
 from mt3_runtime.diagnostics.cuda_libraries import preload
@@ -208,7 +209,8 @@ def test_the_description_says_what_runs_where(tiny_bundle) -> None:
 @pytest.mark.parametrize(
     ("rows", "slots", "run"),
     [(1, 32, 1), (2, 32, 2), (3, 32, 4), (5, 32, 8), (9, 32, 16), (17, 32, 24), (31, 32, 32),
-     (3, 3, 3), (33, 44, 40), (41, 44, 44)],
+     (3, 3, 3), (33, 44, 44), (33, 512, 48), (49, 512, 64), (65, 512, 96), (129, 512, 192),
+     (193, 524, 256), (512, 512, 512), (513, 524, 524)],
 )  # fmt: skip
 def test_rows_are_padded_to_few_numbers(rows, slots, run) -> None:
     assert padded(rows, slots) == run

@@ -200,3 +200,20 @@ def test_a_damaged_constant_is_a_damaged_bundle(source: Path, tmp_path: Path) ->
         load_model(path, device="cpu", threads=1)
     with pytest.raises(Exception, match="pars"):
         onnx.load(path / "decoder.cpu.onnx")
+
+
+def test_a_session_plans_memory_unless_it_is_told_not_to():
+    runtime, seen = import_onnxruntime(), []
+
+    class Watched:
+        SessionOptions = runtime.SessionOptions
+
+        @staticmethod
+        def InferenceSession(source, options, **others):  # noqa: N802
+            seen.append(options.enable_mem_pattern)
+            return runtime.InferenceSession(source, options, **others)
+
+    for plan in (True, False):
+        session = open_session(Watched, sum_model(), memory_plan=plan)
+        assert session.get_outputs()
+    assert seen == [True, False]

@@ -13,8 +13,8 @@ import onnxruntime
 import pytest
 
 from mt3_runtime.backends import ort_cpu
-from mt3_runtime.backends.ort_cuda import OrtCudaBackend
-from mt3_runtime.backends.ort_memory import DeviceSpec
+from mt3_runtime.backends.ort_gpu.ort_cuda import OrtCudaBackend
+from mt3_runtime.backends.ort_gpu.ort_memory import DeviceSpec
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.bundles.precision import Precision, Verdict
 from mt3_runtime.bundles.tiny_graphs import product_model

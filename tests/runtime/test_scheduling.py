@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_runtime.bundles.bundle import DecodingSpec
-from mt3_runtime.decoding import priorities
+from mt3_runtime.decoding import priorities, scheduler
 from mt3_runtime.decoding.batching import Loop, decode
 from mt3_runtime.decoding.decoding_run import Run
 from mt3_runtime.decoding.priorities import PATIENT_TURNS, Priorities
@@ -24,7 +24,7 @@ from mt3_runtime.decoding.search import Greedy, MakeSearch, T5XBeam, previous_id
 from mt3_runtime.decoding.step_costs import StepCosts
 from mt3_runtime.decoding.strands import Load, Priority, Strand, Window
 from mt3_runtime.decoding.types import BoolArray, Decoded, Ended, Job, Jobs, Rows, Span, TokenArray
-from tests.pace import HANGS
+from tests.pace import HANGS, until
 from tests.scripted import ScriptedBackend, ScriptedLane, table_jobs
 
 SPEC = DecodingSpec(start_id=0, eos_id=1, max_tokens=12, beam_alpha=0.6)
@@ -307,9 +307,9 @@ def test_a_short_one_does_not_wait_for_a_long_one() -> None:
         for _ in range(10):
             run.get()
         short = run.add(table_jobs(5), SEARCH, seconds=lambda: 5.0)
-        until = list(itertools.takewhile(lambda item: not isinstance(item, Ended), run.results()))
-    assert sum(item is not None and item.recording == short for item in until) == 5
-    assert len(until) < 5 + 3 * 4 + 10
+        found = list(itertools.takewhile(lambda item: not isinstance(item, Ended), run.results()))
+    assert sum(item is not None and item.recording == short for item in found) == 5
+    assert len(found) < 5 + 3 * 4 + 10
 
 
 def test_what_is_far_more_urgent_goes_ahead_of_what_runs() -> None:
@@ -342,6 +342,7 @@ def test_what_is_far_more_urgent_goes_ahead_of_what_runs() -> None:
     assert taken(live, live) is False
     assert taken(batch, live, rows=4) is False
     assert taken(batch, live, rows=3) is True
+    assert taken(short, batch, live, rows=3, below=Load(1, 8, 8, frozenset([batch]))) is False
     assert taken(batch) is True
     below = Load(1, 8, 8, frozenset([long]))
     assert taken(short, short, rows=4, below=below, until=2.0) is True
@@ -381,6 +382,111 @@ def test_a_full_lane_waits_while_a_live_segment_is_decoded(channels: int) -> Non
     first, last = lanes.index(other), len(lanes) - 1 - lanes[::-1].index(other)
     assert set(lanes[first : last + 1]) == {other}
     assert {rows for lane, rows in steps if lane == other} <= set(range(1, channels + 1))
+
+
+@pytest.mark.parametrize(
+    ("less", "more", "ahead"),
+    [(10.0, 50.0, True), (10.0, 3600.0, True), (10.0, 20.0, False), (2.0, 11.0, False),
+     (2.0, 13.0, True), (40.0, 79.0, False), (40.0, 81.0, True), (10.0, 10.0, False)],
+)  # fmt: skip
+def test_what_is_much_shorter_goes_ahead_and_equals_never_do(
+    less: float, more: float, ahead: bool
+) -> None:
+    rules = Priorities(ahead=2, abreast=8, memory=False, costs=StepCosts(8), clock=lambda: 1.0)
+    short = strand(0, 1, seconds=lambda: less)
+    long = strand(1, 1, seconds=lambda: more)
+    long.taken = more  # all of it is in the slots
+    rules.admit("")
+    short.waiting.append(next(table_jobs(1)))
+    load = Load(1, 8, 8, frozenset([long]))
+    assert rules.to_take([short, long], load, 0, alone_held=False)[1] is ahead
+    short.priority = long.priority = Priority.BATCH
+    assert rules.to_take([short, long], load, 0, alone_held=False)[1] is False
+
+
+class Stepping(ScriptedBackend):
+    """Notes in which lane each step was made, and takes a millisecond for it."""
+
+    def __init__(self, **how: int) -> None:
+        super().__init__(tables(2), **how)
+        self.steps: list[int] = []
+
+    def lane(self, slots: int, *, alone: bool = False) -> ScriptedLane:
+        noted, seen, channels = self.steps, self.rows, self._channels
+
+        class Noted(ScriptedLane):
+            def step(self, rows: int) -> None:
+                noted.append(id(self))
+                super().step(rows)
+                time.sleep(0.001)
+
+        return Noted(self._tables, slots, channels, seen)
+
+
+@pytest.mark.parametrize(("workers", "channels"), [(2, 1), (3, 1), (2, 3)])
+def test_other_lanes_wait_while_a_live_segment_is_decoded(
+    workers: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "LONGEST_HOLD", float(HANGS))
+    backend = Stepping(workers=workers, slots=6, channels=channels)
+    loop = Loop(backend)
+    with loop.open() as run, loop.open() as live:
+        run.add(table_jobs(9000 * channels, channels), SEARCH, priority=Priority.BATCH)
+        until(lambda: len(set(backend.steps)) == workers)
+        full = set(backend.steps)
+        live.add(
+            table_jobs(channels, channels), SEARCH, priority=Priority.LIVE, live=True, slow=True
+        )
+        live.end()
+        assert len(list(live.results())) == 2
+        count = len(backend.steps)
+        until(lambda: len(set(backend.steps[count:])) == workers)  # all go on
+        run.close()
+    (other,) = set(backend.steps) - full
+    first = backend.steps.index(other)
+    last = len(backend.steps) - 1 - backend.steps[::-1].index(other)
+    between = [lane for lane in backend.steps[first:last] if lane != other]
+    assert len(between) < workers  # each had begun a step
+
+
+def test_live_input_that_never_pauses_leaves_others_their_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scheduler, "LONGEST_HOLD", 0.02)
+    backend = Stepping(workers=2, slots=4)
+    loop = Loop(backend)
+    # One segment at a time: more would lie in all lanes, and live ones come first.
+    with loop.open() as run, loop.open(window=1) as live:
+        live.add(table_jobs(10**9), SEARCH, priority=Priority.LIVE, live=True, slow=True)
+        live.get()
+        run.add(table_jobs(60), SEARCH, priority=Priority.BATCH)
+        run.end()
+        taking = threading.Thread(target=lambda: list(live.results()), daemon=True)
+        taking.start()
+        assert len(list(run.results())) == 61
+        live.close()
+        taking.join(HANGS)
+
+
+def test_a_lane_that_waits_for_live_segments_lets_go_what_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scheduler, "LONGEST_HOLD", 10.0 * HANGS)
+    schedule = Schedule(workers=2, slots=8)
+    live, long = strand(0, 9, priority=Priority.LIVE, live=True), strand(1, 9)
+    for one in (live, long):
+        schedule.add(one)
+    live.under_way = 1
+    found: list[object] = []
+    load = Load(1, 4, 4, frozenset([long]))
+    waiting = threading.Thread(
+        target=lambda: found.append(schedule.take(load, wait=False)), daemon=True
+    )
+    waiting.start()
+    until(lambda: load.held is not None)
+    schedule.cancel(long)
+    waiting.join(HANGS)
+    assert found == [None]
 
 
 @pytest.mark.parametrize(

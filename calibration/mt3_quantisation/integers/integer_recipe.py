@@ -6,8 +6,9 @@ What is multiplied by them:
 
 decoder   16 bits in two terms of a fixed scale: a step is bound by reading weights and caches, so
           the second term costs little, and its errors are what moves tokens.
-encoder   the same with a scale per row.  It is bound by arithmetic, so ``fast`` takes the first
-          term alone, 8 bits, where products lose least by that.  Inputs of those are smoothed for
+encoder   the same; the feed-forward's inner activations, which nothing bounds, have a scale per
+          row.  It is bound by arithmetic, so ``fast`` takes the first term alone, 8 bits with a
+          scale per row, where products lose least by that.  Inputs of those are smoothed for
           their own sake, all others for that of the weights
           (`mt3_quantisation.integers.channel_smoothing`).
 
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
 
 HEADROOM = 4.0
 """Times the largest input ever met that a fixed scale has room for; it costs 2 of 16 bits."""
+
+UNBOUNDED = ".mlp.wo."
+"""Products of unbounded inputs: those of Magenta's encoder have rows a hundred times as large."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +140,14 @@ def quantised(
     plans = {}
     for name, names in groups.items():
         factors, terms = found[name]
+        fixed = role == "decoder" or (terms == 2 and not any(UNBOUNDED in n for n in names))
         moments = inputs[name].moments / np.outer(factors, factors)
         room = HEADROOM * float((inputs[name].largest / factors).max()) / LEVELS or 1.0
         for weight in names:
             became = rounded(weights[weight], moments)
-            plans[weight] = Plan(became, terms, room if role == "decoder" else None)
-    return multiply_integers(model, plans)
+            plans[weight] = Plan(became, terms, room if fixed else None)
+    # A step's tensors are small: what counts there is the number of nodes.
+    return multiply_integers(model, plans, apart=role == "encoder")
 
 
 def _smooth(

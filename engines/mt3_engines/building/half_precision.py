@@ -18,6 +18,7 @@ the kernel refuses.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -54,9 +55,15 @@ def to_half(model: ModelProto, kind: Half = "fp16") -> None:
     _drop_unused(model)
 
 
-def is_exact(node: NodeProto) -> bool:
-    """Whether a product decides something, so that it stays fp32."""
-    return any(part in name for name in node.input for part in _EXACT)
+def is_exact(node: NodeProto, parameters: Mapping[str, str]) -> bool:
+    """Whether a product decides something, so that it stays fp32.
+
+    Args:
+        node: The product.
+        parameters: What `mt3_engines.building.network_graph.parameters` says of its graph.
+    """
+    names = [parameters.get(name, name) for name in node.input]
+    return any(part in name for name in names for part in _EXACT)
 
 
 def bf16_words(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -112,7 +119,7 @@ class _Halver(Rewriter):
             self._leave(node)
 
     def _exact(self, node: NodeProto) -> bool:
-        return is_exact(node)
+        return is_exact(node, self._parameters)
 
     def _compute(self, node: NodeProto, values: set[str]) -> None:
         """Writes the node with 16-bit inputs; its results so and, for others, as fp32."""

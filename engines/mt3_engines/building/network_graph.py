@@ -11,6 +11,22 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 
+#: Operators whose result is their first input, in another type, shape or order.
+_SAME = ("Cast", "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
+
+
+def parameters(model: ModelProto) -> dict[str, str]:
+    """Values that are a parameter, as stored or in another type, shape or order -> its name.
+
+    Bundles store weights as fp16 and cast them, so a product seldom reads a parameter itself.
+    """
+    found = {tensor.name: tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in _SAME and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
+
+
 class Rewriter(ABC):
     """Visits all nodes of a graph and writes what shall stand in their place.
 
@@ -23,6 +39,7 @@ class Rewriter(ABC):
         self._nodes: list[NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._count = 0
+        self._parameters = parameters(model)
 
     @abstractmethod
     def rewrite(self, node: NodeProto) -> None:

@@ -81,7 +81,7 @@ class _Summer(Rewriter):
     """Spells products that stay fp32, a vector times a matrix each, as sums of products."""
 
     def rewrite(self, node: NodeProto) -> None:
-        if node.op_type != "MatMul" or not is_exact(node):
+        if node.op_type != "MatMul" or not is_exact(node, self._parameters):
             self.keep(node)
             return
         rows, matrix = node.input

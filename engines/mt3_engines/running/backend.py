@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mt3_engines.optional import find_place, import_tensorrt, open_cuda
+from mt3_engines.optional import find_place, import_tensorrt, log, open_cuda
 from mt3_engines.running.engine_loader import Engines, Loader
 from mt3_engines.running.lane import TensorRtLane
 from mt3_engines.running.rows import DeviceRows
@@ -22,6 +22,7 @@ from mt3_engines.storage.store import EngineStore
 from mt3_engines.targets import check_gpu
 from mt3_engines.versions import RTX, TENSORRT, Maker
 from mt3_runtime.backends.ort_common import check_threads
+from mt3_runtime.backends.ort_gpu.lane_widths import has_room, lane_bytes
 from mt3_runtime.errors import DeviceError, MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class TensorRtBackend:
     Attributes:
         description: One line for people.
         workers: Number of lanes that pay off.
-        slots: Rows of a lane: what the engines were built for.
+        slots: Rows of a lane: what the engines were built for, and the GPU has memory for.
+        manifest: The model's.
     """
 
     def __init__(
@@ -80,14 +82,16 @@ class TensorRtBackend:
         place = find_place(tensorrt, cuda, maker)
         if maker is RTX:
             check_gpu(place)
-        self._manifest = bundle.manifest
+        self.manifest = self._manifest = bundle.manifest
         chosen = choose(bundle, store, place, precision)
         self._loader = Loader(tensorrt, bundle, store, place)
         self._engines = self._load(cuda, chosen)
-        self.workers, self.slots = workers, chosen.plan.slots[-1]
+        first, *more = chosen.plan.widths
+        self.workers = workers
+        self.slots = max([first, *(rows for rows in more if self._has_room(rows))])
+        numbers = ",".join(map(str, self.rows))
         self.description = (
-            f"{maker.name} ({place.gpu}, {place.program}, {chosen.arithmetic}, rows: "
-            f"{','.join(map(str, chosen.plan.slots))})"
+            f"{maker.name} ({place.gpu}, {place.program}, {chosen.arithmetic}, rows: {numbers})"
         )
         self._all: list[DeviceRows] = []
         self._free: list[DeviceRows] = []
@@ -100,25 +104,77 @@ class TensorRtBackend:
                 self.close()
             raise
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Numbers of rows that steps were built for, and there is memory for, ascending."""
+        return tuple(rows for rows in self._engines.plan.slots if rows <= self.slots)
+
+    def lane_bytes(self, rows: int) -> int:
+        """Bytes that a lane of so many rows takes with all its caches."""
+        engines = self._engines
+        return lane_bytes(
+            self._manifest.model,
+            rows,
+            engines.plan.capacities,
+            cross_element=engines.element,
+            cache_element=engines.element,
+            buffers=engines.buffers,
+        )
+
     def lane(self, slots: int, *, alone: bool = False) -> Lane:  # noqa: ARG002  of the protocol
         """A lane over rows that no other lane uses; they are taken back when it is gone.
 
         Raises:
-            OptionError: The engines have fewer rows.
+            OptionError: The engines have fewer rows, or the GPU no memory for so many.
             DeviceError: The GPU is full, or the backend was closed.
         """
         if slots > self.slots:
-            raise OptionError(f"The engines were built for {self.slots} slots, not {slots}.")
+            most = self._engines.plan.slots[-1]
+            why = f"were built for {most}" if slots > most else f"have memory for {self.slots}"
+            raise OptionError(f"The engines {why} slots, not {slots}.")
+        widths = self._engines.plan.widths
         with self._lock:
             if self._closed:
                 raise DeviceError("This model was closed; load it again.")
-            self._engines.cuda.use()
-            rows = self._free.pop() if self._free else DeviceRows(self._engines)
-            if rows not in self._all:
-                self._all.append(rows)
-        lane = TensorRtLane(self._manifest, rows, slots)
-        weakref.finalize(lane, self._take_back, rows)
+            fitting = [rows for rows in self._free if rows.rows <= max(slots, widths[0])]
+            rows = max(fitting, key=lambda rows: rows.rows, default=None)
+            rows = self._make(widths[0]) if rows is None else self._take(rows)
+        lane = TensorRtLane(self._manifest, rows, slots, self._exchange)
+        weakref.finalize(lane, self._take_back, lane.held)
         return lane
+
+    def _exchange(self, rows: DeviceRows) -> DeviceRows | None:
+        """More rows that hold what these do, which are taken back; None if there is no memory."""
+        wider = [width for width in self._engines.plan.widths if rows.rows < width <= self.slots]
+        with self._lock:
+            found = next((free for free in self._free if free.rows in wider), None)
+            if found is not None:
+                made = self._take(found)
+            elif not wider or self._closed or not self._has_room(wider[0]):
+                return None
+            else:
+                try:
+                    made = self._make(wider[0])
+                except DeviceError as error:  # others have taken the memory meanwhile
+                    log.info("no memory for %d rows: %s", wider[0], error)
+                    return None
+        made.take_over(rows)
+        self._take_back([rows])
+        return made
+
+    def _make(self, width: int) -> DeviceRows:
+        self._engines.cuda.use()
+        made = DeviceRows(self._engines, width)
+        self._all.append(made)
+        return made
+
+    def _take(self, rows: DeviceRows) -> DeviceRows:
+        self._free.remove(rows)
+        return rows
+
+    def _has_room(self, rows: int) -> bool:
+        """Whether a lane of so many rows, with all caches, finds its memory."""
+        return has_room(self.lane_bytes(rows), self._engines.cuda.available())
 
     def warmup(self) -> None:
         """Encodes silence, and records the steps of all numbers of rows in every first cache."""
@@ -126,9 +182,9 @@ class TensorRtBackend:
         for lane in lanes:
             lane.load(0, *self._silence())
             for rows in self._engines.plan.slots:
-                lane.positions[:] = 0
-                lane.step(rows)
-
+                if rows <= lane.room:
+                    lane.positions[:] = 0
+                    lane.step(rows)
         self._keep_kernels()
 
     def close(self) -> None:
@@ -140,10 +196,11 @@ class TensorRtBackend:
             self._free.clear()
             stack.callback(self._keep_kernels)
 
-    def _take_back(self, rows: DeviceRows) -> None:
+    def _take_back(self, held: list[DeviceRows]) -> None:
         """Keeps the rows of a lane that is gone for the next one; freed ones are of no use."""
-        if not rows.closed:
-            self._free.append(rows)
+        kept = [rows for rows in held if not rows.closed]
+        self._free += kept
+        if kept:
             self._keep_kernels()
 
     def _keep_kernels(self) -> None:

@@ -26,11 +26,7 @@ log = logging.getLogger("mt3_engines")
 
 
 class Contexts:
-    """Makes contexts of an engine; for all threads.
-
-    Attributes:
-        scratch: Bytes that any of them needs beside its tensors.
-    """
+    """Makes contexts of an engine; for all threads."""
 
     def __init__(self, tensorrt: Any, engine: Any, kernels: Path | None = None) -> None:
         """Args: the module, the engine, and where finished kernels are kept; None for nowhere.
@@ -39,7 +35,6 @@ class Contexts:
         """
         self._tensorrt, self._engine, self._path = tensorrt, engine, kernels
         self._lock = threading.Lock()
-        self.scratch = int(engine.device_memory_size_v2)
         self._kept = b""
         self._config = self._configure() if hasattr(tensorrt, "CudaGraphStrategy") else None
 
@@ -76,7 +71,11 @@ class Contexts:
         done += [context.set_tensor_address(name, at) for name, at in addresses.items()]
         if not all(done):
             raise DeviceError("TensorRT refuses the engines' shapes or addresses; see its log.")
-        size = max(self.scratch, int(context.update_device_memory_size_for_shapes()))
+        # Not what the largest profile takes: a lane of few rows has no memory for that.
+        size = max(
+            int(self._engine.get_device_memory_size_for_profile_v2(profile)),
+            int(context.update_device_memory_size_for_shapes()),
+        )
         if size:
             context.set_device_memory(scratch(size), size)
         return context

@@ -68,6 +68,13 @@ class Cuda:
             raise
         return address
 
+    def available(self) -> int:
+        """Bytes of the GPU's memory that nobody has."""
+        self.use()
+        error, left, _ = self._cuda.cudaMemGetInfo()
+        self._check("cudaMemGetInfo", error)
+        return int(left)
+
     def free(self, address: int) -> None:
         """Gives device memory back."""
         self._call("cudaFree", address)
@@ -194,8 +201,11 @@ class Cuda:
             DeviceError: It failed.
         """
         error, *results = getattr(self._cuda, name)(*arguments)
+        self._check(name, error)
+        return results[0] if results else None
+
+    def _check(self, name: str, error: Any) -> None:
         if int(error) != 0:
             _, text = self._cuda.cudaGetErrorString(error)
             said = text.decode() if isinstance(text, bytes) else str(text)
             raise DeviceError(f"CUDA: {name} failed: {said}. `mt3 doctor` looks at the driver.")
-        return results[0] if results else None

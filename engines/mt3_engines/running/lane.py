@@ -7,6 +7,7 @@ Everything else stays where it was allocated.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,11 +21,23 @@ if TYPE_CHECKING:
 
 
 class TensorRtLane(HostSlots):
-    """Implements `mt3_runtime.backends.base.Lane` over a set of device rows."""
+    """Implements `mt3_runtime.backends.base.Lane` over a set of device rows.
 
-    def __init__(self, manifest: Manifest, rows: DeviceRows, slots: int) -> None:
+    Attributes:
+        held: The rows that it has, in a list, which says so when the lane is gone.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        rows: DeviceRows,
+        slots: int,
+        exchange: Callable[[DeviceRows], DeviceRows | None],
+    ) -> None:
+        """Args: the manifest, its first rows, how many it may have, and what gives more of them."""
         super().__init__(manifest.model, slots, manifest.decoding.start_id)
-        self._rows = rows
+        self._rows, self._exchange, self.held = rows, exchange, [rows]
+        self.room = min(rows.rows, slots)
         self._waiting: list[Segment] = []
 
     def load(self, slot: int, features: FloatArray, previous_ids: IdArray | None = None) -> None:
@@ -50,6 +63,15 @@ class TensorRtLane(HostSlots):
         self._encode()
         super().move(source, target)
         self._rows.move(source, target, int(self.positions[source]))
+
+    def widen(self) -> bool:
+        """Moves into more rows, if there is memory for them."""
+        wider = self._exchange(self._rows) if self.room < self.slots else None
+        if wider is None:
+            return False
+        self._rows = self.held[0] = wider
+        self.room = min(wider.rows, self.slots)
+        return True
 
     def _encode(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -59,17 +59,22 @@ Segment = tuple[int, "FloatArray", "IdArray | None"]
 
 
 class DeviceRows:
-    """The rows of one lane at a time; not for two threads at once."""
+    """The rows of one lane at a time; not for two threads at once.
 
-    def __init__(self, engines: Engines) -> None:
-        """Makes all buffers, and records the encoder.
+    Attributes:
+        rows: How many.
+        closed: They were freed.
+    """
+
+    def __init__(self, engines: Engines, rows: int) -> None:
+        """Makes all buffers of so many rows, and records the encoder.
 
         Raises:
             DeviceError: The GPU refuses; what was made until then is freed.
         """
         self._engines, self._cuda, self._manifest = engines, engines.cuda, engines.manifest
         self._memory = DeviceMemory(engines.cuda)
-        self.closed = False
+        self.rows, self.closed = rows, False
         try:
             self._make()
         except BaseException:
@@ -80,7 +85,7 @@ class DeviceRows:
 
     def _make(self) -> None:
         plan, memory = self._engines.plan, self._memory
-        self._rows, self._batches = plan.slots[-1], plan.segments
+        self._batches = plan.segments
         self._graphs: dict[tuple[int, int, int], Handle] = {}
         self._caches: dict[int, list[dict[str, int]]] = {}
         self._scratch: dict[int, tuple[int, int]] = {}
@@ -88,17 +93,17 @@ class DeviceRows:
         self._decoding, self._encoding = memory.stream(), memory.stream()
         self._encoded, self._moved = memory.event(), memory.event()
         vocabulary = self._manifest.model.vocab_size
-        shapes = decoder_shapes(self._manifest, self._rows, 1)
+        shapes = decoder_shapes(self._manifest, self.rows, 1)
         shapes |= encoder_shapes(self._manifest, self._batches[-1])
         self._io = {
             name: memory.exchange(math.prod(shapes[name]) * np.dtype(dtype).itemsize)
             for name, dtype in HOST_TYPES.items()
             if name in shapes
         }
-        self._allowed = memory.exchange(self._rows * vocabulary)
-        self._sent = np.zeros((self._rows, vocabulary), np.bool_)
-        self._ignored = memory.allocate(self._rows * 8)  # next_ids: the same ids are in top_ids
-        self._cross = self._tensors(cross_shapes(self._manifest, self._rows))
+        self._allowed = memory.exchange(self.rows * vocabulary)
+        self._sent = np.zeros((self.rows, vocabulary), np.bool_)
+        self._ignored = memory.allocate(self.rows * 8)  # next_ids: the same ids are in top_ids
+        self._cross = self._tensors(cross_shapes(self._manifest, self.rows))
         channels = self._manifest.model.channels
         self._fresh = self._tensors(cross_shapes(self._manifest, self._batches[-1] * channels))
         self._encoders = {count: self._record_encoder(count) for count in self._batches}
@@ -225,6 +230,22 @@ class DeviceRows:
                 )
         cuda.record(self._moved, stream)
 
+    def take_over(self, other: DeviceRows) -> None:
+        """Copies all rows of a smaller set, which may be used by another lane afterwards."""
+        self._check_open()
+        cuda, stream = self._cuda, self._decoding
+        cuda.use()
+        cuda.synchronize(other._decoding)  # which has waited for what was encoded
+        self.capacity, self._read = other.capacity, 0
+        pairs = [(self._cross, other._cross, cross_shapes(self._manifest, other.rows))]
+        shapes = cache_shapes(self._manifest, other.rows, self.capacity)
+        past = other._cache(self.capacity)[other._read]
+        pairs.append((self._cache(self.capacity)[0], past, shapes))
+        for new, old, all_shapes in pairs:
+            for name, shape in all_shapes.items():
+                cuda.copy(new[name], old[name], self._row_bytes(shape), stream)
+        cuda.synchronize(stream)  # before anybody else writes there
+
     def close(self) -> None:
         """Waits for the GPU and frees everything; using the rows afterwards is an error."""
         self.closed = True
@@ -241,7 +262,7 @@ class DeviceRows:
     def _cache(self, capacity: int) -> list[dict[str, int]]:
         """Addresses of past keys and values by name, one dict per buffer."""
         if capacity not in self._caches:
-            shapes = cache_shapes(self._manifest, self._rows, capacity)
+            shapes = cache_shapes(self._manifest, self.rows, capacity)
             self._caches[capacity] = [self._tensors(shapes) for _ in range(self._engines.buffers)]
         return self._caches[capacity]
 

@@ -35,7 +35,7 @@ Hardware = Literal["this", "same", "ampere_plus"]
 HARDWARE: tuple[Hardware, ...] = ("this", "same", "ampere_plus")
 
 #: Raised whenever `mt3_engines.building.prepare` makes other graphs of the same bundle.
-RECIPE = 1
+RECIPE = 2
 
 _AMPERE = (8, 0)
 _CAPABILITY = re.compile(r"(\d{1,2})\.(\d)")

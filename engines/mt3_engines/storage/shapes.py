@@ -15,12 +15,14 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 
+from mt3_runtime.backends.ort_gpu.lane_widths import WIDTHS
 from mt3_runtime.bundles.bundle import Manifest
 from mt3_runtime.errors import OptionError
 
 #: Rows of the decoder.  A step reads all weights (45 MB in fp16) once, so rows are nearly free
-#: until their caches cost as much: 3 MiB each for the cross keys and values alone.
-SLOTS = (1, 8, 32)
+#: until their caches cost as much: 3 MiB each for the cross keys and values alone.  A lane begins
+#: with the first of the numbers that `mt3_runtime.backends.ort_gpu.lane_widths` has as well.
+SLOTS = (1, 8, *WIDTHS)
 
 #: Columns of the cache.  Real segments have 41 to 64 tokens in the middle, seldom more than 200.
 CAPACITIES = (128, 384)
@@ -49,6 +51,11 @@ class ShapePlan:
     slots: tuple[int, ...]
     capacities: tuple[int, ...]
     segments: tuple[int, ...] = SEGMENTS
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Numbers of rows that a lane has memory for, one after the other, ascending."""
+        return tuple(rows for rows in self.slots if rows >= min(WIDTHS[0], self.slots[-1]))
 
     def rows(self, needed: int) -> int:
         """The smallest number of rows that holds ``needed``."""

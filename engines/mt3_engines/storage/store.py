@@ -18,8 +18,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import re
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +46,11 @@ ENGINE, SIDECAR, TIMING = ".engine", ".json", ".timing"
 _LOCK = ".lock"
 #: A description has some hundred bytes.
 _MAX_SIDECAR = 1 << 16
+
+#: How often an engine is written before its place is left to others.
+_ATTEMPTS = 10
+#: Seconds, at most, between the first two of them; twice as many each time.
+_PAUSE = 0.02
 
 #: What `EngineKey.stem` makes.
 _STEM = re.compile(
@@ -160,6 +167,9 @@ class EngineStore:
     def put(self, key: EngineKey, engine: bytes, *, model: str, seconds: float) -> EngineInfo:
         """Keeps an engine.
 
+        Others may keep one of the same key at the same time.  Whoever writes last looks last, and
+        writes both files again unless they belong together; so one whole engine is left.
+
         Raises:
             OutputError: It cannot be written, or something that is not ours has its name; nothing
                 half-written is left.
@@ -169,7 +179,16 @@ class EngineStore:
         path = self.folder / (key.stem + ENGINE)
         digest = hashlib.sha256(engine).hexdigest()
         info = EngineInfo(model, key, digest, len(engine), round(seconds, 1), path)
-        sidecar = path.with_suffix(SIDECAR)
+        for attempt in range(_ATTEMPTS):
+            self._write(info, engine)
+            found = _whole(path)
+            if found is not None:
+                return found
+            time.sleep(random.uniform(0.0, _PAUSE * 2**attempt))  # noqa: S311  no secret
+        raise OutputError(f"other processes keep writing {path}; build it again afterwards.")
+
+    def _write(self, info: EngineInfo, engine: bytes) -> None:
+        path, sidecar = info.path, info.path.with_suffix(SIDECAR)
         # The old engine must not stand beside the new description, nor its kernels beside the new.
         delete([path, *self.kernels(path)])
         try:
@@ -178,7 +197,6 @@ class EngineStore:
         except BaseException:
             delete([sidecar])
             raise
-        return info
 
     def check_place(self, key: EngineKey) -> None:
         """Checks that nothing of anybody else's has an engine's name, before minutes of work.
@@ -299,6 +317,15 @@ def graph_digests(bundle: Bundle, profile: str, device: MakerName = "tensorrt") 
     check_profile(bundle, device)
     graphs = (bundle.graph("encoder", profile), bundle.graph("decoder", profile))
     return {graph.role: graph.sha256 for graph in graphs}
+
+
+def _whole(path: Path) -> EngineInfo | None:
+    """An engine's description, if it is that of the file beside it."""
+    try:
+        info, data = read_info(path.with_suffix(SIDECAR)), path.read_bytes()
+    except (BundleError, OSError):
+        return None
+    return info if info.sha256 == hashlib.sha256(data).hexdigest() else None
 
 
 def _is_marked(path: Path) -> bool:

@@ -24,6 +24,7 @@ class Lane(Protocol):
     Attributes:
         slots: Number of slots, at least ``channels``.
         channels: K, slots that one segment fills.
+        room: Slots there is memory for; `widen` makes them more.
         token_ids: int64 [slots, 1], the token each slot reads next; `step` overwrites it with the
             best allowed token, and a search may overwrite that again.
         positions: int32 [slots], tokens generated so far.
@@ -34,6 +35,7 @@ class Lane(Protocol):
 
     slots: int
     channels: int
+    room: int
     token_ids: IdArray
     positions: npt.NDArray[np.int32]
     allowed: npt.NDArray[np.bool_]
@@ -55,6 +57,9 @@ class Lane(Protocol):
     def move(self, source: int, target: int) -> None:
         """Copies a running slot over a finished one."""
 
+    def widen(self) -> bool:
+        """Raises `room`, up to ``slots``; False if the device has no memory for more."""
+
 
 class Backend(Protocol):
     """Two loaded graphs that several lanes share.
@@ -73,7 +78,7 @@ class Backend(Protocol):
         """Makes a lane; lanes may be used from different threads at once.
 
         Args:
-            slots: Number of slots.
+            slots: Number of slots there may be; it begins with memory for some of them.
             alone: No other lane will run beside it, so it may use the whole device.
         """
 

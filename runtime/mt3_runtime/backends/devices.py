@@ -1,4 +1,4 @@
-"""Opens the backend of a device by name: `auto`, `cpu`, `cuda[:n]`, `tensorrt[:n]`, `rtx[:n]`.
+"""Opens the backend of a device by name, one of `DEVICES`.
 
 ``auto`` takes the best backend that works and says which; any other name means that device and
 nothing else.  Backends other than those of ONNX Runtime register themselves through the entry point
@@ -15,9 +15,10 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
 from mt3_runtime.arguments.argument_checks import as_choice
+from mt3_runtime.backends import ort_plugin
 from mt3_runtime.backends.ort_common import import_onnxruntime
 from mt3_runtime.backends.ort_cpu import OrtCpuBackend
-from mt3_runtime.backends.ort_cuda import CUDA, OrtCudaBackend, options_of_environment
+from mt3_runtime.backends.ort_gpu.ort_cuda import CUDA, OrtCudaBackend, options_of_environment
 from mt3_runtime.diagnostics import cuda_libraries, wheels
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 from mt3_runtime.imports.extras import absent
@@ -36,10 +37,15 @@ BACKEND_GROUP = "mt3_runtime.backends"
 KNOWN_PROFILES = ("cpu", "portable", "compat")
 
 #: Graph profiles a device can run, best first.
-PROFILES = {"cuda": ("portable",), "tensorrt": ("portable",), "rtx": ("portable",)}
+PROFILES = {
+    "cuda": ("portable",),
+    "tensorrt": ("portable",),
+    "rtx": ("portable",),
+    "plugin": ort_plugin.PROFILES,
+}
 
 #: Devices as messages and help name them.
-DEVICES = "auto, cpu, cuda[:n], tensorrt[:n] or rtx[:n]"
+DEVICES = "auto, cpu, cuda[:n], tensorrt[:n], rtx[:n] or plugin:NAME[:n]"
 
 #: Devices that are not ONNX Runtime's -> the extra that brings what they need.
 _EXTRAS = {"tensorrt": "trt", "rtx": "rtx"}
@@ -47,15 +53,16 @@ _EXTRAS = {"tensorrt": "trt", "rtx": "rtx"}
 #: Compute capability from which on GPUs have bf16.
 BF16_CAPABILITY = (8, 0)
 
-_NAME = re.compile(r"(auto|cpu|cuda|tensorrt|rtx)(?::(\d{1,3}))?")
+_NAME = re.compile(r"(auto|cpu|cuda|tensorrt|rtx|plugin:([a-z][a-z0-9-]{0,63}))(?::(\d{1,3}))?")
 
 
 @dataclass(frozen=True)
 class Device:
-    """A kind of device and which one of its kind."""
+    """A kind of device and which one of its kind; of kind ``plugin``, of which plug-in."""
 
     kind: str
     index: int = 0
+    plugin: str = ""
 
     @classmethod
     def parse(cls, name: str) -> Device:
@@ -65,9 +72,9 @@ class Device:
             OptionError: It is none of them.
         """
         match = _NAME.fullmatch(name) if isinstance(name, str) else None
-        if not match or (match[2] and match[1] in ("auto", "cpu")):
+        if not match or (match[3] and match[1] in ("auto", "cpu")):
             raise OptionError(f"device must be {DEVICES}, got {name!r}.")
-        return cls(match[1], int(match[2] or 0))
+        return cls(match[1].partition(":")[0], int(match[3] or 0), match[2] or "")
 
 
 def open_backend(
@@ -101,7 +108,7 @@ def _open_gpu(bundle: Bundle, device: Device, threads: int | None, profile: str 
     """Opens a device that may not be here: it is asked first, and the bundle second."""
     if device.kind == "cuda":
         _check_provider()
-    opener = _open_cuda if device.kind == "cuda" else _registered(device)
+    opener = _OPENERS[device.kind] if device.kind in _OPENERS else _registered(device)
     try:
         return opener(bundle, device, threads, profile)
     except BundleError:
@@ -159,6 +166,18 @@ def _open_cuda(bundle: Bundle, device: Device, threads: int | None, profile: str
     return OrtCudaBackend(
         bundle, index=device.index, threads=threads, profile=profile, options=options
     )
+
+
+def _open_plugin(
+    bundle: Bundle, device: Device, threads: int | None, profile: str | None
+) -> Backend:
+    return ort_plugin.OrtPluginBackend(
+        bundle, device.plugin, index=device.index, threads=threads, profile=profile
+    )
+
+
+#: Devices that are ONNX Runtime's.
+_OPENERS: dict[str, Callable[..., Backend]] = {"cuda": _open_cuda, "plugin": _open_plugin}
 
 
 def _check_arithmetic(bundle: Bundle, device: Device) -> None:

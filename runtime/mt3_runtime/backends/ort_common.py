@@ -15,6 +15,7 @@ import numpy as np
 
 from mt3_runtime.bundles.precision import ELEMENTS
 from mt3_runtime.diagnostics import wheels
+from mt3_runtime.diagnostics.cpu_kernels import check_cpu
 from mt3_runtime.errors import BundleError, DeviceError, MissingDependencyError, OptionError
 from mt3_runtime.imports.extras import require
 
@@ -67,6 +68,11 @@ class HostSlots:
         self.allowed = np.ones((slots, spec.vocab_size), np.bool_)
         self.top_ids = np.zeros((slots, 2), np.int64)
         self.top_log_probs = np.zeros((slots, 2), np.float32)
+        self.room = slots
+
+    def widen(self) -> bool:
+        """Nothing: there is memory for all slots from the start."""
+        return False
 
     def restart(self, filled: slice) -> None:
         """Sends slots back to the start token."""
@@ -91,8 +97,10 @@ def import_onnxruntime() -> Any:
     """Imports ONNX Runtime.
 
     Raises:
+        DeviceError: It would end the process on this CPU.
         MissingDependencyError: No wheel of it is installed, or it cannot be loaded.
     """
+    check_cpu()
     onnxruntime = require("onnxruntime", "Running a model", "cpu")
     if not hasattr(onnxruntime, "get_available_providers"):
         raise MissingDependencyError(

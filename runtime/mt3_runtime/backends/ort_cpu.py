@@ -54,6 +54,15 @@ KINDS: dict[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "i
 #: cheaper: with 16 instead of 8 a song takes a tenth less time.  A slot in use costs about 8 MB.
 SLOTS = 16
 
+#: Entries of every session here.
+ENTRIES = {
+    # Encoder and decoder have a thread pool each; the idle one must not spin against the other.
+    "session.force_spinning_stop": "1",
+    # Pairs of Q and DQ are computed as they are written: the int8 kernels that ONNX Runtime would
+    # put in their place saturate on CPUs without VNNI.
+    "session.disable_quant_qdq": "1",
+}
+
 
 class OrtCpuBackend:
     """Implements `mt3_runtime.backends.base.Backend` with ONNX Runtime's CPU provider."""
@@ -85,29 +94,37 @@ class OrtCpuBackend:
         self.spec = bundle.manifest.model
         self.start_id = bundle.manifest.decoding.start_id
         self.max_tokens = bundle.manifest.decoding.max_tokens
-        self.decoder_file = bundle.graph("decoder", profile)
+        self.encoder_file, self.decoder_file = self._choose(bundle, profile)
         self.workers = threads or min(usable_cores(), MAX_THREADS)
         self.slots = SLOTS - 1 + self.spec.channels
-        self._bundle, self._profile = bundle, profile
+        self._bundle = bundle
         self._sessions: dict[int, Sessions] = {}
         self._loading = threading.Lock()
         self.sessions(1)
-        version = import_onnxruntime().__version__
-        self.description = (
-            f"cpu (ONNX Runtime {version}, profile {profile}, threads: {self.workers})"
-        )
+        self.description = self._describe(import_onnxruntime().__version__)
 
     def sessions(self, threads: int) -> Sessions:
         """The two sessions that use so many threads, loaded at the same time if need be."""
         with self._loading:
             if threads not in self._sessions:
-                runtime, bundle = import_onnxruntime(), self._bundle
-                files = [bundle.graph(role, self._profile) for role in ("encoder", "decoder")]
+                files = (self.encoder_file, self.decoder_file)
                 with ThreadPoolExecutor(len(files)) as pool:
-                    loading = [pool.submit(_load, runtime, bundle, f, threads) for f in files]
+                    loading = [pool.submit(self._load, file, threads) for file in files]
                 self._sessions[threads] = Sessions(*(future.result() for future in loading))
                 return_freed_memory()
             return self._sessions[threads]
+
+    def _choose(self, bundle: Bundle, profile: str) -> tuple[GraphFile, GraphFile]:
+        """The graphs that are run: encoder and decoder."""
+        return bundle.graph("encoder", profile), bundle.graph("decoder", profile)
+
+    def _load(self, graph: GraphFile, threads: int) -> Any:
+        """A session of a graph that uses so many threads."""
+        return load_graph(self._bundle, graph, threads)
+
+    def _describe(self, version: str) -> str:
+        profile = self.decoder_file.profile
+        return f"cpu (ONNX Runtime {version}, profile {profile}, threads: {self.workers})"
 
     def lane(self, slots: int, *, alone: bool = False) -> Lane:
         sessions = self.sessions(self.workers if alone else 1)
@@ -150,6 +167,13 @@ class _OrtLane(HostSlots):
         )
         self._cache_type = backend.self_type
         self._encoding = sessions.encoder.io_binding()
+        self._turned: dict[str, npt.NDArray[Any]] = {}
+        if backend.encoder_file.cross_key_transposed != backend.decoder_file.cross_key_transposed:
+            self._turned = {
+                name: np.empty_like(buffer[: self.channels].swapaxes(2, 3), order="C")
+                for name, buffer in self._cross.items()
+                if name.startswith("cross_key")
+            }
 
     def load(self, slot: int, features: FloatArray, previous_ids: IdArray | None = None) -> None:
         segment = np.ascontiguousarray(features[np.newaxis], np.float32)
@@ -159,9 +183,11 @@ class _OrtLane(HostSlots):
             _bind(self._encoding.bind_input, "previous_ids", memory)
         filled = slice(slot, slot + self.channels)
         for name, buffer in self._cross.items():
-            _bind(self._encoding.bind_output, name, buffer[filled])
+            _bind(self._encoding.bind_output, name, self._turned.get(name, buffer[filled]))
         with self._reporting():
             self._sessions.encoder.run_with_iobinding(self._encoding)
+        for name, keys in self._turned.items():
+            self._cross[name][filled] = keys.swapaxes(2, 3)
         self.restart(filled)
 
     def move(self, source: int, target: int) -> None:
@@ -310,15 +336,9 @@ def check_integers(runtime: Any) -> None:
             )
 
 
-def _load(runtime: Any, bundle: Bundle, graph: GraphFile, threads: int) -> Any:
+def load_graph(bundle: Bundle, graph: GraphFile, threads: int) -> Any:
     """Verifies one graph and makes a session of it that uses so many threads."""
-    entries = {
-        # Encoder and decoder have a thread pool each; the idle one must not spin against the other.
-        "session.force_spinning_stop": "1",
-        # Pairs of Q and DQ are computed as they are written: the int8 kernels that ONNX Runtime
-        # would put in their place saturate on CPUs without VNNI.
-        "session.disable_quant_qdq": "1",
-    }
+    runtime, entries = import_onnxruntime(), dict(ENTRIES)
     placed = bundle.in_place(graph)
     if placed is not None:
         entries[FOLDER] = placed.folder

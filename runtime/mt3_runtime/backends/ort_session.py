@@ -30,6 +30,8 @@ def open_session(
     providers: Sequence[Any] = (CPU,),
     threads: int = 1,
     entries: Mapping[str, str] | None = None,
+    memory_plan: bool = True,
+    plugin: tuple[Sequence[Any], Mapping[str, str]] | None = None,
 ) -> Any:
     """Makes a session; raises whatever ONNX Runtime raises.
 
@@ -39,13 +41,21 @@ def open_session(
         providers: Names, or pairs of name and options.
         threads: Threads of the host for one operator.
         entries: More of ONNX Runtime's session entries.
+        memory_plan: Whether memory is planned for each new shape of the inputs, and kept as one
+            block; without, tensors are allocated as they come.
+        plugin: Devices of a plug-in provider, and its options, in place of ``providers``.
     """
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _SEVERITY
+    if not memory_plan:
+        options.enable_mem_pattern = False
     for key, value in (_FORMAT, *(entries or {}).items()):
         options.add_session_config_entry(key, value)
+    if plugin is not None:
+        options.add_provider_for_devices(list(plugin[0]), dict(plugin[1]))
+        return runtime.InferenceSession(source, options, enable_fallback=0)
     return runtime.InferenceSession(source, options, providers=list(providers), enable_fallback=0)
 
 

@@ -12,10 +12,12 @@ Without a record, what exists is skipped only if that is asked for, and if all r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from mt3_runtime.batch.batch_report import Row
 from mt3_runtime.batch.records.journal import Record
@@ -24,7 +26,7 @@ from mt3_runtime.batch.task import Task
 from mt3_runtime.commands.jobs import STDIN, Draft, Job, possible
 from mt3_runtime.errors import OutputError
 from mt3_runtime.files.formats import SUFFIXES
-from mt3_runtime.filesystem.atomic import exists
+from mt3_runtime.filesystem.folder_names import FolderNames
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,15 @@ def plan_tasks(
     """
     plan = Plan()
     entries: dict[Path, Entry | None] = {}
+    names = FolderNames()
 
     def skip(job: Job) -> bool:
         if job.source not in stamps:
-            return job.source != STDIN
-        entry = entries[job.source] = record.entry(record.key(job.source))
-        verdict = _verdict(job, entry, stamps[job.source], record, policy)
+            return job.source is not STDIN
+        key = record.key(job.source)
+        entry = entries[job.source] = record.entry(key)
+        known = _Known(entry, key, record, names)
+        verdict = _verdict(job, known, stamps[job.source], policy)
         if verdict == "skipped":
             plan.skipped += 1
             plan.rows.append(_known(job, entry))
@@ -109,7 +114,7 @@ def plan_tasks(
         may_replace=may_replace,
     )
     for job in jobs:
-        entry, piped = entries.get(job.source), job.source == STDIN
+        entry, piped = entries.get(job.source), job.source is STDIN
         plan.tasks.append(
             Task(
                 job,
@@ -123,8 +128,18 @@ def plan_tasks(
     return plan
 
 
-def _verdict(job: Job, entry: Entry | None, stamp: Stamp, record: Record, policy: Policy) -> str:
+class _Known(NamedTuple):
+    """What is known of a source: its entry and key in the record, and which files there are."""
+
+    entry: Entry | None
+    key: str
+    record: Record
+    names: FolderNames
+
+
+def _verdict(job: Job, known: _Known, stamp: Stamp, policy: Policy) -> str:
     """Whether a job is ``skipped``, done with ``other`` options, or to ``do``."""
+    entry, exists, record = known.entry, known.names.exists, known.record
     if policy.restart:
         return "do"
     if policy.skip_existing and all(exists(result.path) for result in job.results):
@@ -133,7 +148,7 @@ def _verdict(job: Job, entry: Entry | None, stamp: Stamp, record: Record, policy
         return "do"
     outputs = _recorded(job, entry, record)
     there = [path for path in outputs or () if exists(path)]
-    ours = partial(record.owns, key=record.key(job.source))
+    ours = partial(record.owns, key=known.key)
     if outputs is None:  # a format is new; the others are replaced with it
         again, there = True, [result.path for result in job.results if ours(result.path)]
     elif len(there) < len(outputs):
@@ -149,7 +164,10 @@ def _recorded(job: Job, entry: Entry, record: Record) -> list[str] | None:
     """The results that were written and are wanted; None if some are wanted that were not."""
     formats = {result.format for result in job.results}
     split = any(result.stem for result in job.results)
-    written = {path: SUFFIXES.get(Path(path).suffix, "") for path in record.results(entry)}
+    written = {
+        path: SUFFIXES.get(os.path.splitext(path)[1], "")  # noqa: PTH122  see `Stamp.of`
+        for path in record.results(entry)
+    }
     outputs = [path for path, form in written.items() if form in formats]
     covered = {written[path] for path in outputs} >= formats or (split and not written)
     return outputs if covered and entry.split == split else None

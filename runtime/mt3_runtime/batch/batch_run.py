@@ -189,7 +189,7 @@ class BatchRun:
         contents = contents_of(result, task.job, self.manner.tempo)
         if task.key:
             self.record.writing(task.key, contents)
-        write_files(
+        written = write_files(
             contents, task.job, may_replace=partial(self.record.owns, key=task.key), keep=task.keep
         )
         if task.key and task.stamp:
@@ -206,11 +206,11 @@ class BatchRun:
             self.record.finish("done", task.key, task.stamp, **facts)
         self.rows.append(
             Row(
-                str(task.job.source), "done", tuple(contents), round(result.duration, 6),
+                str(task.job.source), "done", tuple(written), round(result.duration, 6),
                 len(result.notes), round(wall, 3), task.attempts + 1,
             )
         )  # fmt: skip
-        return [*contents]
+        return written
 
     def _fail(self, task: Task, error: Exception, wall: float) -> None:
         """Reports a failure.

@@ -8,6 +8,7 @@ results have one folder: that of ``-o``, or the only input if that is a folder.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Collection
@@ -156,12 +157,12 @@ class Session:
         found: dict[Path, Stamp] = {}
         for source in sources:
             path = source.path
-            if path == STDIN or path not in kept or (shard and not shard.has(source.name)):
+            if path is STDIN or path not in kept or (shard and not shard.has(source.name)):
                 continue
             if settled is not None and path not in settled:
                 continue
             try:
-                status = path.stat()
+                status = os.stat(path)  # noqa: PTH116  see `Stamp.of`
             except (OSError, ValueError) as error:
                 missing = isinstance(error, FileNotFoundError | NotADirectoryError)
                 reason = "there is no such file" if missing else getattr(error, "strerror", error)

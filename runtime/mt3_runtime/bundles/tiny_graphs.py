@@ -2,9 +2,9 @@
 
 A device has no operations of its own that Python could call, but it runs graphs: copying rows from
 one buffer to another and doubling a cache are graphs of a few nodes.  So are the sum by which
-`mt3_runtime.diagnostics.doctor` judges a provider, and the product by which a CPU's integers are
-judged.  Field numbers are those of onnx.proto; IR version 8 and opset 17 are old enough for every
-ONNX Runtime and TensorRT this project can meet.
+`mt3_runtime.diagnostics.doctor` judges a provider, and the products by which a CPU's integers and a
+plug-in's floats are judged.  Field numbers are those of onnx.proto; IR version 8 and opset 17 are
+old enough for every ONNX Runtime and TensorRT this project can meet.
 """
 
 from __future__ import annotations
@@ -48,6 +48,13 @@ def product_model() -> bytes:
         [_value("rows", _UINT8, ["m", "k"]), _value("columns", _INT8, ["k", "n"])],
         [_value("product", _INT32, ["m", "n"])],
     )
+
+
+def float_product_model() -> bytes:
+    """``product = rows x columns`` of floats: [M, K], [K, N], [M, N]."""
+    ports = {"rows": ["m", "k"], "columns": ["k", "n"], "product": ["m", "n"]}
+    rows, columns, product = (_value(name, _FLOAT, shape) for name, shape in ports.items())
+    return _model([_node("MatMul", ["rows", "columns"], "product")], [rows, columns], [product])
 
 
 def _model(nodes: list[bytes], inputs: list[bytes], outputs: list[bytes]) -> bytes:

@@ -85,7 +85,11 @@ class BenchCommand:
             "installed one, else default)")  # fmt: skip
         add("--runs", type=int, default=3, metavar="N", help="repetitions (default: 3)")
         add("--json", action="store_true", help="print JSON instead of a table")
-        add("--device", default="auto", help="auto (default), cpu, cuda[:N], tensorrt[:N], rtx[:N]")
+        add(
+            "--device",
+            default="auto",
+            help="auto (default), cpu, cuda[:N], tensorrt[:N], rtx[:N], plugin:NAME[:N]",
+        )
         add("--threads", type=int, metavar="N", help="CPU threads (default: chosen for you)")
         add("--profile", metavar="NAME", help="graph profile (default: the device's best)")
 

@@ -26,7 +26,17 @@ from mt3_runtime.cli import talk
 from mt3_runtime.commands.path_collisions import InputFiles, find_rivals, same_file
 from mt3_runtime.errors import OptionError, OutputError
 from mt3_runtime.files.formats import SUFFIXES, check_format, format_from_suffix
-from mt3_runtime.filesystem.atomic import STDOUT, check_output, exists, is_folder, real_path
+from mt3_runtime.filesystem.atomic import (
+    STDOUT,
+    check_links,
+    check_output,
+    exists,
+    is_folder,
+    real_path,
+)
+
+#: The first suffix of each format.
+_SUFFIX_OF = {name: suffix for suffix, name in reversed(SUFFIXES.items())}
 
 STDIN = Path("<stdin>")
 """Stands for standard input among the sources; its results are called ``stdin``."""
@@ -161,6 +171,7 @@ def _folder(output: str) -> Path:
             f"Several results do not fit into the one file {output}; name a folder with -o, "
             f"such as {path.stem}{os.sep}."
         )
+    check_links(path)
     above = real_path(path).parents
     nearest = next(folder for folder in (path, *above) if exists(folder))
     if not is_folder(nearest):
@@ -216,12 +227,12 @@ def _derive(
 def _job(
     source: Path, base: Path, formats: tuple[str, ...], stems: tuple[str, ...], *, whole: bool
 ) -> Job:
-    suffixes = {name: suffix for suffix, name in reversed(SUFFIXES.items())}  # the first one wins
-    own = "stdin" if source == STDIN else source.name if whole else source.stem
-    results = []
+    own = "stdin" if source is STDIN else source.name if whole else source.stem
+    results: list[Result] = []
+    place = "" if str(base) == "." else os.path.join(base, "")  # noqa: PTH118  see `Stamp.of`
     for stem in stems or ("",):
-        name = f"{own}.{stem}" if stem else own
-        results += [Result(form, str(base / (name + suffixes[form])), stem) for form in formats]
+        name = f"{place}{own}.{stem}" if stem else f"{place}{own}"
+        results += [Result(form, name + _SUFFIX_OF[form], stem) for form in formats]
     return Job(source, tuple(results))
 
 

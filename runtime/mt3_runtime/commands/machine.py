@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from mt3_runtime.diagnostics.cores import usable_cores
+from mt3_runtime.diagnostics.cpu_kernels import cpu, kernels
 
 
 def machine() -> dict[str, Any]:
     """What the measurements ran on."""
+    found = cpu()
     return {
-        "cpu": _cpu_name(),
+        "cpu": found.name,
+        "kernels": kernels(found.flags),
         "cores": usable_cores(),
         "memory_bytes": _memory(),
         "system": platform.platform(),
@@ -28,8 +31,10 @@ def describe(found: dict[str, Any]) -> str:
     """One line about a `machine`."""
     memory = found["memory_bytes"]
     size = "" if memory is None else f", {memory / 2**30:.0f} GiB"
+    chosen = f" ({found['kernels']})" if found.get("kernels") else ""
     return (
-        f"{found['cpu']}, {found['cores']} cores{size}, {found['system']}, Python {found['python']}"
+        f"{found['cpu']}{chosen}, {found['cores']} cores{size}, {found['system']}, "
+        f"Python {found['python']}"
     )
 
 
@@ -60,16 +65,6 @@ def peak_rss() -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # kilobytes everywhere but on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _memory() -> int | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mt3_runtime.errors import OutputError
 from mt3_runtime.filesystem.atomic import exists, real_path
+from mt3_runtime.filesystem.folder_names import FolderNames
 
 _LOOKED_AT = 32
 """Entries of a folder, to find one whose name has letters."""
@@ -63,15 +64,17 @@ def find_rivals(jobs: Iterable[tuple[Path, Iterable[str]]]) -> dict[Path, dict[P
         jobs: Sources, each with the paths of its results.
     """
     owners: dict[str, list[tuple[Path, str]]] = {}
-    folders: dict[str, tuple[Path, bool]] = {}
+    folders: dict[str, tuple[str, bool]] = {}
+    names = FolderNames()
     for source, paths in jobs:
         for path in paths:
             place, name = os.path.split(path)
             if place not in folders:
-                folders[place] = real_path(place or "."), _ignores_case(Path(place))
+                real = os.path.join(real_path(place or "."), "")  # noqa: PTH118  a Path costs
+                folders[place] = real, _ignores_case(Path(place))  # ten times that
             real, any_case = folders[place]
-            linked = os.path.islink(path)  # noqa: PTH114  a Path costs ten times that
-            key = os.path.normcase(str(real_path(path) if linked else real / name))
+            linked = names.is_link(path)
+            key = os.path.normcase(str(real_path(path)) if linked else real + name)
             if any_case:
                 key = unicodedata.normalize("NFC", key).casefold()
             owners.setdefault(key, []).append((source, path))

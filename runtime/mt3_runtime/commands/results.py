@@ -112,7 +112,7 @@ def write_files(
     *,
     may_replace: Callable[[str], bool] | None = None,
     keep: bool = False,
-) -> None:
+) -> list[str]:
     """Writes files, each whole or not at all, and none if one is there that must not be replaced.
 
     Args:
@@ -121,14 +121,20 @@ def write_files(
         may_replace: Whether a file that has come in may be replaced.
         keep: Leave what is there as it is, and write the others.
 
+    Returns:
+        All that are there now, but for what was kept and is another one.
+
     Raises:
         OutputError: A file cannot be written, or another one is in its place.
     """
-    wanted = dict(contents)
+    wanted, same = dict(contents), list[str]()
     for path, content in contents.items() if not job.replaces else ():
         if not exists(path) or (may_replace is not None and may_replace(path)):
             continue
-        if keep or _holds(path, content):
+        if _holds(path, content):
+            same.append(path)
+            del wanted[path]
+        elif keep:
             del wanted[path]
         else:
             raise OutputError(f"{path} exists by now; pass --overwrite to replace it.")
@@ -136,6 +142,7 @@ def write_files(
         if path != STDOUT:
             make_folder(Path(path).parent)
         write_output(path, content)
+    return [path for path in contents if path in wanted or path in same]
 
 
 def _holds(path: str, content: bytes) -> bool:

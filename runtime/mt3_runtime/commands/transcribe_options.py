@@ -84,7 +84,11 @@ def _add_batch_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
-    add("--device", default="auto", help="auto (default), cpu, cuda[:N], tensorrt[:N], rtx[:N]")
+    add(
+        "--device",
+        default="auto",
+        help="auto (default), cpu, cuda[:N], tensorrt[:N], rtx[:N], plugin:NAME[:N]",
+    )
     add("--threads", type=_count, metavar="N", help="CPU threads (default: chosen for you)")
     add("--readers", type=_readers, default=0, metavar="N", help="processes that decode files and "
         "make features, where one thread keeps the device waiting (default: 0, none)")  # fmt: skip

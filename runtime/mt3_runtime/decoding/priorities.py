@@ -11,10 +11,14 @@ nobody starves.  A recording is opened only when those ahead of it cannot fill t
 more is read ahead than a few segments.
 
 A step takes longer the more rows it has, and a lane may be full.  So a segment that is more urgent
-than all that a lane holds, by its class or because far less is left of its recording, goes *ahead*:
-its worker decodes it in a second lane, and the first one waits meanwhile, with all it has.  A lane
-that holds something more urgent is not filled up with others; and to one that has as many rows as
-pay (`mt3_runtime.decoding.step_costs`) no further recording is added for which somebody waits.
+than all that a lane holds, by its class or as far less of its recording is to be done, goes
+*ahead*: its worker decodes it in a second lane, and the first one waits meanwhile.  A lane that
+holds something more urgent is not filled up with others; and to one that has as many rows as pay
+(`mt3_runtime.decoding.step_costs`) no further recording is added for which somebody waits.
+
+Lanes share caches and memory, and every step reads all weights.  So lanes without live segments
+wait while a live one is decoded in another: with Magenta's MT3 on two cores its steps take half as
+long then, and no encoder run of others comes between.
 
 Contract: methods look at recordings and change nothing but the accounts of the clients; whoever
 calls them holds the lock of the schedule.
@@ -42,11 +46,18 @@ FEW_ROWS = 4
 """Rows up to which a lane takes in what is less urgent than what it holds.  With Magenta's MT3 a
 step takes 2.3 ms with one row, 6 ms with 8, 15 ms with 32."""
 
-FAR_LESS = 8
-"""A recording goes ahead of one of its own class of which so many times as much is left."""
+FAR_LESS, MUCH_LESS = 2, 10.0
+"""A recording for which somebody waits goes ahead of another one of which so many times as much is
+not done, and so many seconds of audio more: clips of ten seconds that come together never stop each
+other.  In a batch, where nobody waits, full lanes are worth more."""
 
 LONGEST_WAIT = 5.0
 """Seconds that a lane waits for what is not live; then it has a sixteenth of that for itself."""
+
+LONGEST_HOLD, HOLD_SHARE = 2.0, 0.5
+"""Seconds that a lane waits for live segments in other lanes, and the share of the time it waited
+that it has for itself afterwards: with so many live inputs that one of their segments is always
+decoded, the others still have a third of the time."""
 
 
 class Priorities:
@@ -151,6 +162,12 @@ class Priorities:
             return None, False  # it would only make those slower that run
         return best, False
 
+    def gives_way(self, strands: Sequence[Strand], load: Load) -> bool:
+        """Whether a lane without live segments waits, as there is one in another lane."""
+        if _holds_live(load):
+            return False
+        return any(s.priority is Priority.LIVE and s.under_way for s in strands)
+
     def solitary(self, strands: Sequence[Strand]) -> bool:
         """Whether there is one recording only, and few of its segments can be decoded at a time."""
         if len(strands) != 1 or strands[0].company:
@@ -200,7 +217,10 @@ def _ahead_of(strands: Sequence[Strand], load: Load, *, others: bool) -> list[St
 def _precedes(strand: Strand, other: Strand) -> bool:
     """Whether one is so much more urgent than another that it goes ahead of it."""
     if strand.priority is other.priority:
-        return strand.priority is not Priority.LIVE and FAR_LESS * strand.left < other.left
+        if strand.priority is not Priority.INTERACTIVE:
+            return False
+        mine = strand.unfinished
+        return max(FAR_LESS * mine, mine + MUCH_LESS) < other.unfinished
     return strand.priority < other.priority
 
 
@@ -208,4 +228,9 @@ def _fits(strand: Strand, load: Load) -> bool:
     """Whether a lane takes a segment beside what it holds."""
     if load.rows + load.channels > load.slots:
         return False
-    return load.rows < FEW_ROWS or not any(_precedes(other, strand) for other in load.strands)
+    few = 1 if load.below is not None and _holds_live(load) else FEW_ROWS
+    return load.rows < few or not any(_precedes(other, strand) for other in load.strands)
+
+
+def _holds_live(load: Load) -> bool:
+    return any(strand.priority is Priority.LIVE for strand in load.strands)

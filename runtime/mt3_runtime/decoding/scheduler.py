@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from mt3_runtime.decoding.priorities import Priorities
+from mt3_runtime.decoding.priorities import HOLD_SHARE, LONGEST_HOLD, Priorities
 from mt3_runtime.decoding.step_costs import StepCosts
-from mt3_runtime.decoding.strands import Turn
+from mt3_runtime.decoding.strands import Priority, Turn
 from mt3_runtime.decoding.types import Decoded, Ended
 
 if TYPE_CHECKING:
@@ -222,33 +222,40 @@ class Schedule:
     def take(self, load: Load, *, wait: bool) -> Turn | None:
         """Removes the segment whose turn it is.
 
+        While live segments are decoded in other lanes, a lane may have to wait; see
+        `Priorities.gives_way`.
+
         Returns:
             None if there is none now for this lane, or, with ``wait``, if there will never be.
         """
         with self._lock:
+            voided = self.voided
             while not self._closed:
                 strand, ahead = self._priorities.to_take(
                     self._strands, load, self._turns, alone_held=self._alone_held
                 )
-                if strand is not None:
+                held = self._held(load)
+                if strand is not None and (not held or strand.priority is Priority.LIVE):
+                    load.held = None
                     return self._turn(strand, ahead=ahead)
-                if not wait:
+                if not wait and (not held or self.voided != voided):
                     return None
-                self._takeable.wait()
+                self._takeable.wait(held or None)
             return None
 
     def done(self, turn: Turn, sequences: tuple[Sequence, ...]) -> None:
         """A segment was decoded: in a model with memory, its successor's turn may have come."""
-        strand = turn.strand
+        strand, span = turn.strand, turn.job.span
         with self._lock:
             strand.last = sequences[0]
             strand.under_way -= 1
+            strand.finished += span.seconds
             if turn.void:
                 self._give_back(strand, 1)
             else:
-                strand.emit(Decoded(strand.number, turn.job.span, sequences))
+                strand.emit(Decoded(strand.number, span, sequences))
             self._leave(strand)
-            if self._remember:
+            if self._remember or strand.priority is Priority.LIVE:
                 self._notify()
 
     def drop(self, turn: Turn) -> None:
@@ -257,6 +264,7 @@ class Schedule:
             turn.strand.under_way -= 1
             self._give_back(turn.strand, 1)
             self._leave(turn.strand)
+            self._takeable.notify_all()
 
     def fail(self, turn: Turn, error: Exception) -> None:
         """A segment cannot be decoded: its recording ends ahead of it."""
@@ -286,6 +294,16 @@ class Schedule:
         self._reads += strand is not None
         return strand
 
+    def _held(self, load: Load) -> float:
+        """For how many seconds a lane still waits for live segments in others."""
+        now, left = self._clock(), 0.0
+        if now >= load.free and self._priorities.gives_way(self._strands, load):
+            load.held = now if load.held is None else load.held
+            left = load.held + LONGEST_HOLD - now
+        if left <= 0.0 and load.held is not None:
+            load.free, load.held = now + HOLD_SHARE * (now - load.held), None
+        return max(left, 0.0)
+
     def _turn(self, strand: Strand, *, ahead: bool) -> Turn:
         alone = self._priorities.solitary(self._strands)
         self._alone_held |= alone
@@ -308,6 +326,7 @@ class Schedule:
             strand.waiting.pop()
             self._give_back(strand, 1)
         self.voided += 1
+        self._takeable.notify_all()
 
     def _give_back(self, strand: Strand, count: int) -> None:
         """Makes room in a recording's window; after `cancel` it holds none any more."""

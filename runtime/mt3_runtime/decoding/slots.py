@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from mt3_runtime.decoding.types import BoolArray, Sequence
     from mt3_runtime.decoding.types import Rows as Which
 
+#: A lane with more rows takes a further segment per step for each so many: segments have 50 tokens
+#: in the middle, so one per step keeps fifty rows busy, and no more.
+_ROWS_PER_SEGMENT = 32
+
 #: Searches that a lane keeps although none of its rows needs them now; the state of one with a
 #: grammar takes half a megabyte.
 _SPARE_SEARCHES = 4
@@ -75,16 +79,21 @@ class Rows:
         self._searches: dict[MakeSearch, Greedy] = {}
         self._groups: list[tuple[Greedy, Which]] = []  # which rows are whose
         under: Load | None = None if below is None else below.load
-        self.load: Load = Load(lane.channels, lane.slots, alone=alone, below=under)
+        self.load: Load = Load(lane.channels, lane.room, alone=alone, below=under)
+        self._widens = lane.room < lane.slots
         self._voided = 0
 
     def run(self, turn: Turn | None) -> None:
         """Works, beginning with a turn, until there is no other or the work is called off."""
         while not self._schedule.closed:
-            if turn is not None and turn.ahead and self._below is None:
-                self._let_go_ahead(turn)
-            elif turn is not None:
-                self._encode(turn)
+            taken = 0
+            while turn is not None:
+                if turn.ahead and self._below is None:
+                    self._let_go_ahead(turn)
+                else:
+                    self._encode(turn)
+                taken += 1
+                turn = self._next() if taken <= len(self._rows) // _ROWS_PER_SEGMENT else None
             self.drop_void()
             if not self._rows:
                 return
@@ -94,7 +103,17 @@ class Rows:
             # One segment per step: the first one's tokens need not wait until all rows are full,
             # and workers fall out of step, so that one encodes while another decodes.
             # What comes when they are empty may be for another lane.
-            turn = self._schedule.take(self.load, wait=False) if self._rows else None
+            turn = self._next() if self._rows else None
+
+    def _next(self) -> Turn | None:
+        """The next segment for this lane, which gets more rows if it is full and segments wait."""
+        turn, load = self._schedule.take(self.load, wait=False), self.load
+        full = load.rows + load.channels > load.slots
+        if turn is None and full and self._widens and self._schedule.pulse().waiting:
+            self._widens = self._lane.widen()
+            load.slots = self._lane.room
+            turn = self._schedule.take(load, wait=False)
+        return turn
 
     def _let_go_ahead(self, turn: Turn) -> None:
         """Decodes a segment, and what else may go ahead, in a second lane."""

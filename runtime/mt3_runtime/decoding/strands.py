@@ -73,14 +73,15 @@ class Strand:
     seconds: Callable[[], float | None] = lambda: None
 
     # Kept by the schedule: its place in time; segments that were offered, wait, are decoded, and
-    # count in the window; seconds that were taken; since when it waits for its turn, and since when
-    # its first segment does; from which segment on all is void.
+    # count in the window; seconds that were taken, and that are done; since when it waits for its
+    # turn, and since when its first segment does; from which segment on all is void.
     age: int = 0
     offered: int = 0
     waiting: deque[Job] = field(default_factory=deque)
     under_way: int = 0
     held: int = 0  # of the window
     taken: float = 0.0
+    finished: float = 0.0
     since: float = 0.0
     arrived: float = 0.0
     end: int = sys.maxsize
@@ -93,6 +94,12 @@ class Strand:
         """Seconds that were not taken; infinite if its length is not known."""
         seconds = self.seconds()
         return math.inf if seconds is None else max(0.0, seconds - self.taken)
+
+    @property
+    def unfinished(self) -> float:
+        """Seconds that are not done, those in the slots included; infinite as `left`."""
+        seconds = self.seconds()
+        return math.inf if seconds is None else max(0.0, seconds - self.finished)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +139,8 @@ class Load:
         below: What waits meanwhile, in the worker's other lane.
         until: Nothing goes ahead of the other lane behind this time; or, of that lane, nothing goes
             ahead of it up to then.  Live segments do.
+        held: Since when it waits for live segments in other lanes, None if it does not.
+        free: Up to then it does not.
     """
 
     channels: int
@@ -141,3 +150,5 @@ class Load:
     alone: bool = False
     below: Load | None = None
     until: float = 0.0
+    held: float | None = None
+    free: float = 0.0

@@ -49,6 +49,11 @@ class Span:
     start: float
     next_start: float | None
 
+    @property
+    def seconds(self) -> float:
+        """Until the next segment starts; 0 of the last one."""
+        return 0.0 if self.next_start is None else self.next_start - self.start
+
 
 @dataclass(frozen=True)
 class Job:

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from mt3_runtime.bundles.tiny_graphs import sum_model
-from mt3_runtime.diagnostics import cuda_libraries, wheels
+from mt3_runtime.diagnostics import cpu_kernels, cuda_libraries, wheels
 from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import DeviceError, OptionError
 from mt3_runtime.imports.extras import absent, install, lacking, pip, requirement
@@ -77,6 +77,7 @@ def examine(device: str = "cpu") -> list[Finding]:
     """
     findings = [
         _system(),
+        _cpu(),
         *_packages(),
         *_wheels(),
         *_extras(),
@@ -125,6 +126,19 @@ def _system() -> Finding:
     cores = f"{usable} CPU cores" if usable == there else f"{usable} of {there} CPU cores usable"
     detail = f"Python {platform.python_version()}, {platform.platform()}, {cores}"
     return Finding("system", Level.OK, f"{detail}, {sys.executable}")
+
+
+def _cpu() -> Finding:
+    found = cpu_kernels.cpu()
+    try:
+        cpu_kernels.check_cpu()
+    except DeviceError as error:
+        return Finding("CPU", Level.PROBLEM, str(error), "use another machine")
+    chosen = cpu_kernels.kernels(found.flags)
+    idle = [flag for flag in cpu_kernels.UNUSED if flag in found.flags]
+    more = f"; not used by it: {', '.join(idle)}" if idle else ""
+    kernels = f"ONNX Runtime's kernels: {chosen}{more}" if chosen else "this system does not tell"
+    return Finding("CPU", Level.OK, f"{found.name}; {kernels}")
 
 
 def _packages() -> Iterator[Finding]:
@@ -186,7 +200,9 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("CUDA", Level.NOTE, text, wheels.gpu_remedy())
         yield _tensorrt()
         return
-    with contextlib.suppress(ImportError, OSError, AttributeError):  # told of by `_providers`
+    # What goes wrong is told of by `_providers`.
+    with contextlib.suppress(ImportError, OSError, AttributeError, DeviceError):
+        cpu_kernels.check_cpu()
         cuda_libraries.preload(importlib.import_module("onnxruntime"))
     major = cuda_libraries.wheel_cuda()
     if driver is not None and driver.cuda[0] < major:
@@ -230,8 +246,12 @@ def _tensorrt() -> Finding:
 
 def _providers(device: str) -> Iterator[Finding]:
     try:
+        cpu_kernels.check_cpu()
         runtime = importlib.import_module("onnxruntime")
         listed = runtime.get_available_providers()
+    except DeviceError as error:
+        yield Finding(_CPU, Level.PROBLEM, str(error), "use another machine")
+        return
     except (ImportError, OSError, AttributeError) as error:  # AttributeError: a hollow package
         found = list(wheels.installed())
         again = {"onnxruntime": found[0] if found else "onnxruntime"}

@@ -87,7 +87,22 @@ def make_folder(path: PathLike) -> None:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        check_links(path)
         raise OutputError(f"cannot make the folder {path}: {_reason(error)}") from error
+
+
+def check_links(folder: PathLike) -> None:
+    """Refuses a folder on whose way lies a link that leads nowhere.
+
+    Raises:
+        OutputError: It does.
+    """
+    for above in (Path(folder), *Path(folder).parents):
+        if os.path.islink(above) and not exists(above):  # noqa: PTH114  raises for no name
+            raise OutputError(
+                f"cannot write to {folder}: {above} is a link to {os.readlink(above)}, which is "  # noqa: PTH115
+                "not there; make that folder, remove the link, or name another folder."
+            )
 
 
 def real_path(path: PathLike) -> Path:

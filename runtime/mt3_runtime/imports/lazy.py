@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: Former module -> module of today, both within `mt3_runtime`.
 FORMER = {
+    "backends.ort_cuda": "backends.ort_gpu.ort_cuda",
     "bundle": "bundles.bundle",
     "catalogue": "models.catalogue",
     "devices": "backends.devices",

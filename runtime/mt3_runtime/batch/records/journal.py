@@ -38,6 +38,9 @@ FORMAT, VERSION = "mt3-runtime.batch", 1
 #: What every journal begins with.
 _HEAD = f'{{"format":"{FORMAT}"'.encode()
 
+#: Bytes of lines that are read together.
+_AT_ONCE = 1 << 18
+
 _STEM, _SUFFIX = ".mt3-batch", ".jsonl"
 
 NAME = _STEM + _SUFFIX
@@ -172,7 +175,7 @@ class Journal:
 
     def key(self, source: Path) -> str:
         """The name of a source: its path as seen from the journal, wherever both are moved to."""
-        folder = os.path.dirname(source)  # noqa: PTH120  see `Stamp.of`
+        folder, name = os.path.split(str(source))  # see `Stamp.of`
         if folder not in self._folders:
             real = real_path(folder or ".")
             try:
@@ -181,7 +184,7 @@ class Journal:
                 place = str(real)
             place = "" if place == "." else f"{place.replace(os.sep, '/')}/"
             self._folders[folder] = place
-        return self._folders[folder] + source.name
+        return self._folders[folder] + name
 
     def entry(self, key: str) -> Entry | None:
         own = self._ledger.entries.get(key)
@@ -275,11 +278,11 @@ class Journal:
     def _read_own(self) -> Ledger:
         """Reads the journal, and cuts off a last line that is torn."""
         ledger, whole = Ledger(), 0
-        for line in _lines(self.path):
-            if line.endswith(b"\n"):
-                ledger.add(line)
-                whole += len(line)
-            else:
+        for lines in _lines(self.path):
+            torn = not lines[-1].endswith(b"\n") and lines.pop()
+            ledger.add_all(lines)
+            whole += sum(map(len, lines))
+            if torn:
                 os.ftruncate(self._file, whole)
         self._begun_at = self._size = whole
         if ledger.run.get("version", VERSION) != VERSION:
@@ -335,21 +338,22 @@ def _name(shard: Shard | None) -> str:
     return f"{_STEM}-{shard.number}of{shard.count}{_SUFFIX}" if shard else NAME
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a journal.
+def _lines(path: Path) -> Iterator[list[bytes]]:
+    """The lines of a journal, some hundreds at a time.
 
     Raises:
         OutputError: It is something else, or cannot be read.
     """
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file):
-                ours = line.startswith(_HEAD) or (_HEAD.startswith(line) and line)
-                if number == 0 and not ours:
-                    raise OutputError(
-                        f"{path} is no journal of a batch; move it away, or choose another folder."
-                    )
-                yield line
+            lines = file.readlines(_AT_ONCE)
+            if lines and not (lines[0].startswith(_HEAD) or _HEAD.startswith(lines[0])):
+                raise OutputError(
+                    f"{path} is no journal of a batch; move it away, or choose another folder."
+                )
+            while lines:
+                yield lines
+                lines = file.readlines(_AT_ONCE)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -360,9 +364,8 @@ def _read(path: Path) -> Ledger:
     """Reads a journal that another process may be writing."""
     ledger = Ledger()
     if is_regular(path):
-        for line in _lines(path):
-            if line.endswith(b"\n"):
-                ledger.add(line)
+        for lines in _lines(path):
+            ledger.add_all(lines if lines[-1].endswith(b"\n") else lines[:-1])
     return ledger
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mt3_runtime.backends.ort_memory import Buffer, DeviceSpec, Staging
+from mt3_runtime.backends.ort_gpu.ort_memory import Buffer, DeviceSpec, Staging
 
 if TYPE_CHECKING:
     from mt3_runtime.bundles.manifest import ModelSpec, Role
+
+
+#: The id of a graph that ONNX Runtime takes for none: the step is neither recorded nor replayed.
+_NO_GRAPH = "-1"
 
 
 class Slots:
@@ -19,6 +23,7 @@ class Slots:
 
     Attributes:
         recorded: Rows and capacities of the steps that were run before.
+        plain: The same of those that could not be recorded, and run without.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Slots:
         }
         self.segment = Staging(runtime, place, 1, tensors=heard)
         self.recorded: set[tuple[int, int]] = set()
+        self.plain: set[tuple[int, int]] = set()
         self._caches: dict[int, list[Buffer]] = {}
         self._steps: dict[tuple[int, int], tuple[Any, Any]] = {}
 
@@ -83,7 +89,11 @@ class Slots:
             if graph_ids is not None:
                 options.add_run_config_entry("gpu_graph_id", str(next(graph_ids)))
             self._steps[rows, capacity] = self._bind(rows, capacity), options
-        return self._steps[rows, capacity]
+        binding, options = self._steps[rows, capacity]
+        if (rows, capacity) in self.plain:
+            options = self._runtime.RunOptions()
+            options.add_run_config_entry("gpu_graph_id", _NO_GRAPH)
+        return binding, options
 
     def _bind(self, rows: int, capacity: int) -> Any:
         binding, used = self._decoder.io_binding(), slice(0, rows)

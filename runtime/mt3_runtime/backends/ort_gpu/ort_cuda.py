@@ -23,33 +23,37 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mt3_runtime.backends.ort_common import (
-    HostSlots,
     check_ports,
     check_runnable,
     check_threads,
     expected_shapes,
     import_onnxruntime,
 )
-from mt3_runtime.backends.ort_memory import Copier, DeviceSpec
+from mt3_runtime.backends.ort_gpu.lane_widths import WIDTHS, has_room, lane_bytes, lane_widths
+from mt3_runtime.backends.ort_gpu.ort_lane import CudaLane, padded
+from mt3_runtime.backends.ort_gpu.ort_memory import ELEMENTS, Copier, DeviceSpec, free_memory
+from mt3_runtime.backends.ort_gpu.ort_slots import Slots
+from mt3_runtime.backends.ort_gpu.ort_threads import threads_of
 from mt3_runtime.backends.ort_session import open_session
-from mt3_runtime.backends.ort_slots import Slots
-from mt3_runtime.backends.ort_threads import threads_of
 from mt3_runtime.diagnostics import cuda_libraries, wheels
 from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import BundleError, DeviceError, OptionError
 
 if TYPE_CHECKING:
-    from mt3_runtime.backends.base import FloatArray, IdArray
+    from mt3_runtime.backends.base import IdArray
     from mt3_runtime.bundles.bundle import Bundle, GraphFile
     from mt3_runtime.bundles.manifest import Role
+
+log = logging.getLogger("mt3_runtime")
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
@@ -58,9 +62,8 @@ CPU = "CPUExecutionProvider"
 #: where the CPU backend arrives after one doubling: nine of ten segments end within 128 tokens.
 INITIAL_CAPACITY = 128
 
-#: Rows per lane while segments wait.  The weights are read once per step whatever the rows, and up
-#: to this many the products of a step stay bound by reading them.
-SLOTS = 32
+#: Rows per lane at most (`lane_widths`): while many segments wait, and the device has the memory.
+SLOTS = WIDTHS[-1]
 
 #: Lanes: one computes features and notes on the host while others keep the device busy.
 WORKERS = 4
@@ -138,15 +141,16 @@ class OrtCudaBackend:
                 "Use profile portable."
             )
         self.workers = threads or min(WORKERS, usable_cores())
-        self.slots = SLOTS - 1 + self.spec.channels
+        self.capacities: Sequence[int] = _capacities(self.max_tokens)
         self.shapes = {
             role: expected_shapes(bundle.manifest, self.files[role]) for role in self.files
         }
         self.turns = threads_of(f"{self.place.memory}:{self.place.index}")
         self.encoder, self.decoder = self.turns.alone(lambda: self._load_both(bundle))
         self.copier = Copier(self._helper)
-        self.graph_ids = itertools.count(1)
-        self._idle: dict[int, list[Slots]] = {}
+        self.graph_ids: Iterator[int] = itertools.count(1)
+        self._idle = _Idle()
+        self.slots = self._most_rows(SLOTS - 1 + self.spec.channels)
         self._prove()
         graphs = ", CUDA graphs" if self.cuda_graph else ""
         self.description = (
@@ -156,37 +160,61 @@ class OrtCudaBackend:
 
     def lane(self, slots: int, *, alone: bool = False) -> CudaLane:  # noqa: ARG002  one device
         """Makes a lane, of the memory of an earlier one that is no longer used if there is one."""
-        idle = self._idle.setdefault(slots, [])
+        widths = lane_widths(slots, self.spec.channels)
 
-        def make() -> tuple[CudaLane, Slots]:
-            memory = idle.pop() if idle else self._allocate(slots)
-            return CudaLane(self, memory), memory
+        def make() -> CudaLane:
+            memory = self._unused(widths) or self._allocate(widths[0])
+            return CudaLane(self, memory, slots)
 
         with self.reporting():
-            made, memory = self.turns.alone(make)
+            made = self.turns.alone(make)
         # Not `self`: a lane must not keep a closed backend alive.
-        weakref.finalize(made, idle.append, memory)
+        weakref.finalize(made, self._idle.keep, made.held)
         return made
 
+    def wider(self, rows: int, most: int) -> Slots | None:
+        """Memory for a lane that has so many rows and may have more; None if there is none."""
+        widths = [w for w in lane_widths(most, self.spec.channels) if w > rows]
+        found = self._unused(widths)
+        if found is not None or not widths or not self._has_room(widths[0]):
+            return found
+        try:
+            return self.turns.decoding.do(lambda: self._allocate(widths[0]))
+        except Exception as error:  # noqa: BLE001  of ONNX Runtime or CUDA: others took the memory
+            log.info("no memory for %d rows on %s: %s", widths[0], self.place.memory, error)
+            return None
+
+    def give_back(self, memory: Slots) -> None:
+        """Keeps memory that a lane has outgrown for others."""
+        self._idle.keep([memory])
+
     def warmup(self) -> None:
-        """Encodes silence, and records the steps of all numbers of rows in every first cache."""
+        """Encodes silence, and records the steps of all lanes in their first two caches.
+
+        One segment in a thousand goes on beyond those; a step there is recorded when it comes.
+        """
         features = np.zeros(self.shapes["encoder"]["features"], np.float32)
         lanes = [self.lane(self.slots) for _ in range(self.workers)]
         for lane in lanes:
             lane.load(0, features, self._no_memory())
-            for rows in sorted({padded(rows, self.slots) for rows in range(1, self.slots + 1)}):
-                lane.restart(slice(0, self.slots))
-                lane.step(rows)
+            numbers = sorted({padded(rows, lane.room) for rows in range(1, lane.room + 1)})
+            for begin in (0, *self.capacities[:-1][:1]):
+                for rows in numbers:
+                    lane.restart(slice(0, lane.room))
+                    lane.positions[:] = begin
+                    lane.step(rows)
 
     def close(self) -> None:
         self.turns.alone(self._free)
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
-        """Raises what ONNX Runtime raises as a `DeviceError`.
+        """Raises what ONNX Runtime raises as a `DeviceError`, as does a backend that was closed.
 
         Its exceptions share no base class below `Exception`.
         """
+        if self._idle.closed:
+            raise DeviceError("This model was closed; load it again.")
         try:
             yield
         except Exception as error:
@@ -198,7 +226,9 @@ class OrtCudaBackend:
 
     def _free(self) -> None:
         self._idle.clear()
-        del self.encoder, self.decoder, self.copier
+        if not self._idle.closed:
+            self._idle.closed = True
+            del self.encoder, self.decoder, self.copier
 
     def _load_both(self, bundle: Bundle) -> tuple[Any, Any]:
         encoder = self._load(bundle, self.files["encoder"])
@@ -288,6 +318,27 @@ class OrtCudaBackend:
         shape = self.shapes["encoder"].get("previous_ids")
         return None if shape is None else np.full(shape, self.start_id, np.int64)
 
+    def _most_rows(self, wanted: int) -> int:
+        """The largest number of rows that one lane has memory for."""
+        widths = lane_widths(wanted, self.spec.channels)
+        return max([widths[0], *(rows for rows in widths[1:] if self._has_room(rows))])
+
+    def _has_room(self, rows: int) -> bool:
+        """Whether a lane of so many rows, with all caches, finds its memory."""
+        elements = {p.name: ELEMENTS[p.type][0] for p in self.decoder.get_inputs()}
+        needed = lane_bytes(
+            self.spec, rows, self.capacities,
+            cross_element=elements["cross_key_0"], cache_element=elements["past_key_0"],
+        )  # fmt: skip
+        return has_room(needed, self.turns.decoding.do(lambda: free_memory(self.place)))
+
+    def _unused(self, widths: Sequence[int]) -> Slots | None:
+        """Memory that no lane has, of the largest of these numbers of rows."""
+        for rows in reversed(widths):
+            with contextlib.suppress(KeyError, IndexError):  # another lane may take it meanwhile
+                return self._idle[rows].pop()
+        return None
+
     def _allocate(self, slots: int) -> Slots:
         return Slots(
             self._runtime, self.place, slots,
@@ -295,82 +346,23 @@ class OrtCudaBackend:
         )  # fmt: skip
 
 
-class CudaLane(HostSlots):
-    """Implements `mt3_runtime.backends.base.Lane` over `Slots`; used by one thread."""
+class _Idle(dict[int, "list[Slots]"]):
+    """Memory that no lane has, by its number of rows; none any more once it is closed."""
 
-    def __init__(self, backend: OrtCudaBackend, memory: Slots) -> None:
-        super().__init__(backend.spec, memory.slots, backend.start_id)
-        self._backend, self._memory, self._turns = backend, memory, backend.turns
-        self._capacity = min(INITIAL_CAPACITY, backend.max_tokens)
-        self._masks: FloatArray | Any = None  # what the device has of `allowed`
-        self._encoding = backend.encoder.io_binding()
-        for name in memory.segment.arrays:
-            memory.segment.bind(self._encoding.bind_input, name, 1)
+    closed = False
 
-    def load(self, slot: int, features: FloatArray, previous_ids: IdArray | None = None) -> None:
-        memory, filled = self._memory, slice(slot, slot + self.channels)
+    def keep(self, held: list[Slots]) -> None:
+        """Takes the memory of a lane that is gone."""
+        for memory in [] if self.closed else held:
+            self.setdefault(memory.slots, []).append(memory)
 
-        def encode() -> None:
-            memory.segment.arrays["features"][:] = features
-            if previous_ids is not None:
-                memory.segment.arrays["previous_ids"][:] = previous_ids
-            memory.segment.write()
-            for name, buffer in memory.cross.items():
-                buffer.bind(self._encoding.bind_output, name, filled)
-            self._backend.encoder.run_with_iobinding(self._encoding)
 
-        with self._backend.reporting():
-            self._turns.encoding.do(encode)
-        self.restart(filled)
-
-    def step(self, rows: int) -> None:
-        longest = int(self.positions[:rows].max()) + 1
-        with self._backend.reporting():
-            while longest > self._capacity:
-                self._turns.alone(self._grow)
-            key = (padded(rows, self.slots), self._capacity)
-            if key in self._memory.recorded:
-                self._turns.decoding.do(lambda: self._decode(rows, key))
-            else:
-                self._turns.alone(lambda: self._decode(rows, key))
-                self._memory.recorded.add(key)
-        found = self._memory.given.arrays
-        self.top_ids[:rows] = found["top_ids"][:rows]
-        self.top_log_probs[:rows] = found["top_log_probs"][:rows]
-        self.token_ids[:rows] = self.top_ids[:rows, :1]
-        self.positions[:rows] += 1
-
-    def move(self, source: int, target: int) -> None:
-        super().move(source, target)
-        memory, copier = self._memory, self._backend.copier
-        buffers = [*memory.cross.values(), *memory.cache(self._capacity)]
-        with self._backend.reporting():
-            self._turns.decoding.do(lambda: copier.move(buffers, source, target))
-
-    def _decode(self, rows: int, key: tuple[int, int]) -> None:
-        """One step of so many rows, between the host's arrays."""
-        self._send(rows)
-        ids = self._backend.graph_ids if self._backend.cuda_graph else None
-        binding, options = self._memory.step(*key, ids)
-        self._backend.decoder.run_with_iobinding(binding, options)
-        self._memory.given.read()
-
-    def _send(self, rows: int) -> None:
-        """Tells the device what the rows read; those behind them are at the start of a segment."""
-        taken = self._memory.taken
-        for name, array in (("token_ids", self.token_ids), ("positions", self.positions)):
-            taken.arrays[name][:rows] = array[:rows]
-        taken.arrays["token_ids"][rows:] = self._start_id
-        taken.arrays["positions"][rows:] = 0
-        taken.write()
-        if self._masks is None or not np.array_equal(self._masks, self.allowed):
-            self._memory.allowed.write(self.allowed)
-            self._masks = self.allowed.copy()
-
-    def _grow(self) -> None:
-        old = self._memory.cache(self._capacity)
-        self._backend.copier.double(old, self._memory.cache(2 * self._capacity))
-        self._capacity *= 2
+def _capacities(longest: int) -> list[int]:
+    """Lengths of the caches that there may be: twice the one before until all tokens fit."""
+    found = [min(INITIAL_CAPACITY, longest)]
+    while found[-1] < longest:
+        found.append(2 * found[-1])
+    return found
 
 
 def options_of_environment() -> dict[str, str]:
@@ -386,12 +378,3 @@ def options_of_environment() -> dict[str, str]:
             f"{OPTIONS_VARIABLE} must be like use_tf32=1,gpu_mem_limit=4294967296, got {text!r}."
         )
     return {name: value for name, _, value in pairs}
-
-
-def padded(rows: int, slots: int) -> int:
-    """The next of the numbers of rows that steps are recorded for: 1, 2, 4, 8, 16, 24, ... slots.
-
-    Up to 8 rows cost as much as one, and a multiple of 8 is what matrix units work in.
-    """
-    step = 1 << (rows - 1).bit_length() if rows <= 8 else -(-rows // 8) * 8
-    return min(step, slots)

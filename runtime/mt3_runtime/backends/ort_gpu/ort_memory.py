@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mt3_runtime.backends.ort_transfers import HostTransfers
+from mt3_runtime.backends.ort_gpu.ort_transfers import HostTransfers
 from mt3_runtime.bundles.tiny_graphs import copy_model, double_model
 
 #: Bytes of the element types that graphs may have, by ONNX Runtime's name; and what to bind them
@@ -38,6 +38,11 @@ _WORD = 4
 
 #: Where a part of a shared buffer may begin; CUDA's own allocations are aligned like this.
 _ALIGNMENT = 256
+
+
+def free_memory(place: DeviceSpec) -> int | None:
+    """Bytes of a device that nobody has; None for the host's, which is not asked."""
+    return HostTransfers(place.index).free() if place.memory == "cuda" else None
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,11 @@ class Buffer:
         self._value = runtime.OrtValue.ortvalue_from_shape_and_type(
             [count], np.uint8, place.memory, place.index
         )
-        self._value.update_inplace(np.zeros(count, np.uint8))
         self.address = self._value.data_ptr()
+        if place.memory == "cuda":  # not through the host: caches take hundreds of megabytes
+            HostTransfers(place.index).clear(self.address, count)
+        else:
+            self._value.update_inplace(np.zeros(count, np.uint8))
 
     def bind(self, bind: Any, name: str, rows: slice) -> None:
         """Binds rows of it as an input or output of a graph; the buffer must outlive that."""
@@ -168,6 +176,16 @@ class Copier:
         for k, buffer in enumerate(buffers):
             buffer.bind_words(binding.bind_input, f"from_{k}", slice(source, source + 1))
             buffer.bind_words(binding.bind_output, f"to_{k}", slice(target, target + 1))
+        session.run_with_iobinding(binding)
+
+    def widen(self, pairs: Sequence[tuple[Buffer, Buffer]]) -> None:
+        """Copies all rows of buffers to the first ones of larger buffers."""
+        session = self._session(copy_model, len(pairs))
+        binding = session.io_binding()
+        for k, (source, target) in enumerate(pairs):
+            rows = slice(0, source.rows)
+            source.bind_words(binding.bind_input, f"from_{k}", rows)
+            target.bind_words(binding.bind_output, f"to_{k}", rows)
         session.run_with_iobinding(binding)
 
     def double(self, old: Sequence[Buffer], new: Sequence[Buffer]) -> None:

@@ -1,7 +1,7 @@
-"""Pinned memory and copies between host and GPU through the CUDA runtime.
+"""Pinned memory, copies between host and GPU, and zeros, through the CUDA runtime.
 
-It copies from and to whatever memory NumPy has, which the driver must pin piece by piece.  The CUDA
-runtime that the provider has loaded is asked instead, for memory that is pinned once.
+ONNX Runtime copies from and to whatever memory NumPy has, which the driver must pin piece by piece.
+The CUDA runtime that the provider has loaded is asked instead, for memory that is pinned once.
 """
 
 from __future__ import annotations
@@ -44,6 +44,18 @@ class HostTransfers:
     def to_host(self, target: npt.NDArray[np.uint8], source: int) -> None:
         """Fills an array from an address of the GPU, and waits."""
         self._copy(target.ctypes.data, source, target.size, _TO_HOST)
+
+    def clear(self, address: int, size: int) -> None:
+        """Fills memory of the GPU with zeros, and waits."""
+        self._call("cudaMemset", ctypes.c_void_p(address), 0, ctypes.c_size_t(size))
+        # It is on the default stream, which streams of sessions do not wait for.
+        self._call("cudaStreamSynchronize", None)
+
+    def free(self) -> int:
+        """Bytes of the GPU's memory that nobody has."""
+        left, everything = ctypes.c_size_t(), ctypes.c_size_t()
+        self._call("cudaMemGetInfo", ctypes.byref(left), ctypes.byref(everything))
+        return left.value
 
     def _copy(self, target: int, source: int, size: int, kind: int) -> None:
         pointers = (ctypes.c_void_p(target), ctypes.c_void_p(source))

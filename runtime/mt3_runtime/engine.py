@@ -15,13 +15,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Self, Unpack, get_args
 
 from mt3_runtime.arguments.argument_checks import as_choice, as_number, as_seconds
 from mt3_runtime.audio.live_blocks import LiveBlocks
 from mt3_runtime.decoding.strands import Priority
+from mt3_runtime.diagnostics.engine_health import Health
 from mt3_runtime.errors import DeadlineError, EngineBusyError, EngineError, OptionError
 from mt3_runtime.recording import Recording, open_run
 from mt3_runtime.request import LiveOptions, Options, check_live
@@ -49,35 +49,6 @@ LIVE_WINDOW = 8
 STALLED = 60.0
 """Seconds without a step, though there is something to do, after which an engine is not healthy; a
 step takes milliseconds, the features and the encoder of a segment some tenths of a second."""
-
-
-@dataclass(frozen=True)
-class Health:
-    """How an engine is.
-
-    Attributes:
-        healthy: Its device works; otherwise close it and open another one.
-        ready: It is healthy and takes recordings.
-        recordings: Recordings and live inputs that were taken in and are not done.
-        live: How many of them are live.
-        seconds: Audio of recordings that was not transcribed yet, as far as lengths are known.
-        oldest: Seconds since the oldest recording was taken in.
-        waiting: Segments, of the whole model, that were read and wait for a slot.
-        decoding: Segments that are in the slots.
-        stalled: Seconds since a worker did anything, 0 if there is nothing to do.
-        error: What the device raised.
-    """
-
-    healthy: bool
-    ready: bool
-    recordings: int
-    live: int
-    seconds: float
-    oldest: float
-    waiting: int
-    decoding: int
-    stalled: float
-    error: str | None = None
 
 
 class LiveInput:
@@ -266,6 +237,7 @@ class Engine:
                 decoding=pulse.decoding,
                 stalled=pulse.stalled,
                 error=None if self._error is None else str(self._error),
+                work=self._loop.work.totals(),
             )
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -314,7 +286,8 @@ class Engine:
         if handle is None or recording is None:
             return  # cancelled
         try:
-            outcome = recording.take(item)
+            with self._loop.work.stage("finish"):
+                outcome = recording.take(item)
         except Exception as error:  # noqa: BLE001  it is this recording's alone
             self._run.cancel(item.recording)
             outcome = error

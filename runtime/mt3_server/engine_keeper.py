@@ -17,7 +17,8 @@ from mt3_runtime.errors import MT3Error
 from mt3_server.observing.json_logs import log
 
 if TYPE_CHECKING:
-    from mt3_runtime.engine import Engine, Health
+    from mt3_runtime.diagnostics.engine_health import Health
+    from mt3_runtime.engine import Engine
     from mt3_runtime.model import Model
     from mt3_server.settings import Settings
 

@@ -28,7 +28,7 @@ from mt3_server.protection.upload_spool import UploadSpool
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mt3_runtime.engine import Health
+    from mt3_runtime.diagnostics.engine_health import Health
     from mt3_runtime.model import Model
     from mt3_runtime.notes.note_events import NoteEvent
     from mt3_runtime.transcription import Handle, Progress, Tell, Transcription

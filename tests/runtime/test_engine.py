@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from mt3_runtime.audio.live_blocks import LiveBlocks
 from mt3_runtime.backends.ort_cpu import InPlaceLane
+from mt3_runtime.diagnostics.work_totals import STAGES, WorkTotals
 from mt3_runtime.engine import LIVE_BUFFER, Engine, LiveInput
 from mt3_runtime.errors import (
     AudioError,
@@ -614,3 +615,19 @@ def test_a_callback_that_raises_fails_its_recording_alone(engine: Engine, audio:
     with pytest.raises(ValueError, match="no"):
         engine.submit(audio, events=tell).result()
     assert other.result().segments
+
+
+def test_what_the_loop_does_is_counted(tiny_bundle: Path, audio: Audio) -> None:
+    with load_model(tiny_bundle, threads=2) as model, model.engine() as engine:
+        assert engine.health().work == WorkTotals()
+        results = [handle.result(HANGS) for handle in [engine.submit(audio) for _ in range(3)]]
+        work = engine.health().work
+        reports = [one for result in results for one in result.segments]
+        tokens = sum(one.token_count + (not one.truncated) for one in reports)  # with the end's
+        assert (work.begun, work.tokens) == (3, tokens)
+        assert work.step_rows == tokens >= work.steps > 0  # a row gives a token a step
+        assert 0.0 < work.waited < HANGS
+        assert set(work.seconds) == set(STAGES)
+        assert all(seconds > 0.0 for seconds in work.seconds.values())
+        model.transcribe_notes(audio)
+        assert engine.health().work.begun == 4, "it is the model's loop, whoever uses it"

@@ -23,7 +23,17 @@ from mt3_runtime.decoding.scheduler import Schedule
 from mt3_runtime.decoding.search import Greedy, MakeSearch, T5XBeam, previous_ids
 from mt3_runtime.decoding.step_costs import StepCosts
 from mt3_runtime.decoding.strands import Load, Priority, Strand, Window
-from mt3_runtime.decoding.types import BoolArray, Decoded, Ended, Job, Jobs, Rows, Span, TokenArray
+from mt3_runtime.decoding.types import (
+    BoolArray,
+    Decoded,
+    Ended,
+    Job,
+    Jobs,
+    Rows,
+    Sequence,
+    Span,
+    TokenArray,
+)
 from tests.pace import HANGS, until
 from tests.scripted import ScriptedBackend, ScriptedLane, table_jobs
 
@@ -225,8 +235,8 @@ def served(schedule: Schedule, count: int) -> list[int]:
     return found
 
 
-def _empty() -> tuple[object, ...]:
-    return (None,)
+def _empty() -> tuple[Sequence, ...]:
+    return (Sequence(np.empty(0, np.int32), np.empty(0, np.float32), truncated=False),)
 
 
 def made(*strands: Strand, clock: Callable[[], float] = time.monotonic) -> Schedule:

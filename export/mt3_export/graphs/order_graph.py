@@ -16,6 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
+from mt3_runtime.decoding.grammar import (
+    DRUM,
+    KINDS,
+    NOTHING,
+    PITCH,
+    PROGRAM,
+    SHIFT,
+    TIE,
+    VELOCITY,
+)
 from mt3_runtime.errors import OptionError
 from mt3_runtime.notes.vocabulary import EventKind
 
@@ -24,17 +34,6 @@ if TYPE_CHECKING:
     from mt3_runtime.audio.segments import SegmentConfig
     from mt3_runtime.bundles.manifest import Manifest
 
-#: In this order, as small numbers; ids without meaning are `_NOTHING`.
-_KINDS = (
-    EventKind.SHIFT,
-    EventKind.PITCH,
-    EventKind.DRUM,
-    EventKind.PROGRAM,
-    EventKind.VELOCITY,
-    EventKind.TIE,
-)
-_SHIFT, _PITCH, _DRUM, _PROGRAM, _VELOCITY, _TIE = range(len(_KINDS))
-_NOTHING = -1
 _UNKNOWN = -1
 #: Notes of one step stand in the order of keys: offsets, onsets, drums; each by program and pitch.
 _NONE = -1
@@ -93,13 +92,13 @@ class CanonicalMask:
                 "Only the grammar of models with tie sections and programs, as Magenta's, can be "
                 "part of a graph; export without --single-file."
             )
-        self._ids = {kind: vocabulary.id_range(kind) for kind in _KINDS}
+        self._ids = {kind: vocabulary.id_range(kind) for kind in KINDS}
         self._eos, self._size = vocabulary.eos, vocabulary.size
-        self._kinds = np.full(vocabulary.size, _NOTHING, np.int64)
+        self._kinds = np.full(vocabulary.size, NOTHING, np.int64)
         self._values = np.zeros(vocabulary.size, np.int64)
         for token, event in enumerate(vocabulary.decode(range(vocabulary.size))):
             if event is not None:
-                self._kinds[token] = _KINDS.index(event.kind)
+                self._kinds[token] = KINDS.index(event.kind)
                 self._values[token] = event.value
 
     def start(self, graph: Graph, rows: str) -> OrderState:
@@ -112,7 +111,7 @@ class CanonicalMask:
 
         ties = graph.op("Expand", graph.constant(1, np.bool_), one)
         sounding = graph.op("Expand", graph.constant(0, np.bool_), all_)
-        unknown, nothing, none = filled(_UNKNOWN), filled(_NOTHING), filled(_NONE)
+        unknown, nothing, none = filled(_UNKNOWN), filled(NOTHING), filled(_NONE)
         return OrderState(filled(0), unknown, unknown, none, nothing, ties, sounding)
 
     def mask(self, graph: Graph, state: OrderState, first: str, end: str) -> str:
@@ -151,26 +150,26 @@ class CanonicalMask:
         value = graph.op("Gather", graph.constant(self._values, np.int64), token)
         is_ = {
             which: graph.op("Equal", kind, graph.constant(which, np.int64))
-            for which in range(len(_KINDS))
+            for which in range(len(KINDS))
         }
         number = graph.constant
         step = _Step(graph, state, "")
         pitched = graph.op("Add", step.pitched_key, value)
         drums = graph.op("Add", number(_DRUMS, np.int64), value)
-        key = graph.op("Where", is_[_PITCH], pitched, state.key)
-        key = graph.op("Where", is_[_DRUM], drums, key)
-        moved = graph.op("Or", is_[_SHIFT], is_[_TIE])
+        key = graph.op("Where", is_[PITCH], pitched, state.key)
+        key = graph.op("Where", is_[DRUM], drums, key)
+        moved = graph.op("Or", is_[SHIFT], is_[TIE])
         key = graph.op("Where", moved, number(_NONE, np.int64), key)
         place = graph.op("Add", graph.op("Mul", state.program, number(128, np.int64)), value)
-        place = graph.op("Where", is_[_PITCH], place, number(_NOWHERE, np.int64))
+        place = graph.op("Where", is_[PITCH], place, number(_NOWHERE, np.int64))
         opened = graph.op("Or", state.ties, step.loud)
         return OrderState(
-            time=graph.op("Where", is_[_SHIFT], value, state.time),
-            program=graph.op("Where", is_[_PROGRAM], value, state.program),
-            velocity=graph.op("Where", is_[_VELOCITY], value, state.velocity),
+            time=graph.op("Where", is_[SHIFT], value, state.time),
+            program=graph.op("Where", is_[PROGRAM], value, state.program),
+            velocity=graph.op("Where", is_[VELOCITY], value, state.velocity),
             key=key,
             said=kind,
-            ties=graph.op("And", state.ties, graph.op("Not", is_[_TIE])),
+            ties=graph.op("And", state.ties, graph.op("Not", is_[TIE])),
             sounding=graph.op("ScatterElements", state.sounding, place, opened, axis=1),
         )
 
@@ -183,7 +182,7 @@ class CanonicalMask:
         values = self._values_of(step, EventKind.SHIFT)
         later = step.graph.op("Greater", values, step.state.time)
         within = step.graph.op("LessOrEqual", values, end)
-        may = step.both(step.main, step.none_of(_SHIFT, _PROGRAM, _VELOCITY))
+        may = step.both(step.main, step.none_of(SHIFT, PROGRAM, VELOCITY))
         return step.both(later, within, may)
 
     def _programs(self, step: _Step) -> str:
@@ -202,7 +201,7 @@ class CanonicalMask:
         higher = graph.op("Greater", scaled, bound)
         other = graph.op("Not", graph.op("Equal", values, step.state.program))
         declared = graph.op("Not", graph.op("And", step.state.ties, step.first))
-        return step.both(higher, other, step.both(step.none_of(_PROGRAM, _VELOCITY), declared))
+        return step.both(higher, other, step.both(step.none_of(PROGRAM, VELOCITY), declared))
 
     def _velocities(self, step: _Step) -> str:
         """Another than the last one; 0 ahead of the first note of a step, if any sounds."""
@@ -216,7 +215,7 @@ class CanonicalMask:
         fresh = graph.op("Equal", state.key, graph.constant(_NONE, np.int64))
         ends = step.both(sounds, step.known, fresh)
         sort = graph.op("Or", graph.op("Greater", values, zero), ends)
-        return step.both(other, sort, step.both(step.main, step.none_of(_VELOCITY)))
+        return step.both(other, sort, step.both(step.main, step.none_of(VELOCITY)))
 
     def _pitches(self, step: _Step) -> str:
         """Above the last one of the program; with velocity 0 those that sound."""

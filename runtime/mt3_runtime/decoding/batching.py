@@ -20,6 +20,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from mt3_runtime.decoding.slots import Rows
 from mt3_runtime.decoding.step_costs import StepCosts
 from mt3_runtime.decoding.strands import Load, Priority
 from mt3_runtime.diagnostics.cores import usable_cores
+from mt3_runtime.diagnostics.work_totals import WorkCounter
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import Backend
@@ -53,13 +55,16 @@ class Loop:
         remember: Makes the ids that the encoder of a model with memory reads from what it said
             about the previous segment, None for the first one.
         readers: Threads that read recordings.
+
+    Attributes:
+        work: Counts what is done, for everybody.
     """
 
     def __init__(
         self, backend: Backend, *, remember: Remember | None = None, readers: int = 1
     ) -> None:
         self._backend, self._remember, self._readers = backend, remember, readers
-        self._costs = StepCosts(backend.slots)
+        self._costs, self.work = StepCosts(backend.slots), WorkCounter()
         self._lock = threading.Lock()
         self._crew: _Crew | None = None
         _loops.add(self)
@@ -73,7 +78,9 @@ class Loop:
         """
         with self._lock:
             if self._crew is None or self._crew.stopped:
-                self._crew = _Crew(self._backend, self._remember, self._readers, self._costs)
+                self._crew = _Crew(
+                    self._backend, self._remember, self._readers, self._costs, self.work
+                )
             crew = self._crew
             crew.read_with(readers)
             slots = self._backend.workers * self._backend.slots
@@ -110,7 +117,7 @@ class Loop:
 
     def _after_fork(self) -> None:
         """A child has none of its parent's threads, and must not wait for their locks."""
-        self._lock, self._crew = threading.Lock(), None
+        self._lock, self._crew, self.work = threading.Lock(), None, WorkCounter()
 
 
 class _Crew:
@@ -123,11 +130,16 @@ class _Crew:
     """
 
     def __init__(
-        self, backend: Backend, remember: Remember | None, readers: int, costs: StepCosts
+        self,
+        backend: Backend,
+        remember: Remember | None,
+        readers: int,
+        costs: StepCosts,
+        work: WorkCounter,
     ) -> None:
         self._backend, slots = backend, backend.workers * backend.slots
         self.schedule = Schedule(
-            workers=backend.workers, slots=slots, remember=remember, costs=costs
+            workers=backend.workers, slots=slots, remember=remember, costs=costs, work=work
         )
         self.runs: list[Run] = []
         self._alone: Rows | None = None
@@ -184,7 +196,9 @@ class _Crew:
         while (strand := self.schedule.to_read(only)) is not None:
             job, fault = None, None
             try:
-                job = next(strand.jobs, None)
+                # A reader of its own mostly waits for its input.
+                with nullcontext() if strand.slow else self.schedule.work.stage("read"):
+                    job = next(strand.jobs, None)
             except Exception as error:  # noqa: BLE001  handed to the caller, who knows what to do
                 fault = error
             self.schedule.offer(strand, job, fault)

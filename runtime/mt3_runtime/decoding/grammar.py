@@ -39,7 +39,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 _UNKNOWN = -1
 _MOST = 255
 _FAR = 1 << 30  # no shift of any vocabulary leads there
-_KINDS = (
+KINDS = (
     EventKind.SHIFT,
     EventKind.PITCH,
     EventKind.DRUM,
@@ -47,7 +47,9 @@ _KINDS = (
     EventKind.VELOCITY,
     EventKind.TIE,
 )
-SHIFT, PITCH, DRUM, PROGRAM, VELOCITY, TIE = range(len(_KINDS))
+"""Kinds of tokens, in this order, as small numbers."""
+
+SHIFT, PITCH, DRUM, PROGRAM, VELOCITY, TIE = range(len(KINDS))
 NOTHING = -1  # the kind of ids without meaning
 _FIRST_SETTING = PROGRAM  # from here on, kinds that set a state
 
@@ -106,14 +108,14 @@ class Grammar:
         self._steps = vocabulary.steps_per_second
         self._last_limit = math.ceil(seconds * self._steps)
         self._initial_program = rules.initial_program if initial_allowed else _UNKNOWN
-        ids = {kind: vocabulary.id_range(kind) for kind in _KINDS}
+        ids = {kind: vocabulary.id_range(kind) for kind in KINDS}
         self._slices = {kind: slice(found.start, found.stop) for kind, found in ids.items()}
         # Kind and value of every id; ids without meaning have a kind of their own.
         self._kinds = np.full(vocabulary.size, NOTHING, np.int8)
         self._values = np.zeros(vocabulary.size, np.int32)
         for token, event in enumerate(vocabulary.decode(range(vocabulary.size))):
             if event is not None:
-                self._kinds[token] = _KINDS.index(event.kind)
+                self._kinds[token] = KINDS.index(event.kind)
                 self._values[token] = event.value
         self._shifts = self._values[self._slices[EventKind.SHIFT]]
         self._drums = allowed[self._slices[EventKind.DRUM]]
@@ -204,7 +206,7 @@ class Grammar:
 
     def _mask(self, allowed: BoolArray, *kinds: EventKind) -> BoolArray:
         """The part of a mask [V] that belongs to some kinds."""
-        return allowed & np.isin(self._kinds, [_KINDS.index(kind) for kind in kinds])
+        return allowed & np.isin(self._kinds, [KINDS.index(kind) for kind in kinds])
 
     def _sound(self, rows: IntArray, pitches: IntArray) -> None:
         """Takes in pitches: declarations, onsets and note-offs."""

@@ -22,6 +22,7 @@ from mt3_runtime.decoding.priorities import HOLD_SHARE, LONGEST_HOLD, Priorities
 from mt3_runtime.decoding.step_costs import StepCosts
 from mt3_runtime.decoding.strands import Priority, Turn
 from mt3_runtime.decoding.types import Decoded, Ended
+from mt3_runtime.diagnostics.work_totals import WorkCounter
 
 if TYPE_CHECKING:
     from mt3_runtime.backends.base import IdArray
@@ -59,10 +60,12 @@ class Schedule:
         slots: How many rows they have in all.
         remember: Makes a segment's memory; None for a model without.
         costs: What steps take.
+        work: Counts what is done.
         clock: In seconds.
 
     Attributes:
         costs: The same.
+        work: The same.
         beat: When a worker last did something.
         voided: How often segments became void; workers look for them when this has changed.
     """
@@ -74,9 +77,11 @@ class Schedule:
         slots: int,
         remember: Remember | None = None,
         costs: StepCosts | None = None,
+        work: WorkCounter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.costs = costs or StepCosts(slots // workers)
+        self.work = work or WorkCounter()
         self._priorities = Priorities(
             ahead=2 * workers,
             abreast=min(slots, MOST_ABREAST),
@@ -246,6 +251,7 @@ class Schedule:
     def done(self, turn: Turn, sequences: tuple[Sequence, ...]) -> None:
         """A segment was decoded: in a model with memory, its successor's turn may have come."""
         strand, span = turn.strand, turn.job.span
+        self.work.add_tokens(sum(len(sequence.tokens) for sequence in sequences))
         with self._lock:
             strand.last = sequences[0]
             strand.under_way -= 1
@@ -312,7 +318,10 @@ class Schedule:
         end = job.span.start if job.span.next_start is None else job.span.next_start
         self._priorities.spend(strand.client, end - strand.taken)
         strand.taken = end
-        strand.since = strand.arrived = self.beat = self._clock()
+        now = self._clock()
+        if job.span.index == 0:
+            self.work.add_begun(now - strand.since)
+        strand.since = strand.arrived = self.beat = now
         strand.under_way += 1
         self._readable.notify_all()
         self._wanted.notify_all()

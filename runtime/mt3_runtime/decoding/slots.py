@@ -128,12 +128,14 @@ class Rows:
     def _encode(self, turn: Turn) -> None:
         """Encodes a segment into the rows behind the running ones."""
         try:
-            features = turn.job.features()
+            with self._schedule.work.stage("features"):
+                features = turn.job.features()
         except Exception as error:  # noqa: BLE001  handed to whoever wants the recording
             self._schedule.fail(turn, error)
             return
         first, segment = len(self._rows), _Segment(turn, self._search(turn))
-        self._lane.load(first, features, turn.previous_ids)
+        with self._schedule.work.stage("encode"):
+            self._lane.load(first, features, turn.previous_ids)
         for channel in range(self._lane.channels):
             segment.search.start(self._lane, first + channel, turn.job.span)
             self._rows.append((segment, channel))
@@ -171,6 +173,7 @@ class Rows:
         self._lane.step(count)
         self._schedule.beat = now = self._schedule.now()
         self._schedule.costs.add(count, now - begin)
+        self._schedule.work.add_step(count, now - begin)
         if len(self._groups) == 1:
             return self._groups[0][0].advance(self._lane, slice(count))
         ended = np.zeros(count, np.bool_)

@@ -16,11 +16,19 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.exposition import generate_latest
 
+from mt3_runtime.diagnostics.work_totals import STAGES
+
 if TYPE_CHECKING:
-    from mt3_runtime.engine import Health
+    from mt3_runtime.diagnostics.engine_health import Health
+    from mt3_runtime.diagnostics.work_totals import WorkTotals
 
 CLASSES = ("interactive", "batch", "live")
 """Of requests: somebody waits, a job, a live input."""
@@ -42,6 +50,13 @@ _GAUGES: tuple[tuple[str, str, Callable[[Health], float]], ...] = (
     ("mt3_engine_heartbeat_age_seconds", "since a worker did anything, 0 if idle",
      lambda h: h.stalled),
 )  # fmt: skip
+
+#: Counters of a model's decoding loop; rows by steps are the slots in use.
+_COUNTERS: tuple[tuple[str, str, Callable[[WorkTotals], float]], ...] = (
+    ("mt3_steps", "steps of decoders", lambda w: w.steps),
+    ("mt3_step_rows", "rows of all steps", lambda w: w.step_rows),
+    ("mt3_tokens", "tokens in finished segments", lambda w: w.tokens),
+)
 
 
 # A time for every number of them, which nobody asks for.
@@ -118,8 +133,30 @@ class ServiceMetrics:
             for model, one in health.items():
                 gauge.add_metric([model], value(one))
             yield gauge
+        for name, text, count in _COUNTERS:
+            counter = CounterMetricFamily(name, text, labels=["model"])
+            for model, one in health.items():
+                counter.add_metric([model], count(one.work))
+            yield counter
+        yield from _times({model: one.work for model, one in health.items()})
         yield GaugeMetricFamily("mt3_spool_bytes", "uploads and results on disk", self._used())
 
     def text(self) -> bytes:
         """All of it in the text format of Prometheus."""
         return generate_latest(self._registry)
+
+
+def _times(work: Mapping[str, WorkTotals]) -> Iterable[Metric]:
+    """Seconds of stages, and seconds that recordings waited for their first slot."""
+    stages = CounterMetricFamily(
+        "mt3_stage_seconds", "seconds of threads, by stage", labels=["model", "stage"]
+    )
+    queue = SummaryMetricFamily(
+        "mt3_queue_seconds", "from admission to the first slot", labels=["model"]
+    )
+    for model, one in work.items():
+        for stage in STAGES:
+            stages.add_metric([model, stage], one.seconds[stage])
+        queue.add_metric([model], one.begun, one.waited)
+    yield stages
+    yield queue

@@ -1,7 +1,7 @@
 """A piano performance as arrays of notes and pedals, and what is known of it.
 
-Contract: one `Performance` whatever it comes from (a MIDI file, a transcription, arrays).  Notes are
-ordered by onset, then pitch; of two that overlap on one pitch the earlier ends where the later
+Contract: one `Performance` whatever it comes from (a MIDI file, a transcription, arrays).  Notes
+are ordered by onset, then pitch; of two that overlap on one pitch the earlier ends where the later
 begins, as on a piano.  What was left out or changed to get there is said in `remarks`; what cannot
 be known of it (velocities that are all the same, pedals that a file has no word of) is not in
 `known`, so that nothing is measured that was not played.
@@ -77,7 +77,7 @@ class PedalCurve:
         return (place >= 0) & (self.value[np.maximum(place, 0)] >= PEDAL_DOWN)
 
     def presses(self, end_s: float) -> Floats:
-        """When it is pressed and lifted, [presses, 2] in seconds; one that stays ends at ``end_s``."""
+        """When it is pressed and lifted, [presses, 2] in seconds; the last at ``end_s`` if never."""
         down = np.concatenate(([False], self.value >= PEDAL_DOWN, [False])).astype(np.int64)
         change = np.diff(down)
         times = np.append(self.time_s, max(end_s, self.time_s[-1] if len(self.time_s) else 0.0))

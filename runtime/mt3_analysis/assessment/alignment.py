@@ -81,11 +81,11 @@ def align_best(performance: Performance, scores: Sequence[Score]) -> Alignment:
         OptionError: Fewer than `LEAST_MATCHED` of the notes match: it is another piece.
     """
     found = [align(performance, score) for score in scores]
-    best = max(found, key=lambda a: (len(a.matched) - len(a.missing) - len(a.extra)))
+    best = max(found, key=lambda a: len(a.matched) - len(a.missing) - len(a.extra))
     if best.share < LEAST_MATCHED:
         raise OptionError(
-            f"{best.share:.0%} of the notes of {performance.name} match {best.score.name}; expected "
-            f"{LEAST_MATCHED:.0%} or more. Is it the score of another piece?"
+            f"{best.share:.0%} of the notes of {performance.name} match {best.score.name}; "
+            f"expected {LEAST_MATCHED:.0%} or more. Is it the score of another piece?"
         )
     return best
 
@@ -103,7 +103,7 @@ def align(performance: Performance, score: Score) -> Alignment:
     time = performance.onset_s[starts]
     written = _roll(chord, score.pitch)
     played = _roll(group, performance.pitch)
-    even = np.arange(len(written)) * (len(played) / len(written))
+    even = np.linspace(0.0, len(played), len(written))
     first = _chord_path(written, played, even)
     expected = _expected_times(position, first, time)
     near = np.searchsorted(time, expected).astype(np.float64)
@@ -160,7 +160,10 @@ def _chord_path(
         if timing is not None:
             off = np.abs(timing[1][part] - timing[0][row]) / timing[2][row]
             begun += _TIME_COST * np.minimum(off, 1.0)
-        diagonal, over = above[low : low + width] + begun, above[low + 1 : low + width + 1] + sizes[row]
+        diagonal, over = (
+            above[low : low + width] + begun,
+            above[low + 1 : low + width + 1] + sizes[row],
+        )
         skipped += sizes[row] * _END_COST
         start = skipped if low == 0 else above[low] + sizes[row]
         along = np.concatenate(([0.0], np.cumsum(extra + _SPREAD_COST * shared)))
@@ -193,13 +196,14 @@ def _interpolated(position: Floats, path: Integers, time: Floats) -> Floats:
     """Time of each written chord, [s]; of those that were not played, between their neighbours."""
     there = path >= 0
     if not there.any():
-        return np.interp(position, (position[0], position[-1] + 1e-9), (time[0], time[-1]))
+        ends = np.array([position[0], position[-1] + 1e-9])
+        return _extended(position, ends, np.array([time[0], time[-1]]))
     return _extended(position, position[there], time[path[there]])
 
 
 def _extended(position: Floats, known: Floats, at: Floats) -> Floats:
     """Linear between known points, and on either side with the tempo of the whole."""
-    result = np.interp(position, known, at)
+    result: Floats = np.interp(position, known, at)
     pace = (at[-1] - at[0]) / (known[-1] - known[0]) if known[-1] > known[0] else 0.5
     early, late = position < known[0], position > known[-1]
     result[early] = at[0] - pace * (known[0] - position[early])
@@ -228,7 +232,8 @@ def _expected_times(position: Floats, path: Integers, time: Floats) -> Floats:
 def _gaps(at: Floats) -> Floats:
     """How far a chord is from the next ones, [s], at least 0.1."""
     gaps = np.diff(at) if len(at) > 1 else np.array([0.5])
-    return np.maximum(np.maximum(np.append(gaps, gaps[-1]), np.append(gaps[0], gaps)), 0.1)
+    wider: Floats = np.maximum(np.append(gaps, gaps[-1]), np.append(gaps[0], gaps))
+    return np.maximum(wider, 0.1)
 
 
 def _match(score: Score, performance: Performance, at: Floats, chord: Integers) -> Integers:
@@ -238,8 +243,12 @@ def _match(score: Score, performance: Performance, at: Floats, chord: Integers) 
     left, right = np.arange(len(score)), np.arange(len(performance))
     pairs: list[Integers] = []
     for _ in range(4):
-        a = _nearest(score.pitch[left], due[left], performance.pitch[right], performance.onset_s[right])
-        b = _nearest(performance.pitch[right], performance.onset_s[right], score.pitch[left], due[left])
+        a = _nearest(
+            score.pitch[left], due[left], performance.pitch[right], performance.onset_s[right]
+        )
+        b = _nearest(
+            performance.pitch[right], performance.onset_s[right], score.pitch[left], due[left]
+        )
         ok = a >= 0
         ok[ok] = b[a[ok]] == np.flatnonzero(ok)
         one, two = left[ok], right[a[ok]]
@@ -282,9 +291,7 @@ def _refined(position: Floats, at: Floats, chord: Integers, onset: Floats) -> Fl
     return _extended(position, position[chords], np.maximum.accumulate(middle / 2))
 
 
-def _outcome(
-    performance: Performance, score: Score, due: Floats, matched: Integers
-) -> Alignment:
+def _outcome(performance: Performance, score: Score, due: Floats, matched: Integers) -> Alignment:
     missing = np.setdiff1d(np.arange(len(score)), matched[:, 0])
     extra = np.setdiff1d(np.arange(len(performance)), matched[:, 1])
     wrong = _substitutions(performance, score, due, missing, extra)
@@ -319,7 +326,10 @@ def _substitutions(
         return np.zeros((0, 2), np.int64)
     order = extra[np.argsort(performance.onset_s[extra], kind="stable")]
     times = performance.onset_s[order]
-    lows, highs = np.searchsorted(times, due[missing] - 0.15), np.searchsorted(times, due[missing] + 0.15)
+    lows, highs = (
+        np.searchsorted(times, due[missing] - 0.15),
+        np.searchsorted(times, due[missing] + 0.15),
+    )
     found: list[tuple[float, int, int]] = []
     for note, low, high in zip(missing.tolist(), lows.tolist(), highs.tolist(), strict=True):
         for other in order[low : min(high, low + 64)].tolist():
@@ -336,9 +346,7 @@ def _substitutions(
     return np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
 
-def _ornaments(
-    performance: Performance, score: Score, due: Floats, extra: Integers
-) -> Integers:
+def _ornaments(performance: Performance, score: Score, due: Floats, extra: Integers) -> Integers:
     """Extra notes that lie within a note with a trill, mordent or turn, at most a tone away."""
     marked = np.flatnonzero(score.ornament)
     if not len(marked) or not len(extra):
@@ -346,4 +354,4 @@ def _ornaments(
     ends = np.interp(score.onset_q[marked] + score.length_q[marked], score.onset_q, due)
     time, pitch = performance.onset_s[extra][:, None], performance.pitch[extra][:, None]
     within = (time >= due[marked] - 0.2) & (time <= ends + 0.05)
-    return extra[(within & (np.abs(pitch - score.pitch[marked]) <= 2)).any(1)]
+    return np.asarray(extra[(within & (np.abs(pitch - score.pitch[marked]) <= 2)).any(1)])

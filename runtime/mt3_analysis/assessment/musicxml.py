@@ -2,8 +2,8 @@
 
 Contract: bounded, and nothing is ever fetched or expanded: declarations of entities are refused, an
 archive is read up to `MAX_BYTES`.  What comes out are notes in quarters from the beginning, ties
-joined, each measure once (`measures` and `repeated_order` say how repeats are played).  The libraries
-that read whole scores bring SciPy, lxml and a schema with them, a hundred times what is needed here.
+joined, each measure once (`XmlScore.repeated_order` says how repeats are played).  The libraries
+that read whole scores bring SciPy, lxml and a schema with them, far more than is needed here.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _parse(data: bytes) -> Element:
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler = builder.data
     parser.EntityDeclHandler = declares
-    parser.Parse(data, True)
+    parser.Parse(data, True)  # noqa: FBT003
     return builder.close()
 
 

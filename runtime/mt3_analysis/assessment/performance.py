@@ -77,7 +77,7 @@ class PedalCurve:
         return (place >= 0) & (self.value[np.maximum(place, 0)] >= PEDAL_DOWN)
 
     def presses(self, end_s: float) -> Floats:
-        """When it is pressed and lifted, [presses, 2] in seconds; the last at ``end_s`` if never."""
+        """When it is pressed and lifted, [presses, 2] seconds; the last at ``end_s`` if never."""
         down = np.concatenate(([False], self.value >= PEDAL_DOWN, [False])).astype(np.int64)
         change = np.diff(down)
         times = np.append(self.time_s, max(end_s, self.time_s[-1] if len(self.time_s) else 0.0))

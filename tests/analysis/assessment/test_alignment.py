@@ -60,7 +60,9 @@ def test_a_stop_and_a_much_slower_second_half_do_not_lose_it():
 
 def test_a_rolled_chord_is_one_chord():
     score = make_score(np.repeat(np.arange(40.0), 4), np.ones(160), np.tile([48, 52, 55, 60], 40))
-    rolled = np.repeat(np.arange(40.0), 4) + np.tile([0, 0.06, 0.12, 0.18], 40) * (np.arange(160) > 80)
+    rolled = np.repeat(np.arange(40.0), 4) + np.tile([0, 0.06, 0.12, 0.18], 40) * (
+        np.arange(160) > 80
+    )
     found = align(Performance.from_arrays(rolled, rolled + 0.5, pitch=score.pitch), score)
     assert len(found.matched) == 160
 
@@ -98,7 +100,9 @@ def test_a_part_of_a_piece_is_judged_by_that_part():
 
 
 def test_notes_of_a_trill_are_no_mistakes():
-    score = make_score(np.arange(40.0), np.ones(40), 60 + np.arange(40) % 5, ornament=np.arange(40) == 20)
+    score = make_score(
+        np.arange(40.0), np.ones(40), 60 + np.arange(40) % 5, ornament=np.arange(40) == 20
+    )
     on = np.concatenate((np.arange(40.0), 20.0 + np.arange(1, 8) * 0.1))
     pitch = np.concatenate((score.pitch, np.tile([62, 60], 4)[:7]))
     found = align(Performance.from_arrays(on, on + 0.09, pitch=pitch), score)

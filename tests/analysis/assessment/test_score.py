@@ -20,7 +20,9 @@ def document(*measures, head="", divisions=4):
     attributes = f"<attributes><divisions>{divisions}</divisions></attributes>"
     bodies = [f"{attributes if i == 0 else ''}{body}" for i, body in enumerate(measures)]
     text = "".join(f'<measure number="{i}">{body}</measure>' for i, body in enumerate(bodies))
-    return f'<?xml version="1.0"?>{head}<score-partwise><part id="P1">{text}</part></score-partwise>'
+    return (
+        f'<?xml version="1.0"?>{head}<score-partwise><part id="P1">{text}</part></score-partwise>'
+    )
 
 
 def read(tmp_path, text, name="a.musicxml"):
@@ -30,7 +32,9 @@ def read(tmp_path, text, name="a.musicxml"):
 
 
 def columns(score):
-    return list(zip(score.onset_q.tolist(), score.length_q.tolist(), score.pitch.tolist(), strict=True))
+    return list(
+        zip(score.onset_q.tolist(), score.length_q.tolist(), score.pitch.tolist(), strict=True)
+    )
 
 
 def test_chords_voices_and_accidentals(tmp_path):
@@ -53,7 +57,9 @@ def test_grace_notes_rests_forward_and_transposition(tmp_path):
     rest = "<note><rest/><duration>4</duration></note>"
     moved = "<attributes><transpose><chromatic>-2</chromatic></transpose></attributes>"
     ahead = "<forward><duration>2</duration></forward>"
-    (score,) = read(tmp_path, document(rest + grace + xml_note("C") + ahead + moved + xml_note("C")))
+    (score,) = read(
+        tmp_path, document(rest + grace + xml_note("C") + ahead + moved + xml_note("C"))
+    )
     assert columns(score) == [(1.0, 1.0, 60), (1.0, 0.0, 62), (2.5, 1.0, 58)]
 
 
@@ -77,7 +83,14 @@ def ending(numbers, kind="start"):
         (["C", "D" + BACKWARD, "E"], "CDCDE"),
         (["C", FORWARD + "D", "E" + BACKWARD, "F"], "CDEDEF"),
         (["C", ending("1") + "D" + BACKWARD, ending("2") + "E", "F"], "CDCEF"),
-        (["C", ending("1,2") + "D" + BACKWARD.replace("/><", ' times="3"/><'), ending("3") + "E"], "CDCDCE"),
+        (
+            [
+                "C",
+                ending("1,2") + "D" + BACKWARD.replace("/><", ' times="3"/><'),
+                ending("3") + "E",
+            ],
+            "CDCDCE",
+        ),
         (["C" + BACKWARD, "D" + BACKWARD, "E"], "CCDDE"),
         ([FORWARD + "C", ending("1") + "D", "E" + BACKWARD, ending("2") + "F", "G"], "CDECFG"),
     ],
@@ -125,7 +138,9 @@ def test_bombs_are_refused(tmp_path, monkeypatch):
 
 
 def test_the_usual_doctype_is_read(tmp_path):
-    head = '<!DOCTYPE score-partwise PUBLIC "-//Recordare//DTD" "http://www.musicxml.org/dtds/p.dtd">'
+    head = (
+        '<!DOCTYPE score-partwise PUBLIC "-//Recordare//DTD" "http://www.musicxml.org/dtds/p.dtd">'
+    )
     assert len(read(tmp_path, document(xml_note(), head=head))[0]) == 1
 
 

@@ -149,8 +149,8 @@ def read_percepiano(
     digest = hashlib.sha256(data).hexdigest()
     if verify and digest not in DIGESTS:
         raise OptionError(
-            f"{folder / LABELS} is not the published file (SHA-256 {digest[:12]}...). Fetch it again, "
-            "or say --unverified if that is meant."
+            f"{folder / LABELS} is not the published file (SHA-256 {digest[:12]}...). Fetch it "
+            "again, or say --unverified if that is meant."
         )
     labels = _labels(data, folder)
     files = {path.stem.strip(): path for path in (folder / PERFORMANCES).glob("*.mid")}
@@ -159,7 +159,7 @@ def read_percepiano(
     for index, name in enumerate(sorted(labels)):
         try:
             if name not in files:
-                raise OptionError(f"there is no {name}.mid in {PERFORMANCES}")
+                raise OptionError(f"there is no {name}.mid in {PERFORMANCES}")  # noqa: TRY301
             rows.append(_measured(files[name], _score_of(parse_name(name), scores)))
             kept.append(name)
         except OptionError as error:

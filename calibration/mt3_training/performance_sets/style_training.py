@@ -188,7 +188,7 @@ def _written(
         family="measures",
         export_id=digest[:16],
         name=out.name,
-        licence="trained on a user's copy of PercePiano (MIT; origin of its performances not stated)",
+        licence="of a user's copy of PercePiano: MIT; origin of its performances not stated",
         source={"name": "PercePiano", "digest": rated.digest, "recordings": str(len(rated.names))},
         exporter=f"mt3-runtime {__version__}",
         dimensions=dimensions,
@@ -210,7 +210,7 @@ def all_scales(rated: RatedSet, parts: Sequence[int]) -> StyleScores:
 
 
 def report(rated: RatedSet, published: Sequence[int] | None) -> str:
-    """Figures of all 19 scales as JSON: own parts by excerpt, and published ones if there are any."""
+    """Figures of all 19 scales as JSON: own parts by excerpt, and published ones if given."""
     found = {"excerpts": excerpt_folds(rated.parsed)}
     if published is not None:
         found["published"] = list(published)
@@ -223,7 +223,7 @@ def _columns(rated: RatedSet, names: Sequence[str]) -> Floats:
     return rated.values[:, [order.index(name) for name in names]]
 
 
-def _pairs(labels: Floats, predicted: Floats, excerpts: np.ndarray) -> float:  # type: ignore[type-arg]
+def _pairs(labels: Floats, predicted: Floats, excerpts: np.ndarray) -> float:
     right = total = 0
     for excerpt in np.unique(excerpts):
         rows = np.flatnonzero(excerpts == excerpt)

@@ -2,9 +2,9 @@
 
 Contract: a bundle of kind ``assessor``, family ``measures``: ``bundle.json`` says which measures go
 in and which dimensions come out, ``weights.bin`` holds the numbers (float32, little-endian),
-checked by size and SHA-256.  Measures become normal scores by the quantiles of the training set, a network
-of one hidden layer makes indices of them, several of them are averaged; it is all NumPy.  Bundles
-are made by `mt3 calibrate assess style`; none comes with the package.
+checked by size and SHA-256.  Measures become normal scores by the quantiles of the training set, a
+network of one hidden layer makes indices of them, several of them are averaged; it is all NumPy.
+Bundles are made by `mt3 calibrate assess style`; none comes with the package.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Every measure says what its definition says, on takes small enough to reckon by hand."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,6 @@ from mt3_analysis.assessment.alignment import align
 from mt3_analysis.assessment.measures.all_measures import GROUPS, MEASURES, measure_take
 from mt3_analysis.assessment.measures.measured_take import Take
 from mt3_analysis.assessment.performance import Performance
-from mt3_analysis.assessment.score import make_score
 from mt3_training.performance_sets.degradation import KINDS, degraded
 from mt3_training.performance_sets.made_performances import make_piece, play
 from tests.analysis.assessment.pieces import piece, played
@@ -197,7 +198,7 @@ def test_a_measure_answers_to_its_own_degradation_in_order(kind):
         for level in (0.0, 0.4, 1.0):
             found = value(OWN[kind], degraded(take, kind, level, seed=seed), score)
             values.append(-found.value if kind in FALLING else found.value)
-        right += sum(b > a for a, b in zip(values, values[1:], strict=False))
+        right += sum(b > a for a, b in pairwise(values))
         total += 2
     assert right == total
 

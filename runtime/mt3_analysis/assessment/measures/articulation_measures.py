@@ -84,6 +84,30 @@ def melody_overlap_spread(take: Take) -> Observed:
     return summary(_melody_overlap(take), quartiles)
 
 
+@ARTICULATION.measure("s")
+def melody_length(take: Take) -> Observed:
+    """Median time the highest note of a chord is held."""
+    return summary(take.length_s[take.top], np.median)
+
+
+@ARTICULATION.measure("s")
+def accompaniment_length(take: Take) -> Observed:
+    """Median time the other notes of chords are held."""
+    return summary(np.delete(take.length_s, take.top), np.median)
+
+
+@ARTICULATION.measure("octaves")
+def melody_key_overlap(take: Take) -> Observed:
+    """Median of log2(time held / time to the next chord) of the highest notes."""
+    return summary(_ratio(take)[take.top], np.median)
+
+
+@ARTICULATION.measure("octaves")
+def accompaniment_key_overlap(take: Take) -> Observed:
+    """Median of log2(time held / time to the next chord) of the other notes."""
+    return summary(np.delete(_ratio(take), take.top), np.median)
+
+
 @ARTICULATION.measure("octaves", "score")
 def held_as_written(take: Take) -> Observed:
     """Median of log2(time a key is held / written length at the tempo around it)."""
@@ -113,4 +137,4 @@ def _as_written(take: Take) -> Floats:
     due = end - np.interp(score.onset_q[written], position, onset)
     there = (score.length_q[written] > 0) & (due > 0.02)
     held: Floats = np.maximum(take.length_s[played][there], 1e-3)
-    return np.log2(held / due[there])
+    return np.asarray(np.log2(held / due[there]))

@@ -109,6 +109,33 @@ def loudness_with_density(take: Take) -> Observed:
     return Observed(float(value), len(chords))
 
 
+@DYNAMICS.measure("velocity", "velocity")
+def melody_loudness(take: Take) -> Observed:
+    """Mean velocity of the highest notes of chords."""
+    return summary(_velocity(take)[take.top], np.mean)
+
+
+@DYNAMICS.measure("velocity", "velocity")
+def accompaniment_loudness(take: Take) -> Observed:
+    """Mean velocity of the other notes of chords."""
+    return summary(np.delete(_velocity(take), take.top), np.mean)
+
+
+@DYNAMICS.measure("velocity", "velocity")
+def contour_range(take: Take) -> Observed:
+    """Distance of the softest and the loudest mean velocity over 9 chords."""
+    chords = means(take.chord, _velocity(take))
+    return summary(running_mean(chords, 4), np.ptp)
+
+
+@DYNAMICS.measure("1", "velocity")
+def loudness_trend(take: Take) -> Observed:
+    """Correlation of velocity with time: whether it grows louder."""
+    loud, onset = _velocity(take), take.performance.onset_s
+    varies = len(loud) > 2 and np.std(loud) > 0 and np.std(onset) > 0
+    return Observed(float(np.corrcoef(loud, onset)[0, 1]) if varies else np.nan, len(loud))
+
+
 def _against_others(take: Take, chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Observed:
     loud = _velocity(take)
     counts = np.bincount(take.chord, minlength=len(chosen))

@@ -128,6 +128,24 @@ def pedal_restlessness(take: Take) -> Observed:
     return Observed(moved / span if span else np.nan, len(curve.value))
 
 
+@PEDAL.measure("1", "pedal")
+def pedal_at_onsets(take: Take) -> Observed:
+    """Share of notes that begin while the pedal is down."""
+    return summary(_sustain(take).is_down(take.performance.onset_s).astype(np.float64), np.mean)
+
+
+@PEDAL.measure("1", "pedal")
+def full_pedal_share(take: Take) -> Observed:
+    """Share of the time for which the pedal is quite down: values above 110."""
+    return summary((_values(take) > 110).astype(np.float64), np.mean)
+
+
+@PEDAL.measure("1", "pedal")
+def depth_spread(take: Take) -> Observed:
+    """Standard deviation of the depth of the pedal, 0 up to 1 down, over all time."""
+    return summary(_values(take) / 127.0, np.std)
+
+
 @PEDAL.measure("1", "pedal", fewest=1)
 def soft_pedal_share(take: Take) -> Observed:
     """Share of notes that begin while the soft pedal is down; 0 where it never moves."""

@@ -17,7 +17,7 @@ from mt3_analysis.assessment.measures.measured_take import (
 TIMING = Group()
 
 HESITATION = 1.6
-"""A gap is a hesitation if it is so many times what is usual around it ..."""
+"""A gap is a hesitation if it is so many times what is usual on either side ..."""
 
 HESITATION_S = 0.15
 """... and so many seconds longer: below, nobody hears one."""
@@ -65,7 +65,8 @@ def gap_change(take: Take) -> Observed:
 def gap_unevenness(take: Take) -> Observed:
     """How uneven even notes are: median distance of gaps from the mean of their neighbours.
 
-    As a share of their length; counted where three gaps in a row are meant to be equal: within 30 % of their middle one.
+    As a share of their length; counted where three gaps in a row are meant to be equal: within
+    30 % of their middle one.
     """
     gaps = take.gap_s
     if len(gaps) < 3:
@@ -111,6 +112,36 @@ def melody_lead(take: Take) -> Observed:
     counts = np.bincount(take.chord, minlength=len(top))
     others = (take.chord_s * counts - onset[top]) / (counts - 1)
     return summary(1000 * (others - onset[top])[counts > 1], np.mean)
+
+
+@TIMING.measure("1/s")
+def chords_per_second(take: Take) -> Observed:
+    """Chords per second from the first to the last one."""
+    span = float(take.gap_s.sum())
+    return Observed(len(take.chord_s) / span if span else np.nan, len(take.chord_s))
+
+
+@TIMING.measure("octaves")
+def closing_gaps(take: Take) -> Observed:
+    """log2 of the median of the last eight gaps over that of all: whether it ends slower."""
+    gaps = take.gap_s
+    value = np.log2(np.median(gaps[-8:]) / np.median(gaps)) if len(gaps) else np.nan
+    return Observed(float(value), len(gaps))
+
+
+@TIMING.measure("octaves", "score", "timing")
+def tempo_range(take: Take) -> Observed:
+    """Distance, in octaves, of the tempi that one gap in ten falls below and exceeds."""
+    return summary(np.log2(take.pace[0]), lambda kept: np.ptp(np.quantile(kept, (0.1, 0.9))))
+
+
+@TIMING.measure("octaves", "score", "timing")
+def tempo_trend(take: Take) -> Observed:
+    """log2 of the median tempo of the second half over that of the first one."""
+    pace = take.pace[0]
+    half = len(pace) // 2
+    value = np.log2(np.median(pace[:half]) / np.median(pace[half:])) if half else np.nan
+    return Observed(float(value), len(pace))
 
 
 @TIMING.measure("1/min", "score")
@@ -184,7 +215,16 @@ def final_slowing(take: Take) -> Observed:
 
 
 def _lost_s(take: Take) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Seconds that each gap is longer than usual, [g]; 0 where it is no hesitation."""
-    pace, usual, quarters = take.pace
+    """Seconds that each gap is longer than usual, [g]; 0 where it is no hesitation.
+
+    Usual is the larger of the medians of the four gaps before and behind: who slows down does not
+    hesitate, nor does who ends.
+    """
+    pace, _, quarters = take.pace
+    if not len(pace):
+        return pace
+    padded = np.concatenate((np.full(4, pace[0]), pace, np.full(4, np.inf)))
+    fours = np.median(np.lib.stride_tricks.sliding_window_view(padded, 4), axis=1)
+    usual = np.maximum(fours[: len(pace)], fours[5 : 5 + len(pace)])
     excess = (pace - usual) * quarters
     return np.where((pace > HESITATION * usual) & (excess > HESITATION_S), excess, 0.0)

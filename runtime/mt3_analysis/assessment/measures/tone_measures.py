@@ -101,6 +101,18 @@ def hardest_tenth(take: Take) -> Observed:
     return Observed(float(value), len(chords))
 
 
+@TONE.measure("1")
+def low_share(take: Take) -> Observed:
+    """Share of notes below C3 (MIDI pitch 48)."""
+    return summary((take.performance.pitch < 48).astype(np.float64), np.mean)
+
+
+@TONE.measure("1")
+def treble_share(take: Take) -> Observed:
+    """Share of notes from C5 (MIDI pitch 72) upwards."""
+    return summary((take.performance.pitch >= 72).astype(np.float64), np.mean)
+
+
 def _part(take: Take, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Observed:
     loud: Floats = take.performance.velocity.astype(np.float64)
     return Observed(

@@ -181,6 +181,7 @@ def test_mentioned_commands_and_options_exist(page):
         "transcribe",
         "tag",
         "genre",
+        "assess",
         "serve",
         "models",
         "export",

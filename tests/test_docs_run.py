@@ -36,6 +36,8 @@ from mt3_runtime.models import catalogue
 from mt3_runtime.models.catalogue import ModelFile
 from mt3_runtime.notes.note import Note
 from mt3_synthesis.soundfonts import Role
+from mt3_training.performance_sets.made_performances import make_piece, play
+from mt3_training.performance_sets.performance_files import midi_bytes
 from tests.export.writers import write_kunato, write_t5x
 from tests.pages import CODE, FENCE, ROOT, TEXTS, Command, blocks, commands, prose, shell_blocks
 from tests.quantisation import tiny_material
@@ -76,6 +78,13 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "mt3 export ast/",
         "mt3 export audioset.pth --labels class_labels_indices.csv",
         "mt3 export distilhubert-gtzan/",
+    ),
+    "needs performances with ratings, more of them, or a recording of a piano;"
+    " tests/training/test_style_training.py and tests/analysis/assessment run the like": (
+        "mt3 calibrate assess style PercePiano/ -o style --report style.json",
+        "mt3 assess take.mid --score piece.mid --style style",
+        "mt3 calibrate assess reference takes/ --scores scores/ -o reference.json",
+        "mt3 assess take.mid --score piece.mid --reference reference.json",
     ),
     "is the suite, or a part of it, or what follows from it": (
         "scripts/test",
@@ -255,6 +264,10 @@ def prepared(tmp_path_factory, tiny_bundle, tiny_weights, audio) -> Path:
         (folder / f"{name}.notes.csv").parent.mkdir(exist_ok=True)
         (folder / f"{name}.notes.csv").write_text(notes)
         (folder / f"{name}.drums.csv").write_text("onset,class\n0.5,KD\n2.0,SD\n")
+    score = make_piece(1, quarters=32)
+    (folder / "piece.mid").write_bytes(midi_bytes(play(score, 0)))
+    for seed, name in enumerate(("take.mid", "other.mid"), 1):
+        (folder / name).write_bytes(midi_bytes(play(score, seed)))
     (folder / "list.txt").write_text("songs/song.wav\nsongs/other.wav\n")
     assert main(["transcribe", str(folder / "song.wav"), "-m", str(tiny_bundle)]) == 0
     (folder / "transcribed").mkdir()

@@ -1,8 +1,11 @@
-"""Hears what is played: instruments and genres, from compiled graphs and from transcriptions."""
+"""Hears what is played: instruments, genres, how well; from graphs and from transcriptions."""
 
 from mt3_runtime.imports.lazy import forward
 
 _HOMES = {
+    "assessment.assessment_results": ("Assessment", "Comparison"),
+    "assessment.performance": ("Performance",),
+    "assessment.performance_assessment": ("assess", "compare"),
     "genres.genre_detection": ("detect_genre_hybrid", "genre"),
     "genres.genre_results": ("Genre",),
     "networks.classifier_session": ("Classifier", "open_classifier"),

@@ -132,6 +132,7 @@ _LISTINGS = (
     _own("transcribe", "turn audio files into MIDI, JSON or CSV notes"),
     Listing("tag", "name the instruments that are heard, over time", "cpu"),
     Listing("genre", "name the genre, and what speaks for it", "cpu"),
+    Listing("assess", "judge performances on the piano, against a score or each other", "cpu"),
     Listing("serve", "serve transcription over HTTP and WebSocket", "serve"),
     _own("models", "list the known models, fetch checkpoints"),
     Listing("export", "make an ONNX bundle from a checkpoint", "export"),

@@ -95,7 +95,7 @@ def test_audio_that_cannot_be_read_is_the_client_s_fault(found):
     assert answer.json()["message"].startswith("The upload")
 
 
-@pytest.mark.parametrize("name", ["genre", "assessment"])
+@pytest.mark.parametrize("name", ["genre", "assess"])
 def test_a_route_that_is_not_installed_says_what_to_install(found, upload, name):
     with found.client() as client:
         answer = client.post(f"/v1/{name}", content=upload)

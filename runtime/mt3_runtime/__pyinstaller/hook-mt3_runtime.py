@@ -19,7 +19,7 @@ hiddenimports = [
     *collect_submodules("mt3_analysis"),  # commands of it are found by their entry points
     *(name for name in OPTIONAL if find_spec(name.partition(".")[0])),
 ]
-datas = collect_data_files("mt3_runtime")
+datas = [*collect_data_files("mt3_runtime"), *collect_data_files("mt3_analysis")]
 # What is installed, and in which version: `mt3 doctor` and the list of commands ask for it.
 for name in ("mt3-runtime", "numpy", "mido", "soundfile", "soxr", "rich", *ORT_WHEELS):
     try:

@@ -25,12 +25,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
 from operator import attrgetter
+from typing import NamedTuple
 
 import mido
 
 from mt3_runtime.arguments.argument_checks import as_number, refused
 from mt3_runtime.errors import MidiWarning, OptionError
 from mt3_runtime.files.channels import DRUM_CHANNEL, Track, assign_channels
+from mt3_runtime.files.midi_reader import PEDALS
 from mt3_runtime.notes.instruments import instrument_name
 from mt3_runtime.notes.note import Note, check_notes
 
@@ -51,6 +53,23 @@ MAX_ERROR = 0.0005
 
 DEFAULT_TEMPO_US = 500_000
 """Microseconds per quarter where a file does not say (120 bpm, by the MIDI standard)."""
+
+
+class PedalChange(NamedTuple):
+    """A movement of a pedal.
+
+    Attributes:
+        time: [s].
+        channel: 0..15.
+        control: 64 sustain, 66 sostenuto, 67 soft.
+        value: 0 (up) to 127.
+    """
+
+    time: float
+    channel: int
+    control: int
+    value: int
+
 
 _Key = tuple[int, int, int, int]  # track, port, channel, pitch
 _ORDER = attrgetter("onset", "offset", "pitch", "velocity", "program", "is_drum")
@@ -223,6 +242,28 @@ def from_midi(midi: mido.MidiFile) -> list[Note]:
         while unfinished:
             close(key, tracks[key[0]][-1][0])
     return sorted(notes)
+
+
+def pedals_from_midi(midi: mido.MidiFile) -> list[PedalChange]:
+    """Read the pedal movements of a MIDI file: control changes 64, 66 and 67, by time.
+
+    Args:
+        midi: As `mt3_runtime.files.midi_reader.read_midi` gives it, of type 0 or 1.
+
+    Raises:
+        OptionError: Type 2 (independent patterns without a common time), or no time division.
+    """
+    _check_kind(midi)
+    tracks = [_with_ticks(track) for track in midi.tracks]
+    seconds = _clock(midi.ticks_per_beat, tracks)
+    found = [
+        (tick, PedalChange(seconds(tick), message.channel, message.control, message.value))
+        for track in tracks
+        for tick, _, message in track
+        if message.type == "control_change" and message.control in PEDALS
+    ]
+    found.sort(key=lambda item: item[0])  # stable: of one tick the last one holds
+    return [change for _, change in found]
 
 
 def _check_kind(midi: object) -> None:

@@ -5,10 +5,10 @@ it but can be understood is read: chunks of other kinds, a RIFF wrapper (RMID), 
 tracks and wrong lengths of chunks, tracks without an end, bytes behind them, meta messages of any
 length.  Where notes may be missing a warning says so; everything else is one error.
 
-Of the messages only those that say something about notes come back: notes, program changes, ports,
-tempi, and the end of a track.  mido's own reader is not used, as it refuses most of the above,
-reads no more tracks than the header counts, and takes no time for meta messages that it does not
-know, so that all notes behind one come too early.
+Of the messages only those that say something about notes come back: notes, program changes, pedals,
+ports, tempi, and the end of a track.  mido's own reader is not used, as it refuses most of the
+above, reads no more tracks than the header counts, and takes no time for meta messages that it does
+not know, so that all notes behind one come too early.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ _DATA_BYTES = {
     **dict.fromkeys((0xF8, 0xFA, 0xFB, 0xFC, 0xFE), 0),
 }
 """Data bytes behind a status byte; from 0xF1 on such as have no place in a file, but occur."""
+
+SUSTAIN, SOSTENUTO, SOFT = 64, 66, 67
+PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
+"""Controllers of the pedals of a piano; other control changes are passed over."""
 
 _SYSEX, _META = (0xF0, 0xF7), 0xFF
 _PORT, _END, _TEMPO = 0x21, 0x2F, 0x51
@@ -239,6 +243,9 @@ class _TrackReader:
         if kind in (8, 9):
             name = "note_on" if kind == 9 else "note_off"
             self._add(mido.Message, name, channel=channel, note=data[0], velocity=data[1])
+        elif kind == 11 and data[0] in PEDALS:
+            values = {"control": data[0], "value": data[1]}
+            self._add(mido.Message, "control_change", channel=channel, **values)
         elif kind == 12:
             self._add(mido.Message, "program_change", channel=channel, program=data[0])
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mt3_runtime.transcription import Handle, Transcription
     from mt3_server.service import Service
 
-KNOWN = ("assessment", "genre", "tags")
+KNOWN = ("assess", "genre", "tags")
 """Routes of this project's own packages."""
 
 _MOST_RATE = 192_000

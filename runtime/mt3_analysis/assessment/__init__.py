@@ -1,0 +1,1 @@
+"""Assesses performances on the piano: measures, against a score, and in comparison."""

@@ -1,0 +1,1 @@
+"""Measures of a performance: one function each, with unit, count and definition."""

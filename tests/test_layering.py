@@ -30,7 +30,7 @@ PACKAGES: dict[str, tuple[str, set[str]]] = {
     "mt3_evaluation": ("calibration", {"mt3_runtime", "mt3_analysis", "mt3_synthesis"}),
     "mt3_training": (
         "calibration",
-        {"mt3_runtime", "mt3_export", "mt3_synthesis", "mt3_evaluation"},
+        {"mt3_runtime", "mt3_analysis", "mt3_export", "mt3_synthesis", "mt3_evaluation"},
     ),
     "mt3_quantisation": (
         "calibration",

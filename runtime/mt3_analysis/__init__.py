@@ -3,6 +3,7 @@
 from mt3_runtime.imports.lazy import forward
 
 _HOMES = {
+    "assessment_networks.network_session": ("AssessorNetworks", "open_assessor_networks"),
     "genres.genre_detection": ("detect_genre_hybrid", "genre"),
     "genres.genre_results": ("Genre",),
     "networks.classifier_session": ("Classifier", "open_classifier"),

@@ -39,7 +39,8 @@ class ExportCommand:
             metavar="CHECKPOINT",
             help="a T5X folder, a .pth, .pt or .ckpt file or its folder, or a name that "
             "`mt3 models pull` fetched; or a bundle or its name, to add profiles; or a tagger or "
-            "genre classifier (AST, HuBERT, Wav2Vec2, YAMNet's .tflite)",
+            "genre classifier (AST, HuBERT, Wav2Vec2, YAMNet's .tflite); or networks that assess "
+            "performances (docs/assessment-networks.md)",
         )
         parser.add_argument(
             "--variant", metavar="NAME", help="refuse anything else; found out if not given"
@@ -99,8 +100,11 @@ class ExportCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Does the work; the bundle's path goes to stdout."""
-        from mt3_export.classifiers.classifier_writer import find_classifier  # noqa: PLC0415  onnx takes 0.3 s to import
+        from mt3_export.assessors.assessor_writer import find_assessors  # noqa: PLC0415  onnx takes 0.3 s to import
+        from mt3_export.classifiers.classifier_writer import find_classifier  # noqa: PLC0415
 
+        if args.checkpoint and find_assessors(Path(args.checkpoint)):
+            return _export_assessors(Path(args.checkpoint), args)
         if args.checkpoint and find_classifier(Path(args.checkpoint)):
             return _export_classifier(Path(args.checkpoint), args)
         known = _known_classifier(args.checkpoint)
@@ -215,6 +219,37 @@ def _export_classifier(
         labels=None if args.labels is None else Path(args.labels),
     )
     talk(f"{name}: {manifest.kind}, {manifest.network}, {len(manifest.labels)} classes")
+    talk(f"licence: {manifest.licence}")
+    for graph in manifest.graphs:
+        talk(f"{graph.file}: {graph.size / 2**20:.1f} MiB")
+    print(out)
+    return 0
+
+
+def _export_assessors(checkpoint: Path, args: argparse.Namespace) -> int:
+    """Writes the bundle of networks that assess performances."""
+    from mt3_export.assessors.assessor_writer import export_assessors  # noqa: PLC0415  onnx takes 0.3 s to import
+    from mt3_export.bundle_writer import check_target  # noqa: PLC0415
+
+    changed = (args.variant, args.stem, args.labels, args.single_file) != (None,) * 4
+    if changed or args.via != "direct" or args.features != "trained":
+        raise OptionError(
+            f"{checkpoint} assesses performances: --variant, --stem, --labels, --single-file, "
+            "--via and --features are for other models."
+        )
+    if not args.output:
+        raise OptionError("Networks that assess need -o, the name of a folder or of a .mt3 file.")
+    out = Path(args.output)
+    check_target(out)
+    manifest = export_assessors(
+        checkpoint,
+        out,
+        name=out.name.removesuffix(BUNDLE_SUFFIX),
+        profiles=["cpu"] if args.profiles is None else _profiles(args.profiles),
+        storage=args.weights or "fp16",
+    )
+    for network in manifest.networks:
+        talk(f"{network.name}: {network.fusion}, {len(network.dimensions)} dimensions")
     talk(f"licence: {manifest.licence}")
     for graph in manifest.graphs:
         talk(f"{graph.file}: {graph.size / 2**20:.1f} MiB")

@@ -6,6 +6,7 @@ _HOMES = {
     "assessment.assessment_results": ("Assessment", "Comparison"),
     "assessment.performance": ("Performance",),
     "assessment.performance_assessment": ("assess", "compare"),
+    "assessment_networks.network_session": ("AssessorNetworks", "open_assessor_networks"),
     "genres.genre_detection": ("detect_genre_hybrid", "genre"),
     "genres.genre_results": ("Genre",),
     "networks.classifier_session": ("Classifier", "open_classifier"),

@@ -96,14 +96,15 @@ class TransformerBlocks:
             )
         size = width // self.heads
         scale = graph.constant(1.0 / math.sqrt(size), np.float32)
-        q, v = (self._heads(x, size, (0, 2, 1, 3)) for x in (query, value))
-        k = self._heads(key, size, (0, 2, 3, 1))
+        q, v = (self.split_heads(x, size, (0, 2, 1, 3)) for x in (query, value))
+        k = self.split_heads(key, size, (0, 2, 3, 1))
         scores = graph.op("MatMul", graph.op("Mul", q, scale), k)
         mixed = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), v)
         back = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])
         return graph.op("Reshape", back, graph.constant([0, 0, width], np.int64))
 
-    def _heads(self, x: str, size: int, order: tuple[int, ...]) -> str:
+    def split_heads(self, x: str, size: int, order: tuple[int, ...]) -> str:
+        """Cuts [rows, L, heads * size] into heads and turns its four axes into an order."""
         shape = self.graph.constant([0, 0, self.heads, size], np.int64)
         return self.graph.op("Transpose", self.graph.op("Reshape", x, shape), perm=list(order))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
+from mt3_runtime.bundles.assessor_networks import AssessorNetworksBundle
 from mt3_runtime.bundles.bundle import Bundle, quoted
 from mt3_runtime.bundles.manifest import FORMAT, FORMAT_VERSION, PLAIN_NAME, parse_bundle
 from mt3_runtime.bundles.precision import Precision
@@ -288,7 +289,7 @@ class ClassifierBundle(GraphFiles):
         )
 
 
-def open_bundle(path: str | Path) -> Bundle | ClassifierBundle:
+def open_bundle(path: str | Path) -> Bundle | ClassifierBundle | AssessorNetworksBundle:
     """Opens a bundle of any kind.
 
     Raises:
@@ -296,5 +297,7 @@ def open_bundle(path: str | Path) -> Bundle | ClassifierBundle:
         BundleError: It is no bundle, or its manifest is damaged.
     """
     data = GraphFiles(path).read_manifest()
-    classifies = "kind" in parse_bundle(data, str(Path(path) / MANIFEST))
-    return ClassifierBundle(path) if classifies else Bundle(path)
+    kind = parse_bundle(data, str(Path(path) / MANIFEST)).get("kind")
+    if kind is None:
+        return Bundle(path)
+    return AssessorNetworksBundle(path) if kind == "assessor" else ClassifierBundle(path)

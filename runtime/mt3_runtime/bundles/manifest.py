@@ -196,7 +196,8 @@ class Manifest:
         if "kind" in body:
             raise BundleError(
                 f"{where} describes a bundle of kind {body['kind']!r:.40}, which writes no notes; "
-                "use it with `mt3 tag` or `mt3 genre`."
+                "use it with `mt3 tag` or `mt3 genre` (one of kind assessor with "
+                "`mt3_analysis.open_assessor_networks`)."
             )
         manifest = read_fields(cls, body, where)
         faults = manifest.contradictions()

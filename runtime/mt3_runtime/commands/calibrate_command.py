@@ -24,6 +24,7 @@ _LISTINGS = {
     name: Listing(f"calibrate {name}", text, "calibration")
     for name, text in (
         ("assess", "make degraded performances, scales, references and style heads"),
+        ("assessor", "train networks that assess performances, and judge them"),
         ("export", "make a bundle of what was trained"),
         (BUNDLE_VERB, "make a bundle of other precision of this one"),
         ("train", "begin a training run, or go on with one"),

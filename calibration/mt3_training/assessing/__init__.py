@@ -1,0 +1,1 @@
+"""Trains the networks that assess performances, and reports what they learned."""

@@ -1,0 +1,1 @@
+"""Networks that assess performances: reads their checkpoints, writes their graphs and bundles."""

@@ -26,9 +26,6 @@ from mt3_runtime.notes.stems import STEMS, Role
 FORMAT = "mt3-runtime.stems"
 VERSION = 1
 
-DRUM_PROGRAM = 128
-"""What data sets write for the program of a drum kit."""
-
 SPLITS = ("train", "validation", "test")
 """What an entry may be used for."""
 
@@ -47,14 +44,14 @@ class IndexEntry:
         stem_id: The stem's name in the song.
         audio: The recording; absolute where it was read from an index.
         labels: Its notes, in a format of `mt3_runtime.files.formats.load_notes`.
-        program: MIDI program, or `DRUM_PROGRAM`.
+        program: MIDI program, or `mt3_runtime.files.slakh_song.DRUM_PROGRAM`.
         stem: Name of one of `mt3_runtime.notes.stems.STEMS`.
         role: That stem's.
         is_drum: Whether labels are percussion keys.
         keys: Of drums, the percussion keys among the labels that belong to this entry; others are
             no labels of it.  Nothing for pitched stems.
         seconds: Length of the audio.
-        onsets: Labels that belong to this entry and begin within the audio.
+        onsets: Labels that belong to this entry, whether or not the audio lasts so long.
         digest: Of all notes of the labels file: pitches, times and kind, not instruments.
         split: One of `SPLITS`; songs that share a digest share it.
         licence: Of the data set, as far as it is known.
@@ -107,7 +104,7 @@ def write_index(
         for entry in entries:
             if entry.id in names:
                 raise OptionError(f"{place}: two stems are called {entry.id!r}; rename one song.")
-            line = f"{',' if names else ''}\n{_text(entry.id)}: {_text(_object(entry, folder))}"
+            line = f"{',' if names else ''}\n{_text(entry.id)}: {_text(to_object(entry, folder))}"
             names.add(entry.id)
             yield line.encode()
         about = {**metadata, "num_tracks": len(names)}
@@ -126,7 +123,7 @@ def read_index(path: str | os.PathLike[str]) -> Iterator[IndexEntry]:
     place = Path(path)
     folder = Path(os.path.abspath(place)).parent  # noqa: PTH100
     for name, value in _values(place, "tracks"):
-        yield _entry(name, value, folder, place)
+        yield from_object(name, value, folder, place)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -162,7 +159,8 @@ def require_files(path: str | os.PathLike[str]) -> int:
     return number
 
 
-def _object(entry: IndexEntry, folder: Path) -> dict[str, Any]:
+def to_object(entry: IndexEntry, folder: Path) -> dict[str, Any]:
+    """The JSON object of an entry in an index that lies in a folder."""
     return {
         "wav_path": _relative(entry.audio, folder),
         "midi_path": _relative(entry.labels, folder),
@@ -191,7 +189,7 @@ def _relative(path: Path, folder: Path) -> str:
         return PurePath(path).as_posix()
 
 
-def _entry(name: str, value: Any, folder: Path, place: Path) -> IndexEntry:
+def from_object(name: str, value: Any, folder: Path, place: Path) -> IndexEntry:
     """An entry from its JSON object.
 
     Raises:

@@ -23,7 +23,11 @@ BUNDLE_VERB = "precision"
 _LISTINGS = {
     name: Listing(f"calibrate {name}", text, "calibration")
     for name, text in (
+        ("build-index", "the same as index"),
         ("export", "make a bundle of what was trained"),
+        ("filter", "leave silent, empty, damaged and misaligned stems out of indices"),
+        ("filter-index", "the same as filter"),
+        ("index", "list the stems of a data set, with what they hold"),
         (BUNDLE_VERB, "make a bundle of other precision of this one"),
         ("train", "begin a training run, or go on with one"),
     )

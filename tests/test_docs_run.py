@@ -142,6 +142,10 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
             " -o docs"
         ),
     ),
+    "a data set of a hundred gigabytes; tests/training reads a song of it, and made-up ones": (
+        "mt3 calibrate index slakh/ --dataset slakh -o indices/",
+        "mt3 calibrate filter indices/",
+    ),
     "minutes, or trained weights, which pass gates; tests/quantisation runs it on little": (
         "mt3 calibrate exact/ --precision fast -o fast/",
         "mt3 transcribe song.wav --model fast/ -o song.mid",

@@ -62,14 +62,15 @@ RUNTIME_ORDER = (
         "model",
         "loading",
         "per_stem",
+        "stem_routing",
         "extensions",
     ),
     ("cli", "batch", "commands", "__main__"),
 )
 
 #: What the runtime may import at all, and what of it only inside a function.
-RUNTIME_MAY = {"numpy", "onnxruntime", "mido", "soundfile", "soxr", "av", "rich"}
-RUNTIME_LAZY = {"onnxruntime", "soundfile", "soxr", "av", "rich"}
+RUNTIME_MAY = {"numpy", "onnxruntime", "mido", "soundfile", "soxr", "av", "rich", "yaml"}
+RUNTIME_LAZY = {"onnxruntime", "soundfile", "soxr", "av", "rich", "yaml"}
 
 #: Frameworks no user of the runtime needs.
 FRAMEWORKS = ("torch", "jax", "flax", "tensorflow", "transformers", "librosa", "scipy", "onnx")

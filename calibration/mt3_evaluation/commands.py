@@ -27,6 +27,7 @@ from mt3_evaluation.labels import SUFFIXES, Labels, find_labels, labelled_names,
 from mt3_evaluation.leakage_study import leakage_scores as leakage_report
 from mt3_evaluation.plots import check_picture, score_chart, to_bytes
 from mt3_evaluation.score_report import document, table
+from mt3_evaluation.scoreboards.stem_scores import stem_document, stem_table
 from mt3_evaluation.scoring import by_pitch, match
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.commands.folder_inputs import find_inputs
@@ -72,6 +73,7 @@ class EvaluateCommand:
             help="judge which families are heard, by the notes and by a tagger")  # fmt: skip
         add("--against", metavar="BUNDLE", action="append", default=[],
             help="with --leakage: another model to show beside; may be repeated")  # fmt: skip
+        add("--by-stem", action="store_true", help="show the F1 of notes on the right stem, too")
         add("--seconds", type=_positive, metavar="N", help="only the first N seconds of each")
         add("--json", metavar="FILE", help="write everything as JSON; - for stdout, then no table")
         add("--plot", metavar="FILE", help="write a chart (.png, .svg or .pdf)")
@@ -96,6 +98,10 @@ class EvaluateCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Finds labels, gets notes, scores, reports."""
+        if args.by_stem and (args.tags or args.leakage or args.confidence):
+            raise OptionError(
+                "--by-stem is about notes; leave --tags, --leakage, --confidence out."
+            )
         if args.tags:
             return tagging_scores.run(args)
         if args.leakage:
@@ -210,11 +216,13 @@ def _report(
     evaluation, title = Evaluation(tuple(results), args.resamples, args.seed), _title(source, args)
     facts = _facts(source, skipped, args)
     if args.json:
-        _write_json(document(evaluation, **facts), args)
+        stems = {"stems": stem_document(evaluation)} if args.by_stem else {}
+        _write_json(document(evaluation, **facts) | stems, args)
     if args.plot:
         _write_plot(score_chart(evaluation, title=title), args)
     if args.json != STDOUT:
-        print(f"{title}\n\n{table(evaluation)}")
+        rows = f"\n\n{stem_table(evaluation)}" if args.by_stem else ""
+        print(f"{title}\n\n{table(evaluation)}{rows}")
 
 
 def _report_confidence(

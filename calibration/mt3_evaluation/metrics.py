@@ -111,17 +111,17 @@ _Metric = Callable[[Labels, Sequence[Note]], Measure | None]
 
 def _onset(labels: Labels, notes: Sequence[Note]) -> Measure | None:
     sides = pitched(labels.notes), pitched(notes)
-    return _f1(*sides, match(*sides, by_pitch)) if sides[0] else None
+    return f1_measure(*sides, match(*sides, by_pitch)) if sides[0] else None
 
 
 def _offset(labels: Labels, notes: Sequence[Note]) -> Measure | None:
     sides = pitched(labels.notes), pitched(notes)
-    return _f1(*sides, match(*sides, by_pitch, offsets=True)) if sides[0] else None
+    return f1_measure(*sides, match(*sides, by_pitch, offsets=True)) if sides[0] else None
 
 
 def _drums(labels: Labels, notes: Sequence[Note]) -> Measure | None:
     sides = drums(labels.notes), drums(notes)
-    return _f1(*sides, match(*sides, by_drum_class)) if sides[0] else None
+    return f1_measure(*sides, match(*sides, by_drum_class)) if sides[0] else None
 
 
 def _instruments(granularity: Granularity) -> _Metric:
@@ -132,7 +132,7 @@ def _instruments(granularity: Granularity) -> _Metric:
         pairs = match_instruments(
             labels.notes, notes, granularity=granularity, drum_keys=labels.drum_keys
         )
-        return _f1(labels.notes, notes, pairs)
+        return f1_measure(labels.notes, notes, pairs)
 
     return metric
 
@@ -176,7 +176,7 @@ METRICS: Mapping[str, _Metric] = {
 }
 
 
-def _f1(labels: Sequence[Note], notes: Sequence[Note], pairs: Pairs) -> Measure:
+def f1_measure(labels: Sequence[Note], notes: Sequence[Note], pairs: Pairs) -> Measure:
     """F1 as the share of labels and notes that are matched, each in its own window."""
     matched = [labels[i].onset for i, _ in pairs] + [notes[j].onset for _, j in pairs]
     whole = [note.onset for note in (*labels, *notes)]

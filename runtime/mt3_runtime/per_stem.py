@@ -39,11 +39,13 @@ class StemFile:
         path: The file.
         stem: What it holds.
         lineup: The instruments that may occur in it.
+        program: What plays, where more than the stem is known.
     """
 
     path: Path
     stem: Stem
     lineup: Lineup
+    program: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,18 @@ class StemModel:
 def stem_files(paths: Sequence[Path]) -> list[StemFile]:
     """Audio files of one song with their stems, told by their names (`stems_of`).
 
-    A file has the instruments of its stem.  Where there is no file of the hi-hats and cymbals, they
-    are in that of the drums; the file *other* has all instruments that no other file has.
-
     Raises:
         OptionError: A name does not say what the file holds.
     """
-    stems = stems_of(paths)
+    return with_lineups(paths, stems_of(paths))
+
+
+def with_lineups(paths: Sequence[Path], stems: Sequence[Stem]) -> list[StemFile]:
+    """Audio files of one song whose stems are known, with their instruments.
+
+    A file has the instruments of its stem.  Where there is no file of the hi-hats and cymbals, they
+    are in that of the drums; the file *other* has all instruments that no other file has.
+    """
     names = {stem.name for stem in stems}
     lineups = {stem.name: stem.lineup for stem in stems}
     if "drums" in names and HIGH not in names:
@@ -151,6 +158,7 @@ def merge(results: Iterable[Transcription]) -> Transcription:
         leakage=_joined([part.leakage for part in parts]),
         smoothing=_joined([part.smoothing for part in parts]),
         remarks=tuple(dict.fromkeys(remark for part in parts for remark in part.remarks)),
+        stem_files=tuple(file for part in parts for file in part.stem_files),
     )
 
 

@@ -9,7 +9,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +63,8 @@ class Transcription:
         remarks: What makes the result doubtful, or why it lacks notes: a sentence each, of the
             level of the audio (`mt3_runtime.audio.levels`) and of what options left.
         lineup: Who may occur and why, of ``instruments="auto"``; None otherwise.
+        stem_files: Of a separated song, an object of JSON per file: what it holds, which model it
+            got and why; empty otherwise.
     """
 
     notes: tuple[Note, ...]
@@ -76,6 +78,7 @@ class Transcription:
     smoothing: LeakageReport = field(default=LeakageReport())
     remarks: tuple[str, ...] = ()
     lineup: LineupReport | None = None
+    stem_files: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def warnings(self) -> list[str]:

@@ -25,7 +25,11 @@ _LISTINGS = {
     for name, text in (
         ("assess", "make degraded performances, scales, references and style heads"),
         ("assessor", "train networks that assess performances, and judge them"),
+        ("build-index", "the same as index"),
         ("export", "make a bundle of what was trained"),
+        ("filter", "leave silent, empty, damaged and misaligned stems out of indices"),
+        ("filter-index", "the same as filter"),
+        ("index", "list the stems of a data set, with what they hold"),
         (BUNDLE_VERB, "make a bundle of other precision of this one"),
         ("train", "begin a training run, or go on with one"),
     )

@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from mt3_runtime.cli import ExitCode, talk
@@ -34,6 +35,8 @@ from mt3_runtime.models.shipped import shipped_models
 from mt3_runtime.notes.stems import OTHER, STEMS
 from mt3_runtime.per_stem import StemFile, StemModel, merge, model_for, stem_files
 from mt3_runtime.progress import Meter
+from mt3_runtime.stem_routing.lineup_choice import LineupChoice, Route, relabelled, route
+from mt3_runtime.stem_routing.slakh_folder import slakh_files
 from mt3_runtime.transcription import Transcription
 
 
@@ -47,15 +50,16 @@ def run_per_stem(args: argparse.Namespace) -> int:
         OutputError: The result cannot be written.
     """
     _check(args)
-    paths = find_inputs(args.files, tell=_refuse)
-    files = stem_files(paths)
+    found = slakh_files(args.files, _ignore if args.quiet else talk)
+    files = stem_files(find_inputs(args.files, tell=_refuse)) if found is None else found
+    paths = [file.path for file in files]
     job = _plan(args, paths)
     chosen = _choose(files, args)
     for model in chosen:
         keep_out(model.path, [job])
     if not args.quiet:
         for model, some in chosen.items():
-            names = ", ".join(dict.fromkeys(file.stem.name for file in some))
+            names = ", ".join(dict.fromkeys(planned.file.stem.name for planned in some))
             talk(f"{model.path.name}: {names}")
     begin = time.perf_counter()
     with warnings.catch_warnings():
@@ -112,7 +116,11 @@ def _plan(args: argparse.Namespace, paths: list[Path]) -> Job:
     return job
 
 
-def _choose(files: list[StemFile], args: argparse.Namespace) -> dict[StemModel, list[StemFile]]:
+def _ignore(_message: str) -> None:
+    """Says nothing."""
+
+
+def _choose(files: list[StemFile], args: argparse.Namespace) -> dict[StemModel, list[Route]]:
     """The files of each model that is needed."""
     installed: list[StemModel] = []
     for path in installed_models().values():
@@ -124,20 +132,21 @@ def _choose(files: list[StemFile], args: argparse.Namespace) -> dict[StemModel, 
     if not named and not any(model.stem.name == OTHER for model in installed):
         installed += [StemModel.at(path) for path in shipped_models().values()]
     general = StemModel.at(resolve_model(named)) if named else None
-    chosen: dict[StemModel, list[StemFile]] = {}
+    wanted = None if args.lineup is None else LineupChoice(args.lineup)
+    chosen: dict[StemModel, list[Route]] = {}
     for file in files:
         model = model_for(file, installed, general)
-        chosen.setdefault(model, []).append(file)
+        chosen.setdefault(model, []).append(route(file, model, wanted))
     return chosen
 
 
 def _transcribe(
-    model: StemModel, files: list[StemFile], args: argparse.Namespace
+    model: StemModel, routes: list[Route], args: argparse.Namespace
 ) -> Iterator[tuple[StemFile, Transcription]]:
     """Transcribes the files of one model, those of equal instruments together."""
     from mt3_runtime.loading import load_model  # noqa: PLC0415  not needed for --help
 
-    lineups = dict.fromkeys(file.lineup for file in files)
+    lineups = dict.fromkeys(planned.lineup for planned in routes)
     with load_model(
         model.path,
         device=args.device,
@@ -147,15 +156,16 @@ def _transcribe(
         profile=args.profile,
     ) as loaded:
         for lineup in lineups:
-            some = [file for file in files if file.lineup == lineup]
+            some = [planned for planned in routes if planned.lineup == lineup]
             results = loaded.transcribe_many(
-                [file.path for file in some],
+                [planned.file.path for planned in some],
                 instruments=lineup,
                 grammar=args.grammar,
                 min_confidence=args.min_confidence,
                 smooth=args.smooth,
                 upstream_quirks=args.upstream_quirks,
             )
-            for file in some:
-                with Meter(file.path.name, unit="s", quiet=args.quiet):
-                    yield file, next(results)
+            for planned in some:
+                with Meter(planned.file.path.name, unit="s", quiet=args.quiet):
+                    result = relabelled(next(results), planned.program)
+                yield planned.file, replace(result, stem_files=(planned.to_dict(),))

@@ -100,6 +100,10 @@ def _check(args: argparse.Namespace) -> None:
             f"--per-stem makes one result of one song; leave {', '.join(batch)} out.",
         ),
         (
+            args.lineup and not args.per_stem,
+            "--lineup is about a separated song; add --per-stem, or choose with --instruments.",
+        ),
+        (
             not args.files and not listed,
             "There is no input: name files or folders, or a list with --files-from.",
         ),

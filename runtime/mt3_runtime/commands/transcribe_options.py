@@ -12,6 +12,7 @@ from mt3_runtime.files.formats import FORMATS
 from mt3_runtime.files.midi import MAX_TEMPO, MIN_TEMPO
 from mt3_runtime.leakage.leakage_report import AUTO_FILTERS
 from mt3_runtime.reading.reader_limits import MOST_READERS
+from mt3_runtime.stem_routing.lineup_choice import LineupChoice
 
 #: More threads than any machine this runs on has cores; each costs memory.
 _MAX_THREADS = 1024
@@ -47,6 +48,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--per-stem",
         action="store_true",
         help="the files are stems of one song, told by their names: one result of all",
+    )
+    add(
+        "--lineup",
+        choices=tuple(LineupChoice),
+        help="with --per-stem, what may occur in a file: exactly its instruments, their families, "
+        "or any, relabelled (default: by the stem)",
     )
     add("--overwrite", action="store_true", help="replace files not named with -o, too")
     add("-q", "--quiet", action="store_true", help="only warnings and errors on stderr")

@@ -6,7 +6,8 @@ Four formats, all deterministic (equal notes give equal bytes):
 midi      Type 1 MIDI file, see `mt3_runtime.files.midi`; confidences and reports are not in it.
 json      One object: ``format`` ("mt3-runtime.notes"), ``version`` (1), ``model``, ``duration``
           in seconds, ``notes``, ``segments`` (the reports, see `SegmentReport`) and ``leakage``
-          (see `LeakageReport`); ``lineup`` (who may occur and why) if evidence chose one.
+          (see `LeakageReport`); ``lineup`` (who may occur and why) if evidence chose one;
+          ``stem_files`` (which file got which model and why) of a separated song.
 jsonl     One note object per line; can be written while the transcription runs.
 csv       Header (`CSV_FIELDS`), one note per line.
 ========  =====================================================================================
@@ -162,6 +163,7 @@ def _document(source: object, notes: Sequence[Note]) -> dict[str, Any]:
     smoothing: LeakageReport | None = getattr(source, "smoothing", None)
     warnings: Sequence[str] | None = getattr(source, "warnings", None)
     lineup: Any = getattr(source, "lineup", None)
+    stem_files: Sequence[Mapping[str, Any]] = getattr(source, "stem_files", ())
     return {
         "format": DOCUMENT_FORMAT,
         "version": DOCUMENT_VERSION,
@@ -174,6 +176,7 @@ def _document(source: object, notes: Sequence[Note]) -> dict[str, Any]:
         "leakage": None if leakage is None else leakage.to_dict(),
         "smoothing": None if smoothing is None else smoothing.to_dict(),
         **({} if lineup is None else {"lineup": lineup.to_dict()}),
+        **({"stem_files": [dict(file) for file in stem_files]} if stem_files else {}),
     }
 
 

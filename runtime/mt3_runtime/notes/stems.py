@@ -40,12 +40,14 @@ class Stem:
         role: What it does.
         lineup: The instruments that belong to it.
         aliases: Further words for it in file names.
+        program: The program that stands for all of its own; None for drums, and for `OTHER`.
     """
 
     name: str
     role: Role
     lineup: Lineup
     aliases: tuple[str, ...] = ()
+    program: int | None = None
 
 
 OTHER = "other"
@@ -66,31 +68,35 @@ def _programs(*ranges: range) -> Lineup:
 _VOICES = (*range(52, 55), 85)  # choir, voice, synth choir; the lead called voice
 
 _NAMED = (
-    Stem("bass", Role.MELODIC, _programs(range(32, 40)), ("bass guitar", "sub bass")),
-    Stem("piano", Role.HARMONIC, _programs(range(8)), ("keys", "keyboard", "keyboards")),
+    Stem("bass", Role.MELODIC, _programs(range(32, 40)), ("bass guitar", "sub bass"), 33),
+    Stem("piano", Role.HARMONIC, _programs(range(8)), ("keys", "keyboard", "keyboards"), 0),
     Stem(
         "synth_lead",
         Role.MELODIC,
         _programs(range(80, 85), range(86, 88)),
         ("lead synth", "synth", "lead"),
+        81,
     ),
     Stem(
         "synth_pad_fx",
         Role.HARMONIC,
         _programs(range(88, 104)),
         ("synth pad", "pad", "pads", "fx", "sfx"),
+        89,
     ),
     Stem(
         "guitar",
         Role.HARMONIC,
         _programs(range(24, 32)),
         ("guitars", "gtr", "electric guitar", "acoustic guitar", "lead guitar", "rhythm guitar"),
+        27,
     ),
     Stem(
         "strings_ensemble",
         Role.HARMONIC,
         _programs(range(40, 52), range(55, 56)),
         ("strings", "string ensemble", "ensemble", "orchestra"),
+        48,
     ),
     Stem(
         "drums",
@@ -109,6 +115,7 @@ _NAMED = (
         Role.MELODIC,
         Lineup(frozenset(_VOICES), frozenset()),
         ("vocal", "vox", "voice", "voices", "lead vocals", "backing vocals", "choir"),
+        52,
     ),
 )
 
@@ -136,6 +143,11 @@ _LONGEST_NAME = max(map(len, _BY_NAME))
 def stem_of(note: Note) -> Stem:
     """The stem that a note belongs to."""
     return _BY_KEY[note.pitch] if note.is_drum else _BY_PROGRAM[note.program]
+
+
+def stem_of_program(program: int) -> Stem:
+    """The stem that a General MIDI program of 0..127 belongs to."""
+    return _BY_PROGRAM[program]
 
 
 def split(notes: Iterable[Note]) -> dict[str, tuple[Note, ...]]:
@@ -168,6 +180,15 @@ def stems_of(paths: Sequence[Path]) -> list[Stem]:
     Raises:
         OptionError: A name says no stem, or several.
     """
+    found = told_stems(paths)
+    for stem in found:
+        if isinstance(stem, OptionError):
+            raise stem
+    return [stem for stem in found if isinstance(stem, Stem)]
+
+
+def told_stems(paths: Sequence[Path]) -> list[Stem | OptionError]:
+    """As `stems_of`, with the error in place of a stem that a name does not say."""
     words = [re.findall(r"[a-z]+", path.stem.lower()) for path in paths]
     own = words
     if len(words) > 1:
@@ -179,7 +200,7 @@ def stems_of(paths: Sequence[Path]) -> list[Stem]:
     return [_told(path, some) for path, some in zip(paths, told, strict=True)]
 
 
-def _told(path: Path, words: Sequence[str]) -> Stem:
+def _told(path: Path, words: Sequence[str]) -> Stem | OptionError:
     found: dict[str, Stem] = {}
     position = 0
     while position < len(words):
@@ -192,7 +213,7 @@ def _told(path: Path, words: Sequence[str]) -> Stem:
     if len(found) == 1:
         return next(iter(found.values()))
     problem = f"names several stems ({', '.join(found)})" if found else "names no stem"
-    raise OptionError(
+    return OptionError(
         f"{path}: the file's name {problem}; expected one of {_names()}, such as "
         f"{path.with_stem('bass').name}. Rename the file, or leave it out."
     )

@@ -1,0 +1,1 @@
+"""Which files of a separated song hold what, and with which instruments they are transcribed."""

@@ -145,15 +145,27 @@ def write_atomic(path: PathLike, data: bytes) -> None:
     Raises:
         OutputError: It did not work; an existing file is unharmed and nothing is left behind.
     """
+    write_atomic_parts(path, (data,))
+
+
+def write_atomic_parts(path: PathLike, parts: Iterable[bytes]) -> None:
+    """Create or replace a file in one step, as `write_atomic` does, from parts made on the way.
+
+    They never lie in memory together; what their iterator raises is raised here.
+
+    Raises:
+        OutputError: It did not work; an existing file is unharmed and nothing is left behind.
+    """
     target = real_path(path)
     try:
         if _is_special(path):
             with Path(path).open("wb", buffering=0) as device:
-                _write_all(device.write, data)
+                for data in parts:
+                    _write_all(device.write, data)
         elif is_folder(target):
             raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file, such as song.mid")
         else:
-            _replace(target, data)
+            _replace(target, parts)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {_reason(error)}") from error
 
@@ -191,7 +203,7 @@ def remove_temporary(folder: PathLike, processes: Collection[int]) -> None:
                     Path(entry.path).unlink()
 
 
-def _replace(target: Path, data: bytes) -> None:
+def _replace(target: Path, parts: Iterable[bytes]) -> None:
     # Random, so unique to this process and thread; short and independent of the target's name,
     # which may be as long as the file system allows.
     temporary = target.with_name(f".mt3-{os.getpid()}-{secrets.token_hex(8)}.part")
@@ -199,7 +211,8 @@ def _replace(target: Path, data: bytes) -> None:
     descriptor = os.open(temporary, flags, 0o666)
     try:
         try:
-            _write_all(partial(os.write, descriptor), data)
+            for data in parts:
+                _write_all(partial(os.write, descriptor), data)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Data sets of stems: readers, the index, and the filter."""

@@ -26,6 +26,7 @@ _LISTINGS = {
         ("export", "make a bundle of what was trained"),
         (BUNDLE_VERB, "make a bundle of other precision of this one"),
         ("train", "begin a training run, or go on with one"),
+        ("train-per-stem", "train a model for each stem, or go on with it"),
     )
 }
 

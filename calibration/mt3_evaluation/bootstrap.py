@@ -43,16 +43,62 @@ def interval(
     """
     if sum(int(np.count_nonzero(units.any(axis=1))) for units in recordings) < 2:
         return None
+    chosen, sums = _resampled(recordings, resamples, seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = _mean(sums, chosen) if mean else _quotients(sum(sums, np.zeros((resamples, 2))))
+    return _middle(scores)
+
+
+def paired_interval(
+    ours: Sequence[npt.NDArray[Any]],
+    theirs: Sequence[npt.NDArray[Any]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Percentile interval of the difference of two scores on the same recordings.
+
+    Both are computed on the same draws: music that is hard for both widens neither side.
+
+    Args:
+        ours: Of each recording, numerator and denominator per window, [windows, 2].
+        theirs: The same of the other model.
+        resamples: How often is drawn.
+        seed: Equal seeds draw the same recordings.
+
+    Returns:
+        Lower and upper end of ours less theirs, or None where there are fewer than two windows.
+
+    Raises:
+        ValueError: These are not the same recordings.
+    """
+    both = [np.hstack(pair) for pair in zip(ours, theirs, strict=True)]
+    if sum(int(np.count_nonzero(units.any(axis=1))) for units in both) < 2:
+        return None
+    _, sums = _resampled(both, resamples, seed)
+    whole = sum(sums, np.zeros((resamples, 4)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _middle(_quotients(whole[:, :2]) - _quotients(whole[:, 2:]))
+
+
+def _resampled(
+    recordings: Sequence[npt.NDArray[Any]], resamples: int, seed: int
+) -> tuple[npt.NDArray[np.int64], list[FloatArray]]:
+    """How often each recording was drawn [n, recordings], and the sums over its drawn windows."""
     chance = np.random.default_rng(seed)
     chosen = _draw(chance, np.full(resamples, len(recordings)), len(recordings))
-    sums: list[FloatArray] = [
+    return chosen, [
         np.asarray(_draw(chance, times * len(units), len(units)) @ units, np.float64)
         for times, units in zip(chosen.T, recordings, strict=True)
     ]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores = _mean(sums, chosen) if mean else _quotients(sum(sums, np.zeros((resamples, 2))))
-    tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-    low, high = np.quantile(scores[np.isfinite(scores)], tails)
+
+
+def _middle(scores: FloatArray) -> tuple[float, float] | None:
+    """The middle `LEVEL` of all finite scores; None without any."""
+    finite = scores[np.isfinite(scores)]
+    if not len(finite):
+        return None
+    low, high = np.quantile(finite, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return float(low), float(high)
 
 

@@ -44,6 +44,9 @@ TUNING_CENTS = 10.0
 VELOCITY_POWER = 1.2
 """Amplitude goes with this power of velocity, between the velocities that were recorded."""
 
+USUAL_LEVEL = 0.01
+"""RMS of a part that plays quietly: what others are compared with where the own part rests."""
+
 _HALF_BAND_ZEROS = 12
 """Zero crossings on each side of the filter that doubles the rate."""
 
@@ -293,6 +296,20 @@ def render(voices: Voices, palette: Palette, *, samples: int) -> Samples:
             heard[len(heard) - len(tail) :] *= np.exp(tail * np.float32(-RELEASE_NEPERS / release))
         mix[out : out + length] += heard
     return mix
+
+
+def faint(others: Samples, own: Samples, decibels: float) -> Samples:
+    """Other instruments at a level relative to the own ones, or to `USUAL_LEVEL` where those rest.
+
+    Args:
+        others: float32 [n].
+        own: float32 [n].
+        decibels: Of the others' RMS, relative to the own one's.
+    """
+    reference = max(float(np.sqrt(np.mean(own**2))), USUAL_LEVEL)
+    level = float(np.sqrt(np.mean(others**2)))
+    factor = 10.0 ** (decibels / 20.0) * reference / level if level else 0.0
+    return np.asarray(np.float32(factor) * others, np.float32)
 
 
 def _as_heard(note: Note, timbre: Timbre, offset: float) -> Note:

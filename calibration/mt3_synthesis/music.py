@@ -80,6 +80,8 @@ class MusicConfig:
         programs: Programs to choose from, each as often as it is named; None: those usual for a
             role.
         rests: Probability 0..1 that a part pauses for a bar.
+        roles: Roles of the pitched parts, each as often as it is named; None: those of a band.
+        drum_keys: Percussion keys that drummers play; None: all.
     """
 
     parts: tuple[int, int] = (1, 5)
@@ -88,6 +90,8 @@ class MusicConfig:
     chaos: float = 0.2
     programs: tuple[int, ...] | None = None
     rests: float = 0.06
+    roles: tuple[str, ...] | None = None
+    drum_keys: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, lowest in (("parts", 0), ("layers", 1)):
@@ -105,6 +109,16 @@ class MusicConfig:
         ):
             raise OptionError(
                 f"programs are {self.programs}; expected one or more of 0..127, or None"
+            )
+        if self.roles is not None and not (self.roles and set(self.roles) <= ROLE_WEIGHTS.keys()):
+            raise OptionError(
+                f"roles are {self.roles}; expected some of {', '.join(ROLE_WEIGHTS)}, or None"
+            )
+        if self.drum_keys is not None and not (
+            self.drum_keys and all(0 <= key <= 127 for key in self.drum_keys)
+        ):
+            raise OptionError(
+                f"drum keys are {self.drum_keys}; expected one or more of 0..127, or None"
             )
 
     def limited_to(self, programs: Collection[int], *, drums: bool) -> MusicConfig:
@@ -183,7 +197,7 @@ def compose(config: MusicConfig, seed: int, *, seconds: float) -> Piece:
     with_drums = rng.random() < config.drums
     song = Song(rng, seconds, steady=with_drums, rests=config.rests)
     made = []
-    for role in _roles(rng, rng.randint(*config.parts)):
+    for role in _roles(rng, rng.randint(*config.parts), config.roles):
         program = _program(rng, role, config.programs)
         layers = rng.randint(*config.layers)
         notes = [n for play in parts.styles(rng, role, layers) for n in play(song, program)]
@@ -194,14 +208,17 @@ def compose(config: MusicConfig, seed: int, *, seconds: float) -> Piece:
         if made and rng.random() < 0.5:
             made[-1][2].extend(parts.chaos(song, made[-1][1]))
         else:
-            program = _program(rng, rng.choice(("keys", "lead")), config.programs)
+            usual = config.roles or ("keys", "lead")
+            program = _program(rng, rng.choice(usual), config.programs)
             made.append(("chaos", program, parts.chaos(song, program)))
     pitched = [
         Part(role, program, is_drum=False, notes=one_at_a_time(notes, seconds))
         for role, program, notes in made
     ]
     if with_drums:
-        hits = one_at_a_time(parts.drums(song), seconds)
+        kept = config.drum_keys
+        played = [n for n in parts.drums(song) if kept is None or n.pitch in kept]
+        hits = one_at_a_time(played, seconds)
         pitched.append(Part(DRUMS, 0, is_drum=True, notes=hits))
     return Piece(seconds, tuple(part for part in pitched if part.notes))
 
@@ -235,7 +252,9 @@ def moved(note: Note, *, by: float = 0.0, end: float | None = None) -> Note:
     return Note(note.onset + by, offset + by, note.pitch, note.velocity, note.program, note.is_drum)
 
 
-def _roles(rng: random.Random, count: int) -> list[str]:
+def _roles(rng: random.Random, count: int, wanted: Sequence[str] | None) -> list[str]:
+    if wanted is not None:
+        return rng.choices(wanted, k=count)
     chosen: list[str] = []
     for _ in range(count):
         open_roles = [

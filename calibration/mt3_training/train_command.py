@@ -6,27 +6,26 @@ import argparse
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from mt3_runtime.cli import ExitCode, talk
 from mt3_runtime.errors import OptionError
 from mt3_runtime.filesystem.atomic import write_atomic
 from mt3_runtime.imports.extras import named
+from mt3_runtime.notes.stems import STEMS
+from mt3_training.examples.batches import Sources
 from mt3_training.runs.checkpointing import SOUNDS, RunFolder
-from mt3_training.runs.config import PRESETS, TrainConfig
-
-if TYPE_CHECKING:
-    from mt3_training.examples.example_sources import SyntheticSources
-
-DEFAULT_CONFIG = "small"
-
-OVERRIDES = ("hours", "steps", "seed")
-"""Options that change a value of the configuration."""
+from mt3_training.train_options import (
+    add_machine,
+    add_training,
+    check_machine,
+    planned,
+    policy_help,
+)
 
 
 class TrainVerb:
@@ -39,16 +38,12 @@ class TrainVerb:
         """Adds the run, its configuration and its budget."""
         add = parser.add_argument
         add("run", metavar="RUN", help="folder of the run")
-        add("--config", metavar="NAME", help=f"{', '.join(PRESETS)}, or a JSON file (default: what "
-            f"the folder says, and {DEFAULT_CONFIG} for a new one)")  # fmt: skip
-        budget = parser.add_mutually_exclusive_group().add_argument
-        budget("--hours", type=float, metavar="H", help="train so long")
-        budget("--steps", type=int, metavar="N", help="train so many steps, reproducibly")
-        add("--seed", type=int, metavar="N", help="of weights and examples")
-        add("--device", default="auto", help="auto (default), cpu or cuda[:N]")
-        add("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
-        add("--workers", type=int, default=1, metavar="N", help="processes that make examples")
-        add("--nice", type=int, metavar="N", help="be polite to other programs, 1 to 19")
+        add("--stem", choices=[stem.name for stem in STEMS], help="what the model is for: it "
+            "learns this stem's music alone (default: anything)")  # fmt: skip
+        add("--policy", metavar="NAME", help="weights of losses, and augmentation: "
+            f"{policy_help()} (default: that of the stem's role)")  # fmt: skip
+        add_training(parser)
+        add_machine(parser)
 
     def run(self, args: argparse.Namespace) -> int:
         """Trains until the budget is used up, or somebody stops it."""
@@ -73,7 +68,9 @@ class ExportVerb:
             "best score (default), or those where the run stands")  # fmt: skip
         add("--profiles", default="cpu", metavar="LIST", help="comma-separated graph profiles: "
             "cpu, portable, compat (default: cpu)")  # fmt: skip
-        add("--name", default="default", help="the model's name (default: default)")
+        add("--name", help="the model's name (default: default, or that of the stem)")
+        add("--stem", choices=[stem.name for stem in STEMS], help="what the model is for: it is "
+            "preferred for this stem (default: what the run trained, else anything)")  # fmt: skip
         add("--confidence", metavar="FILE", help="how reliable its notes are: what mt3 evaluate "
             "--confidence --json wrote about an earlier export")  # fmt: skip
 
@@ -84,63 +81,80 @@ class ExportVerb:
 
 
 def _train(args: argparse.Namespace) -> None:
-    _check(args)
-    folder = RunFolder.prepare(args.run, _config(args))
-    _lower_priority(args.nice)
-    with named("Training", "cpu", "calibration", "torch", "viz"):
-        from mt3_training.runs.train import Machine, Run  # noqa: PLC0415  torch takes 2 s to import
-    from mt3_training.examples.example_sources import SyntheticSources  # noqa: PLC0415
-
-    sources = SyntheticSources(folder.config)
-    machine = Machine(args.device, args.threads, args.workers)
-    with folder.locked(), _deferred_signals() as signals:
-        _remember_sounds(folder, sources)
-        with Run(folder, sources, machine, talk) as run:
-            complete = run.train(lambda: bool(signals))
+    check_machine(args)
+    lower_priority(args.nice)
+    folder = planned(args, args.run, stem=args.stem or "", policy=args.policy).folder(args.run)
+    train_folder = trainer(args)
+    with deferred_signals() as signals:
+        step, complete = train_folder(folder, lambda: bool(signals))
     if signals:
-        talk(f"saved at step {run.position.step}; the same command goes on from there")
+        talk(f"saved at step {step}; the same command goes on from there")
         signal.raise_signal(signals[0])  # now it may do what it always does
-    talk("complete" if complete else f"stopped at step {run.position.step}; saved")
+    talk("complete" if complete else f"stopped at step {step}; saved")
     print(folder.path)
 
 
-def _check(args: argparse.Namespace) -> None:
-    for name, low, high in (("threads", 1, 1024), ("workers", 0, 1024), ("nice", 0, 19)):
-        value = getattr(args, name)
-        if value is not None and not low <= value <= high:
-            raise OptionError(f"--{name} is {value}; expected {low} to {high}.")
-    if args.device not in ("auto", "cpu") and not args.device.startswith("cuda"):
-        raise OptionError(f"--device is {args.device!r}; expected auto, cpu or cuda[:N].")
+def trainer(
+    args: argparse.Namespace,
+) -> Callable[[RunFolder, Callable[[], bool]], tuple[int, bool]]:
+    """What trains a run on the machine of the options; returns the step, and whether it is done.
+
+    Raises:
+        MissingDependencyError: What training needs is not installed.
+    """
+    with named("Training", "cpu", "calibration", "torch", "viz"):
+        from mt3_training.runs.train import Machine, Run  # noqa: PLC0415  torch takes 2 s to import
+
+    def train_folder(folder: RunFolder, should_stop: Callable[[], bool]) -> tuple[int, bool]:
+        sources = open_sources(folder)
+        machine = Machine(args.device, args.threads, args.workers)
+        with folder.locked():
+            remember_sounds(folder, sources)
+            with Run(folder, sources, machine, talk) as run:
+                complete = run.train(should_stop)
+                return run.position.step, complete
+
+    return train_folder
 
 
-def _config(args: argparse.Namespace) -> TrainConfig | None:
-    """The configuration that was asked for; None if that is whatever the folder says."""
-    changes = {n: getattr(args, n) for n in OVERRIDES if getattr(args, n) is not None}
-    there = (Path(args.run) / "config.json").is_file()
-    if args.config is None and there and not changes:
-        return None
-    if args.config is None:
-        base = RunFolder.existing(args.run).config if there else PRESETS[DEFAULT_CONFIG]
-    elif args.config in PRESETS:
-        base = PRESETS[args.config]
-    else:
-        try:
-            base = TrainConfig.from_json(Path(args.config).read_bytes(), args.config)
-        except OSError as error:
-            raise OptionError(
-                f"--config is {args.config!r}, which is neither a file that can be read "
-                f"({error.strerror}) nor one of {', '.join(PRESETS)}."
-            ) from error
-    budget = {"hours": None, "steps": None} if {"hours", "steps"} & set(changes) else {}
-    return replace(base, **{**budget, **changes})
-
-
-def _lower_priority(nice: int | None) -> None:
+def lower_priority(nice: int | None) -> None:
+    """Makes this process polite to others."""
     if nice is not None and hasattr(os, "nice"):
         os.nice(nice)
 
 
-def _remember_sounds(folder: RunFolder, sources: SyntheticSources) -> None:
+def open_sources(folder: RunFolder) -> DescribedSources:
+    """Where a run's examples come from: recordings, or music that is made up.
+
+    Raises:
+        OptionError: The list of recordings is not where it was, or another one.
+    """
+    if not folder.config.index:
+        from mt3_training.examples.example_sources import SyntheticSources  # noqa: PLC0415
+
+        return SyntheticSources(folder.config)
+    from mt3_training.examples.recorded_examples import (  # noqa: PLC0415
+        RecordedSources,
+        index_digest,
+    )
+
+    index = Path(folder.origins().get("index", ""))
+    if index_digest(index) != folder.config.index:
+        raise OptionError(
+            f"{index} is not the list of recordings that the run began with; name the right one "
+            "with --index, or begin a run in a new folder"
+        )
+    return RecordedSources(folder.config, index)
+
+
+class DescribedSources(Sources, Protocol):
+    """Sources that say what they sound like."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Name, licence, credit and digests of each collection."""
+
+
+def remember_sounds(folder: RunFolder, sources: DescribedSources) -> None:
     """Writes down what a run sounds like; refuses to go on with other sounds.
 
     Raises:
@@ -158,7 +172,7 @@ def _remember_sounds(folder: RunFolder, sources: SyntheticSources) -> None:
 
 
 @contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
+def deferred_signals() -> Iterator[list[int]]:
     """Collects Ctrl-C and SIGTERM instead of obeying them; a second one is obeyed at once."""
     received: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -191,6 +205,7 @@ def _export(args: argparse.Namespace) -> None:
         which=args.state,
         storage=args.weights,
         name=args.name,
+        stem=args.stem,
         profiles=[name.strip() for name in args.profiles.split(",")],
         confidence=read_confidence(args.confidence) if args.confidence else None,
     )

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mt3_runtime.errors import CheckpointError, OptionError, OutputError
-from mt3_training.examples.tables import Table
+from mt3_training.examples.tables import LOG_COLUMNS, Table
 from mt3_training.runs import checkpointing
 from mt3_training.runs.checkpointing import Best, Position, RunFolder, State
 from mt3_training.runs.config import PRESETS, Stage, TrainConfig
@@ -29,6 +29,58 @@ def test_a_configuration_survives_its_file(name):
     config = PRESETS[name]
     assert TrainConfig.from_json(config.to_json(), "config.json") == config
     assert not config.differences(TrainConfig.from_json(config.to_json(), "config.json"))
+
+
+def test_a_configuration_of_version_1_is_read_as_it_was_meant():
+    document = json.loads(tiny().to_json())
+    for name in ("stem", "start", "index", "policy"):
+        del document[name]
+    old = TrainConfig.from_json(json.dumps({**document, "version": 1}), "config.json")
+    assert old == tiny()
+    assert not old.differences(tiny())
+    with pytest.raises(OptionError, match=r"missing are \['index', 'policy', 'start', 'stem'\]"):
+        TrainConfig.from_json(json.dumps(document), "config.json")
+
+
+def test_no_steps_are_for_weights_that_are_there():
+    assert Schedule(tiny(steps=0, start="0" * 64)).progress(0, 0.0) == 1.0
+    with pytest.raises(OptionError, match="steps is 0"):
+        tiny(steps=0)
+
+
+def test_a_log_of_an_earlier_version_goes_on_with_its_columns(tmp_path):
+    path, earlier = tmp_path / "log.csv", LOG_COLUMNS[:-2]
+    path.write_text(",".join(earlier) + "\n" + ",".join("7" for _ in earlier) + "\n")
+    table = Table(path, LOG_COLUMNS)
+    table.append(dict.fromkeys(LOG_COLUMNS, 8))
+    assert [row["step"] for row in table.rows()] == ["7", "8"]
+    assert tuple(table.rows()[1]) == earlier
+    table.cut(7)
+    assert [row["step"] for row in Table(path, LOG_COLUMNS).rows()] == ["7"]
+
+
+def test_starting_weights_are_kept_with_the_run(tmp_path):
+    weights = {"a.b": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    config = tiny(start="0" * 64)
+    folder = RunFolder.prepare(tmp_path / "run", config, weights)
+    assert np.array_equal(folder.start_weights()["a.b"], weights["a.b"])
+    assert folder.origins() == {}
+    folder.remember(start="default")
+    folder.remember(index="/data/dataset_bass.json")
+    assert RunFolder.existing(tmp_path / "run").origins() == {
+        "start": "default",
+        "index": "/data/dataset_bass.json",
+    }
+    # A beginning that was cut short is begun anew; what somebody else put there is left alone.
+    (tmp_path / "run" / "config.json").unlink()
+    (tmp_path / "run" / "origins.json").unlink()
+    RunFolder.prepare(tmp_path / "run", config, weights)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "start.npz").symlink_to(tmp_path / "run" / "start.npz")
+    with pytest.raises(OptionError, match="holds something else"):
+        RunFolder.prepare(tmp_path / "other", config, weights)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        RunFolder.prepare(tmp_path / "new", tiny()).start_weights()
 
 
 def test_differences_are_named():
@@ -76,7 +128,13 @@ def test_stages_are_checked(values, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(version=2), "version 2"),
+        (lambda d: d.update(version=3), "version 3"),
+        (lambda d: d.update(version=True), "version True"),
+        (lambda d: d.update(stem="tuba"), "Unknown stem 'tuba'"),
+        (lambda d: d.update(start="abc"), "start is 'abc'; expected a SHA-256"),
+        (lambda d: d.update(index="0" * 63 + "g"), "index is '0+g'; expected a SHA-256"),
+        (lambda d: d.update(policy=[]), r"policy: expected an object, found \[\]"),
+        (lambda d: d.update(policy={"name": "x"}), "policy: augment: expected an object"),
         (lambda d: d.update(format="x"), "no configuration"),
         (lambda d: d.pop("rate"), r"missing are \['rate'\]"),
         (lambda d: d.update(speed=1), r"unknown \['speed'\]"),
@@ -280,13 +338,13 @@ def test_one_program_at_a_time(tmp_path):
 def test_requests(tmp_path):
     folder = RunFolder.prepare(tmp_path / "run", tiny())
     assert not folder.asked_to_stop()
-    assert not folder.asked_to_pause()
+    assert folder.pause_file() is None
     (folder.path / "stop").touch()
     (folder.path / "pause").touch()
     assert folder.asked_to_stop()
     assert not folder.asked_to_stop()
-    assert folder.asked_to_pause()
-    assert folder.asked_to_pause()
+    assert folder.pause_file() is not None
+    assert folder.pause_file() is not None
 
 
 # --- tables --------------------------------------------------------------------------------------

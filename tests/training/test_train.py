@@ -36,6 +36,10 @@ from mt3_training.runs.train import Machine, Run  # noqa: E402
 CPU = Machine("cpu", threads=1, workers=0)
 
 
+#: Columns that depend on the clock or the machine.
+CLOCK = ("time", "seconds", "cpu_seconds", "examples_per_second", "memory_mib")
+
+
 def never() -> bool:
     return False
 
@@ -63,10 +67,7 @@ def rows(path) -> list[dict[str, str]]:
 
 def timeless(path) -> list[dict[str, str]]:
     """A table without what depends on the clock."""
-    return [
-        {k: v for k, v in row.items() if k not in ("time", "seconds", "cpu_seconds")}
-        for row in rows(path)
-    ]
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows(path)]
 
 
 @pytest.fixture(autouse=True)
@@ -236,7 +237,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, stops):
     with (tmp_path / "cut" / "log.csv").open("a") as file:
         if not file.tell():  # nothing was logged yet; the header comes with the first row
             file.write(",".join(LOG_COLUMNS) + "\n")
-        file.write("2026-01-01,99,0.5,short,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1\n2026-01-0")
+        file.write("2026-01-01,99,0.5,short,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1\n2026-01-0")
     with begin(tmp_path / "cut", config) as run:
         assert run.train(never)
     whole, cut = (RunFolder.existing(tmp_path / name) for name in ("whole", "cut"))
@@ -432,7 +433,7 @@ def test_a_signal_ends_a_run_after_a_saved_step(tmp_path, config_file, monkeypat
 
 @pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_is_obeyed_at_once():
-    with train_command._deferred_signals() as received:
+    with train_command.deferred_signals() as received:
         signal.raise_signal(signal.SIGINT)
         assert received == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):

@@ -110,9 +110,10 @@ class Order:
             yield source.batch(drawn[part * self.batch : (part + 1) * self.batch])
 
 
-def held_out(source: ExampleSource, count: int) -> Batch:
-    """The examples that weights are judged with."""
-    return source.batch([source.draw(index) for index in range(HELD_OUT, HELD_OUT + count)])
+def held_out(source: ExampleSource, count: int, *, skip: int = 0) -> Batch:
+    """The examples that weights are judged with, but the first ``skip``."""
+    first = HELD_OUT + skip
+    return source.batch([source.draw(index) for index in range(first, first + count)])
 
 
 def padded(

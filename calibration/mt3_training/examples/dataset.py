@@ -28,10 +28,10 @@ from mt3_runtime.notes.note_rules import NoteRules
 from mt3_runtime.notes.vocabulary import Vocabulary
 from mt3_synthesis.augment import PREROLL, AugmentConfig, Augmenter, Colour, draw
 from mt3_synthesis.corpora import excerpt
-from mt3_synthesis.mixer import Palette, Voices, perform, playable, render
+from mt3_synthesis.mixer import Palette, Voices, faint, perform, playable, render
 from mt3_synthesis.music import MusicConfig, Piece, compose
 from mt3_synthesis.rendering import DRUM_KIT, Samples
-from mt3_training.examples.tokens import NO_STEP, LabelRules, Tokenizer
+from mt3_training.examples.tokens import NO_STEP, Label, LabelRules, Tokenizer
 
 HOP = 128
 """Samples between two frames of every MT3 model (8 ms at 16 kHz)."""
@@ -71,6 +71,33 @@ RECIPE: tuple[tuple[float, MusicConfig], ...] = (
 
 
 @dataclass(frozen=True)
+class Bleed:
+    """How other instruments are heard in the recording of a stem, as a separator leaves them.
+
+    Attributes:
+        share: Probability 0..1 that they are heard at all.
+        low: Lowest level of them all, in dB of the stem's own.
+        high: Highest level.
+    """
+
+    share: float = 0.0
+    low: float = -30.0
+    high: float = -18.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0 or not self.low <= self.high <= 0.0:
+            raise OptionError(
+                f"others bleed in with probability {self.share} at {self.low} to {self.high} dB; "
+                "expected a probability 0..1 and an ascending pair up to 0"
+            )
+
+    def level(self, rng: np.random.Generator) -> float | None:
+        """Draws a level in dB; None if nothing is heard.  Takes two numbers in any case."""
+        heard, at = rng.random(2)
+        return self.low + (self.high - self.low) * float(at) if heard < self.share else None
+
+
+@dataclass(frozen=True)
 class DatasetConfig:
     """What the examples are like.
 
@@ -83,6 +110,8 @@ class DatasetConfig:
         augment: What is done to the audio; None leaves the bare mix.
         vary: Whether there are more sounds than the banks hold, see `mt3_synthesis.timbres`.
         max_tokens: Longer token lists are cut off there, without an end-of-sequence token.
+        bleed: How others are heard beside what is labelled.
+        backing: What they play; None for nobody.
     """
 
     seed: int = 0
@@ -93,6 +122,8 @@ class DatasetConfig:
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
     max_tokens: int = 1024
     vary: bool = False
+    bleed: Bleed = field(default_factory=Bleed)
+    backing: MusicConfig | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.frames <= 4096 or self.max_tokens < 1 or self.seed < 0:
@@ -116,6 +147,8 @@ class Draw(NamedTuple):
         tokens: int32 [n].
         token_frames: int16 [n], frame of the event that each token is about, or `NO_FRAME`.
         spans: int16 [m, 4], rows (roll, first frame, last frame, pitch); see `dense_rolls`.
+        others: Plan of what is heard besides and not labelled; None for nothing.
+        others_db: Its level, in dB of the level of ``voices``.
     """
 
     number: int
@@ -124,6 +157,8 @@ class Draw(NamedTuple):
     tokens: npt.NDArray[np.int32]
     token_frames: npt.NDArray[np.int16]
     spans: npt.NDArray[np.int16]
+    others: Voices | None = None
+    others_db: float = 0.0
 
 
 class Example(NamedTuple):
@@ -173,9 +208,9 @@ class Examples:
         weights = np.array([weight for weight, _ in config.recipe])
         self._limits = np.cumsum(weights / weights.sum())[:-1]
         self._music = [playable(music, palette) for _, music in config.recipe]
+        backing = config.backing if config.bleed.share else None
+        self._backing = playable(backing, palette) if backing else None
         self._programs = tuple(i for i in palette.instruments if i < DRUM_KIT) or None
-        # A window that begins at frame f has the clock of a model whose segments are one hop long.
-        self._clock = SegmentConfig(samples=HOP)
 
     def draw(self, index: int) -> Draw:
         """Decide everything about an example but mix no audio."""
@@ -192,27 +227,33 @@ class Examples:
             vary=config.vary,
         )
         colour = draw(config.augment, rng) if config.augment else None
-        rate = self.tokenizer.vocabulary.steps_per_second
-        start, end = (round(self._clock.start(f) * rate) for f in (first, first + config.frames))
-        labels = self.tokenizer.labels(notes)
-        tokens, steps = self.tokenizer.encode(labels, start, end)
-        # A step stands for 5 ms around it; 1e-6 keeps rounding from crossing a border.
-        seconds_to = (np.array(steps) + start) / rate - first * HOP / self._clock.sample_rate
-        frames = np.floor(seconds_to * self._clock.sample_rate / HOP + 1e-6)
-        inside = np.clip(frames, 0, config.frames - 1)
-        token_frames = np.where(np.array(steps) == NO_STEP, NO_FRAME, inside)
+        others, others_db = self._others(rng, first, seconds)
+        tokens, token_frames = window_tokens(
+            self.tokenizer,
+            self.tokenizer.labels(notes),
+            first=first,
+            frames=config.frames,
+            max_tokens=config.max_tokens,
+        )
         return Draw(
             index,
             voices,
             colour,
-            np.array(tokens[: config.max_tokens], np.int32),
-            token_frames[: config.max_tokens].astype(np.int16),
+            tokens,
+            token_frames,
             spans(notes, first=first, frames=config.frames),
+            others,
+            others_db,
         )
 
     def audio(self, example: Draw) -> Samples:
         """Mix and colour the audio of a draw: float32 [frames * `HOP`]."""
-        mix = render(example.voices, self._palette, samples=PREROLL + self.samples)
+        samples = PREROLL + self.samples
+        mix = render(example.voices, self._palette, samples=samples)
+        if example.others is not None:
+            mix += faint(
+                render(example.others, self._palette, samples=samples), mix, example.others_db
+            )
         return mix[PREROLL:] if example.colour is None else self._augmenter(mix, example.colour)
 
     def example(self, index: int) -> Example:
@@ -220,6 +261,21 @@ class Examples:
         drawn = self.draw(index)
         rolls = dense_rolls(drawn.spans, frames=self.config.frames)
         return Example(index, self.audio(drawn), drawn.tokens, drawn.token_frames, rolls)
+
+    def _others(
+        self, rng: np.random.Generator, first: int, seconds: float
+    ) -> tuple[Voices | None, float]:
+        """What is heard besides, and at which level; draws nothing where nobody else plays."""
+        if self._backing is None:
+            return None, 0.0
+        level = self.config.bleed.level(rng)
+        if level is None:
+            return None, 0.0
+        piece = compose(self._backing, int(rng.integers(1 << 62)), seconds=seconds)
+        voices, _ = perform(
+            piece, self._palette, rng, start=first * HOP - PREROLL, samples=PREROLL + self.samples
+        )
+        return voices, level
 
     def _place(self, rng: np.random.Generator) -> tuple[int, float]:
         """First frame of the window, and length of the piece in seconds."""
@@ -244,6 +300,36 @@ class Examples:
             return excerpt(song, seed, seconds=seconds, programs=self._programs)
         music = self._music[int(np.searchsorted(self._limits, kind, side="right"))]
         return compose(music, seed, seconds=seconds)
+
+
+def window_tokens(
+    tokenizer: Tokenizer, labels: Sequence[Label], *, first: int, frames: int, max_tokens: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int16]]:
+    """Tokens of a window, and the frames of the events they are about; see `Draw`.
+
+    Args:
+        tokenizer: Whose labels these are.
+        labels: Of the whole piece.
+        first: First frame of the window; may be negative.
+        frames: Its length.
+        max_tokens: Longer lists are cut off there.
+
+    Returns:
+        int32 [n] and int16 [n].
+    """
+    rate = tokenizer.vocabulary.steps_per_second
+    start, end = (round(_CLOCK.start(f) * rate) for f in (first, first + frames))
+    tokens, steps = tokenizer.encode(labels, start, end)
+    # A step stands for 5 ms around it; 1e-6 keeps rounding from crossing a border.
+    seconds_to = (np.array(steps) + start) / rate - first * HOP / _CLOCK.sample_rate
+    found = np.floor(seconds_to * _CLOCK.sample_rate / HOP + 1e-6)
+    inside = np.clip(found, 0, frames - 1)
+    token_frames = np.where(np.array(steps) == NO_STEP, NO_FRAME, inside)
+    return np.array(tokens[:max_tokens], np.int32), token_frames[:max_tokens].astype(np.int16)
+
+
+_CLOCK = SegmentConfig(samples=HOP)
+"""A window that begins at frame f has the clock of a model whose segments are one hop long."""
 
 
 def spans(notes: Sequence[Note], *, first: int, frames: int) -> npt.NDArray[np.int16]:

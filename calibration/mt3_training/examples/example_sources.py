@@ -16,6 +16,8 @@ import numpy as np
 
 from mt3_runtime.audio.log_mel import FeatureConfig, FeatureExtractor
 from mt3_runtime.errors import OptionError
+from mt3_runtime.notes.stems import stem_named
+from mt3_synthesis.augment import AugmentConfig
 from mt3_synthesis.bank import Bank, BankSpec, build_bank, load_bank
 from mt3_synthesis.corpora import freedoom
 from mt3_synthesis.mixer import Palette
@@ -23,12 +25,20 @@ from mt3_synthesis.modelled_drums import membrane_bank
 from mt3_synthesis.music import MusicConfig
 from mt3_synthesis.rendering import DRUM_KIT
 from mt3_synthesis.soundfonts import Role, source_named
+from mt3_synthesis.stem_music import Recipe, backing, stem_recipe
 from mt3_training.examples.batches import Batch, padded
-from mt3_training.examples.dataset import RECIPE, DatasetConfig, Draw, Examples, dense_rolls
+from mt3_training.examples.dataset import (
+    RECIPE,
+    Bleed,
+    DatasetConfig,
+    Draw,
+    Examples,
+    dense_rolls,
+)
 from mt3_training.examples.tokens import LabelRules
-from mt3_training.runs.config import TrainConfig
+from mt3_training.runs.config import Stage, TrainConfig
 
-MUSIC: dict[str, tuple[tuple[float, MusicConfig], ...]] = {
+MUSIC: dict[str, Recipe] = {
     "piano": ((1.0, MusicConfig.piano()),),
     "solo": (
         (0.35, MusicConfig.piano()),
@@ -47,6 +57,9 @@ MUSIC: dict[str, tuple[tuple[float, MusicConfig], ...]] = {
     "band": RECIPE,
 }
 """Kinds of music with their weights, by the names that stages use."""
+
+STEM = "stem"
+"""Kind of music of a stage that plays what the run's stem holds, `TrainConfig.stem`."""
 
 SUFFIX = ".npz"
 """Sounds are names of collections, or files of banks with this suffix."""
@@ -68,14 +81,11 @@ class SyntheticSources:
 
     def __call__(self, stage: int, *, held_out: bool) -> MixedExamples:
         config, asked = self.config, self.config.stages[stage]
-        if asked.music not in MUSIC:
-            raise OptionError(
-                f"stage {asked.name} wants {asked.music!r}; known music is {', '.join(MUSIC)}"
-            )
-        recipe = MUSIC[asked.music]
+        recipe = self._recipe(asked)
         if config.programs:
             limited = [(w, music.limited_to(config.programs, drums=True)) for w, music in recipe]
             recipe = tuple(limited)
+        policy = config.policy
         dataset = DatasetConfig(
             seed=config.seed,
             frames=asked.frames,
@@ -84,9 +94,29 @@ class SyntheticSources:
             labels=LabelRules("class", config.offset_steps),
             max_tokens=config.max_tokens,
             vary=config.vary and not held_out,
+            augment=policy.augment if policy else AugmentConfig(),
+            bleed=policy.bleed if policy else Bleed(),
+            backing=backing(config.stem) if config.stem else None,
         )
-        corpus = freedoom() if config.corpus and not held_out else ()
-        return MixedExamples(Examples(dataset, Palette(self._banks(held_out)), corpus=corpus))
+        # Written music has no stems.
+        written = config.corpus and not held_out and asked.music != STEM
+        palette = Palette(self._banks(held_out))
+        if asked.music == STEM:
+            _check_instruments(config.stem, palette)
+        return MixedExamples(Examples(dataset, palette, corpus=freedoom() if written else ()))
+
+    def _recipe(self, asked: Stage) -> Recipe:
+        """What a stage plays."""
+        if asked.music == STEM:
+            if not self.config.stem:
+                raise OptionError(f"stage {asked.name} plays the run's stem, and it has none")
+            return stem_recipe(self.config.stem)
+        if asked.music not in MUSIC:
+            raise OptionError(
+                f"stage {asked.name} wants {asked.music!r}; known music is "
+                f"{', '.join((*MUSIC, STEM))}"
+            )
+        return MUSIC[asked.music]
 
     def describe(self) -> list[dict[str, Any]]:
         """What the sounds are: role, licence, credit and digests of each bank."""
@@ -129,6 +159,17 @@ class MixedExamples:
             tokens=tokens,
             frames=frames,
             rolls=np.stack([dense_rolls(one.spans, frames=self._frames) for one in drawn]),
+        )
+
+
+def _check_instruments(stem: str, palette: Palette) -> None:
+    """Refuses sounds that have nothing of a stem: others would be played instead."""
+    lineup = stem_named(stem).lineup
+    there = set(palette.instruments)
+    if not there & (set(lineup.programs) or {DRUM_KIT}):
+        raise OptionError(
+            f"the sounds {', '.join(palette.names)} have no instruments of the stem {stem}; "
+            "train it with other sounds"
         )
 
 

@@ -22,8 +22,15 @@ KINDS = (*(kind.value for kind in EventKind), "eos")
 
 _BOTH = ("time", "step", "progress", "stage", "examples", "seconds", "cpu_seconds")
 
-LOG_COLUMNS = (*_BOTH, "rate", "loss", *KINDS, "auxiliary", "next_event", "guide", "norm")
-"""Losses in nats per token, means since the row before; norm is that of the gradient."""
+LOG_COLUMNS = (
+    *_BOTH, "rate", "loss", *KINDS, "auxiliary", "next_event", "guide", "norm",
+    "examples_per_second", "memory_mib",
+)  # fmt: skip
+"""Losses in nats per token, means since the row before; norm is that of the gradient.  The last two
+are the speed since the row before, and the most memory that the process ever held."""
+
+_EARLIER_LOG = LOG_COLUMNS[:-2]
+"""Of a log that an earlier version began; it goes on without the others."""
 
 SCORE_COLUMNS = (
     *_BOTH, "onset_f1", "onset_precision", "onset_recall", "drum_f1", "labels", "notes", "best",
@@ -36,11 +43,13 @@ class Table:
 
     Args:
         path: The file; made with the first row.
-        columns: Names; one of them is ``step``.
+        columns: Names; one of them is ``step``.  A log of an earlier version keeps its own.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self._path, self._columns = path, tuple(columns)
+        self._path, self._columns, self._wanted = path, tuple(columns), frozenset(columns)
+        if self._columns == LOG_COLUMNS and self._header() == ",".join(_EARLIER_LOG) + "\n":
+            self._columns = _EARLIER_LOG
 
     def append(self, row: Mapping[str, object]) -> None:
         """Adds a row; numbers are rounded to six digits, columns that are missing stay empty.
@@ -54,7 +63,8 @@ class Table:
         writer = csv.DictWriter(text, self._columns, lineterminator="\n")
         if not self._path.exists():
             writer.writeheader()
-        writer.writerow({name: _short(value) for name, value in row.items()})
+        known = [name for name in row if name in self._columns or name not in self._wanted]
+        writer.writerow({name: _short(row[name]) for name in known})
         self._check_columns()
         try:
             with self._path.open("a", encoding="utf-8") as file:
@@ -90,6 +100,14 @@ class Table:
         if rows and tuple(rows[0]) != self._columns:
             raise self._other()
         return rows
+
+    def _header(self) -> str:
+        """The first line; empty where there is none to read."""
+        try:
+            with self._path.open(encoding="utf-8", newline="") as file:
+                return file.readline(1 << 12)
+        except (OSError, UnicodeDecodeError):
+            return ""
 
     def _check_columns(self) -> None:
         """Refuses a file that begins otherwise; of a header that was never finished, any part."""

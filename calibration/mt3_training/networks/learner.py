@@ -73,13 +73,26 @@ class Learner:
         schedule: What is done when.
         device: Where.
         threads: CPU threads.
+        start: Weights to begin with instead of fresh ones.
+
+    Raises:
+        CheckpointError: These weights are those of another network.
     """
 
-    def __init__(self, schedule: Schedule, device: torch.device, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        device: torch.device,
+        *,
+        threads: int = 1,
+        start: Weights | None = None,
+    ) -> None:
         self.schedule, self.config, self.device = schedule, schedule.config, device
         torch.manual_seed(self.config.seed)
         self.network = Network(self.config.shape, dropout=self.config.dropout).to(device)
         align_(self.network, DEFAULT.vocabulary)
+        if start is not None:
+            self.network.begin_with(start)
         self.aids = Aids(self.config.shape).to(device)
         self._parameters = dict(self.network.named_parameters()) | {
             f"aids.{name}": parameter for name, parameter in self.aids.named_parameters()
@@ -130,10 +143,15 @@ class Learner:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             out = self.network(features, read, guide=job.guide > 0.0)
             framewise = self.aids(out.encoded) if job.framewise else None
-        loss, kinds = token_loss(out.logits, tokens, self._kinds)
+        policy = config.policy
+        loss, kinds = token_loss(
+            out.logits, tokens, self._kinds, policy.token_weights if policy else None
+        )
         auxiliary = following = guide = loss.new_zeros(())
         if framewise is not None:
-            auxiliary = roll_loss(framewise[0], rolls.transpose(1, 2))
+            auxiliary = roll_loss(
+                framewise[0], rolls.transpose(1, 2), policy.roll_weights if policy else None
+            )
             following = next_event_loss(framewise[1], frames)
         if out.attention is not None:
             guide = guide_loss(out.attention, frames)

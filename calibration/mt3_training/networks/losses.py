@@ -17,6 +17,7 @@ This module imports torch; import it only where training really starts.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,16 +81,20 @@ class Counts(NamedTuple):
         return cls(*(max(int(count), 1) for count in found))
 
 
-def token_loss(logits: Tensor, targets: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+def token_loss(
+    logits: Tensor, targets: Tensor, kinds: Tensor, weights: Sequence[float] | None = None
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the targets.
 
     Args:
         logits: [n, L, V].
         targets: int64 [n, L]; padding is 0.
         kinds: `kind_table` on the same device.
+        weights: Of the kinds of tokens, in the order of `KINDS`; None for ones.
 
     Returns:
-        The sum over all targets, and sums and counts by kind [2, kinds] without a gradient.
+        The weighted sum over all targets, and sums and counts by kind [2, kinds], which are neither
+        weighted nor have a gradient.
     """
     each = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=0, reduction="none"
@@ -98,19 +103,23 @@ def token_loss(logits: Tensor, targets: Tensor, kinds: Tensor) -> tuple[Tensor, 
     totals = torch.zeros(2, len(KINDS) + 1, device=logits.device)
     totals[0].index_add_(0, kind, each.detach())
     totals[1].index_add_(0, kind, torch.ones_like(each))
+    if weights is not None:
+        each = each * torch.tensor([*weights, 1.0], device=each.device)[kind]
     return each.sum(), totals[:, :-1]
 
 
-def roll_loss(logits: Tensor, rolls: Tensor) -> Tensor:
+def roll_loss(logits: Tensor, rolls: Tensor, weights: Sequence[float] | None = None) -> Tensor:
     """Binary cross-entropy of the frame-wise heads.
 
     Args:
         logits: [n, T, rolls, pitches].
         rolls: The same shape, 0 or 1.
+        weights: Of the rolls; None for ones.
     """
-    weights = torch.tensor(POSITIVE_WEIGHTS, device=logits.device)[:, None]
+    positive = torch.tensor(POSITIVE_WEIGHTS, device=logits.device)[:, None]
+    own = None if weights is None else torch.tensor(weights, device=logits.device)[:, None]
     return functional.binary_cross_entropy_with_logits(
-        logits.float(), rolls.float(), pos_weight=weights, reduction="sum"
+        logits.float(), rolls.float(), own, pos_weight=positive, reduction="sum"
     )
 
 

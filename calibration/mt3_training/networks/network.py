@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mt3_export.weights import PositionTable, T5Shape, Weights, inventory
+from mt3_runtime.errors import CheckpointError
 from mt3_training.examples.dataset import PITCHES, ROLLS
 
 #: Epsilon of all norms, as in T5 (`mt3_export` writes the same into its graphs).
@@ -320,9 +321,22 @@ class Network(nn.Module):
     def from_weights(cls, weights: Weights, *, dropout: float = 0.0) -> Network:
         """A network that starts from canonical weights."""
         network = cls(weights.shape, dropout=dropout, positions=weights.positions)
-        copies = {name: torch.from_numpy(np.array(t)) for name, t in weights.tensors.items()}
-        network.load_state_dict(copies)
+        network.begin_with(weights)
         return network
+
+    def begin_with(self, weights: Weights) -> None:
+        """Takes all values of canonical weights; the position table stays.
+
+        Raises:
+            CheckpointError: They are those of a network of other sizes.
+        """
+        if weights.shape != self.shape:
+            raise CheckpointError(
+                f"the weights are those of a network of {weights.shape}, and this one has "
+                f"{self.shape}"
+            )
+        copies = {name: torch.from_numpy(np.array(t)) for name, t in weights.tensors.items()}
+        self.load_state_dict(copies)
 
 
 def as_weights(

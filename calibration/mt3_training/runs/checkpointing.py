@@ -14,6 +14,8 @@ it.
     state-N.pt       the optimisers after step N, written by torch.save, read with weights_only
     best.npz         averaged weights of the best score so far
     best.json        that score
+    start.npz        weights that the run began with, if they were not fresh
+    origins.json     whose weights those are, and where the list of recordings lies
     log.csv          losses, a row every few steps
     scores.csv       scores, a row per evaluation
     progress.svg     a picture of both
@@ -32,7 +34,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ from typing import Any
 import numpy as np
 
 from mt3_export.weights import FloatArray
-from mt3_runtime.errors import CheckpointError, OptionError
+from mt3_runtime.errors import CheckpointError, OptionError, OutputError
 from mt3_runtime.filesystem.atomic import make_folder, write_atomic
 from mt3_runtime.filesystem.ownership import is_regular
 from mt3_training.runs.config import TrainConfig
@@ -49,6 +51,7 @@ from mt3_training.runs.config import TrainConfig
 _STATE_FILE = re.compile(r"state-\d{8,}\.(npz|pt)")
 
 CONFIG, STATE, BEST, SOUNDS = "config.json", "state.json", "best.json", "sounds.json"
+START, ORIGINS = "start.npz", "origins.json"
 
 
 @dataclass(frozen=True)
@@ -114,18 +117,26 @@ class RunFolder:
     Attributes:
         path: Where it is.
         config: What the run does.
+        pausing: Other folders whose file ``pause`` pauses the run, too.
     """
 
     def __init__(self, path: Path, config: TrainConfig) -> None:
         self.path, self.config = path, config
+        self.pausing: tuple[Path, ...] = ()
 
     @classmethod
-    def prepare(cls, path: str | os.PathLike[str], config: TrainConfig | None) -> RunFolder:
+    def prepare(
+        cls,
+        path: str | os.PathLike[str],
+        config: TrainConfig | None,
+        start: Mapping[str, FloatArray] | None = None,
+    ) -> RunFolder:
         """Opens the folder of a run, or makes it.
 
         Args:
             path: The folder.
             config: What the run does; None takes what the folder says.
+            start: Weights that a new run begins with, those of ``config.start``.
 
         Raises:
             OptionError: The folder belongs to another configuration (the message says where they
@@ -137,9 +148,16 @@ class RunFolder:
             return cls.existing(folder, config)
         if config is None:
             raise OptionError(f"{folder} is no folder of a run; name a configuration to begin one")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        # What a beginning that was cut short leaves is begun anew.
+        own = {START} if start is not None else set()
+        if folder.exists() and (
+            not folder.is_dir()
+            or any(p.name not in own or not is_regular(p) for p in folder.iterdir())
+        ):
             raise OptionError(f"{folder} holds something else; name a new folder for the run")
         make_folder(folder)
+        if start is not None:
+            write_atomic(folder / START, _npz(start))
         write_atomic(folder / CONFIG, config.to_json().encode())
         return cls(folder, config)
 
@@ -165,36 +183,22 @@ class RunFolder:
             )
         return cls(folder, found)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keeps other programs from working in the folder; ends with this process at the latest.
 
         Raises:
             OptionError: Another program is at it.
         """
-        try:
-            import fcntl  # noqa: PLC0415  not on Windows, where nobody is kept out
-        except ModuleNotFoundError:
-            yield
-            return
-        with (self.path / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OptionError(f"another program is training in {self.path}") from error
-            yield
+        return locked(self.path)
 
     def asked_to_stop(self) -> bool:
         """Whether somebody made the file ``stop``; it is removed, so that the run can go on."""
-        path = self.path / "stop"
-        if not is_regular(path):
-            return False
-        path.unlink(missing_ok=True)
-        return True
+        return stop_requested(self.path)
 
-    def asked_to_pause(self) -> bool:
-        """Whether the file ``pause`` is there."""
-        return (self.path / "pause").exists()
+    def pause_file(self) -> Path | None:
+        """The file ``pause`` that holds the run, here or in `pausing`; None: go on."""
+        files = (folder / "pause" for folder in (self.path, *self.pausing))
+        return next((file for file in files if file.exists()), None)
 
     def save(self, state: State) -> None:
         """Keeps a state; the one before is removed only when this one is complete.
@@ -228,6 +232,19 @@ class RunFolder:
                 arrays = _arrays(file.read())
             return State(position, arrays, (self.path / f"{stem}.pt").read_bytes())
 
+    def load_position(self) -> Position | None:
+        """Where the run stands, without its weights; None before the first state.
+
+        Raises:
+            CheckpointError: The folder is damaged.
+        """
+        document = self._json(STATE)
+        if document is None:
+            return None
+        document.pop("files", None)
+        with _reading(self.path):
+            return Position(**document)
+
     def save_best(self, best: Best, weights: Mapping[str, FloatArray]) -> None:
         """Keeps weights with their score.
 
@@ -252,6 +269,34 @@ class RunFolder:
         with _reading(self.path):
             return _arrays((self.path / "best.npz").read_bytes())
 
+    def start_weights(self) -> dict[str, FloatArray]:
+        """The weights that the run began with.
+
+        Raises:
+            CheckpointError: It began with fresh ones, or the file is missing or damaged.
+        """
+        with _reading(self.path):
+            return _arrays((self.path / START).read_bytes())
+
+    def origins(self) -> dict[str, str]:
+        """Where weights and recordings come from: ``start`` and ``index``, as far as there are any.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        found = self._json(ORIGINS) or {}
+        return {name: str(value) for name, value in found.items()}
+
+    def remember(self, **origins: str) -> None:
+        """Writes down origins, beside those known.
+
+        Raises:
+            OutputError: They cannot be written.
+        """
+        known = self.origins()
+        if known | origins != known:
+            write_atomic(self.path / ORIGINS, json.dumps(known | origins, indent=1).encode())
+
     def _json(self, name: str) -> dict[str, Any] | None:
         try:
             with _reading(self.path):
@@ -263,6 +308,35 @@ class RunFolder:
         if not isinstance(document, dict):
             raise CheckpointError(f"{self.path / name} is damaged: expected an object")
         return document
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other programs from training in a folder; see `RunFolder.locked`."""
+    try:
+        import fcntl  # noqa: PLC0415  not on Windows, where nobody is kept out
+    except ModuleNotFoundError:
+        yield
+        return
+    try:
+        file = (folder / "lock").open("a")
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OptionError(f"another program is training in {folder}") from error
+        yield
+
+
+def stop_requested(folder: Path) -> bool:
+    """Whether somebody made the file ``stop``; it is removed, so that the work can go on."""
+    path = folder / "stop"
+    if not is_regular(path):
+        return False
+    path.unlink(missing_ok=True)
+    return True
 
 
 def _npz(arrays: Mapping[str, FloatArray]) -> bytes:

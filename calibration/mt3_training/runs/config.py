@@ -14,15 +14,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeVar, get_args
+import re
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
 
 from mt3_export.weights import T5Shape
 from mt3_runtime.errors import OptionError
+from mt3_runtime.notes.stems import stem_named
+from mt3_training.runs.role_policies import RolePolicy
+from mt3_training.runs.typed_json import flat, read
 
 FORMAT = "mt3-runtime.training"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+#: What configurations of version 1 do not say; their runs go on as they began.
+_SINCE_2 = ("stem", "start", "index", "policy")
 
 #: The bundles' readers assume this width of a head.
 HEAD_DIM = 64
@@ -32,7 +38,6 @@ FULL_FRAMES = 256
 
 Optimiser = Literal["adamw", "muon"]
 Precision = Literal["bf16", "fp32"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Stage:
         frames: Length of the examples; full segments have 256.
         share: Part of the budget, relative to the other stages'.
         batch: Examples per step.
-        music: Kind of pieces, one of `mt3_training.examples.example_sources.MUSIC`.
+        music: Kind of pieces, one of `mt3_training.examples.example_sources.MUSIC`, or "stem": what
+            the run's stem holds.
     """
 
     name: str
@@ -98,6 +104,11 @@ class TrainConfig:
         programs: General MIDI programs to play with; none means all that the sounds have.
         corpus: Share of windows from written music, which must be installed if this is above 0.
         offset_steps: Grid of the ends of notes, in steps of 10 ms.
+        stem: What the model is for, one of `mt3_runtime.notes.stems.STEMS`; empty for anything.
+        start: Digest of the weights that training begins with, which the run's folder keeps; empty
+            for fresh ones.
+        index: Digest of the list of recordings to train on; empty for music that is made up.
+        policy: Weights of losses and augmentation; None leaves all weights at one.
     """
 
     stages: tuple[Stage, ...]
@@ -129,6 +140,10 @@ class TrainConfig:
     programs: tuple[int, ...] = ()
     corpus: float = 0.0
     offset_steps: int = 5
+    stem: str = ""
+    start: str = ""
+    index: str = ""
+    policy: RolePolicy | None = None
 
     def __post_init__(self) -> None:
         self._check_budget()
@@ -147,12 +162,20 @@ class TrainConfig:
                 raise OptionError(f"{name} is {getattr(self, name)}; expected 0 or more, below 1")
         if not 0.0 <= self.aids_fade[0] <= self.aids_fade[1]:
             raise OptionError(f"aids_fade is {self.aids_fade}; expected two ascending numbers")
+        self._check_origins()
+
+    def _check_origins(self) -> None:
+        if self.stem:
+            stem_named(self.stem)
+        for name in ("start", "index"):
+            if getattr(self, name) and not re.fullmatch("[0-9a-f]{64}", getattr(self, name)):
+                raise OptionError(f"{name} is {getattr(self, name)!r}; expected a SHA-256, or none")
 
     def _check_budget(self) -> None:
         if (self.hours is None) == (self.steps is None):
             raise OptionError("a run needs a budget, in hours or in steps, and not in both")
-        if self.steps is not None:
-            _at_least("steps", self.steps, 1)
+        if self.steps is not None:  # none at all only judges the weights it starts with
+            _at_least("steps", self.steps, 0 if self.start else 1)
         if self.hours is not None:
             _above_zero("hours", self.hours)
 
@@ -191,66 +214,30 @@ class TrainConfig:
         if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
             raise OptionError(f"{where} is no configuration of a training ({FORMAT})")
         version = document.pop("version", None)
-        if version != FORMAT_VERSION:
+        if version not in range(1, FORMAT_VERSION + 1) or isinstance(version, bool):
             raise OptionError(
-                f"{where} is of version {version!r}, this program reads {FORMAT_VERSION}; "
+                f"{where} is of version {version!r}, this program reads 1 to {FORMAT_VERSION}; "
                 "use the version of mt3-runtime that wrote it"
             )
+        if version == 1:
+            document = {name: getattr(cls, name) for name in _SINCE_2} | document
         stages = document.get("stages")
         if not isinstance(stages, list):
             raise OptionError(f"{where}: stages must be a list")
-        document["stages"] = tuple(_read(Stage, item, f"{where}: stage") for item in stages)
-        document["shape"] = _read(T5Shape, document.get("shape"), f"{where}: shape")
-        return _read(cls, document, where)
+        document["stages"] = tuple(read(Stage, item, f"{where}: stage") for item in stages)
+        document["shape"] = read(T5Shape, document.get("shape"), f"{where}: shape")
+        if document.get("policy") is not None:
+            document["policy"] = RolePolicy.from_dict(document["policy"], f"{where}: policy")
+        return read(cls, document, where)
 
     def differences(self, other: TrainConfig) -> list[str]:
         """What ``other`` says differently, one line per value, such as ``seed: 0, not 1``."""
-        mine, theirs = (dict(_flat(json.loads(c.to_json()))) for c in (self, other))
+        mine, theirs = (dict(flat(json.loads(c.to_json()))) for c in (self, other))
         return [
             f"{name}: {mine.get(name)!r}, not {theirs.get(name)!r}"
             for name in dict.fromkeys([*mine, *theirs])
             if mine.get(name) != theirs.get(name)
         ]
-
-
-def _read(kind: type[T], data: object, where: str) -> T:
-    """A dataclass from a mapping with exactly its fields, types checked as far as JSON tells."""
-    if not isinstance(data, Mapping):
-        raise OptionError(f"{where}: expected an object, found {data!r}")
-    wanted = {f.name: str(f.type) for f in fields(kind)}  # type: ignore[arg-type]
-    missing, unknown = sorted(set(wanted) - set(data)), sorted(map(str, set(data) - set(wanted)))
-    if missing or unknown:
-        raise OptionError(f"{where}: missing are {missing}, unknown {unknown}")
-    values = {name: _value(data[name], wanted[name], f"{where}: {name}") for name in wanted}
-    return kind(**values)
-
-
-def _value(value: Any, annotation: str, where: str) -> Any:
-    if annotation.startswith("tuple[") and isinstance(value, list):
-        value = tuple(value)
-    expected = _JSON_TYPES.get(annotation)
-    if expected and (type(value) not in expected or value in (math.inf, -math.inf)):
-        raise OptionError(f"{where} is {value!r}, expected {annotation}")
-    if annotation == "tuple[float, float]" and (
-        len(value) != 2 or not all(type(item) in (int, float) for item in value)
-    ):
-        raise OptionError(f"{where} is {value!r}, expected two numbers")
-    if annotation in _ITEMS and not all(type(item) is _ITEMS[annotation] for item in value):
-        raise OptionError(f"{where} is {value!r}, expected {annotation}")
-    return value
-
-
-_JSON_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
-    "str": (str,),
-    "tuple[float, float]": (tuple,),
-    "tuple[str, ...]": (tuple,),
-    "tuple[int, ...]": (tuple,),
-}
-_ITEMS: dict[str, type] = {"tuple[str, ...]": str, "tuple[int, ...]": int}
 
 
 def _at_least(name: str, value: float, lowest: int) -> None:
@@ -261,18 +248,6 @@ def _at_least(name: str, value: float, lowest: int) -> None:
 def _above_zero(name: str, value: float) -> None:
     if not 0.0 < value < math.inf:
         raise OptionError(f"{name} is {value}; expected a number above 0")
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested JSON with their paths, ``stages[1].batch``."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}" if name else key)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _flat(item, f"{name}[{index}]")
-    else:
-        yield name, value
 
 
 def _small_stages() -> tuple[Stage, ...]:
@@ -315,6 +290,21 @@ PRESETS = {
         optimiser="muon",
         rate=2e-3,
         slice_size=512,
+        vary=True,
+    ),
+    # One stem, going on from weights that know music: an hour of one core.
+    "stem": TrainConfig(
+        (Stage("two-second stems", FULL_FRAMES, 1.0, 32, "stem"),),
+        _shape(256, 4, 512, 4, 4),
+        steps=2000,
+        optimiser="muon",
+        rate=5e-4,
+        warmup=100,
+        decay_from=0.3,
+        auxiliary=0.1,
+        next_event=0.0,
+        guide=0.0,
+        evaluations=10,
         vary=True,
     ),
     # 1 M parameters: whether everything works, in two minutes.

@@ -22,7 +22,7 @@ class Schedule:
     def progress(self, step: int, seconds: float) -> float:
         """Share of the budget that is used up after so many steps and seconds, 0..1."""
         if self.config.steps is not None:
-            return min(step / self.config.steps, 1.0)
+            return min(step / self.config.steps, 1.0) if self.config.steps else 1.0
         hours = self.config.hours or math.inf
         return min(seconds / (3600.0 * hours), 1.0)
 

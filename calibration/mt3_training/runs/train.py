@@ -21,15 +21,17 @@ from typing import Self
 
 import torch
 
+from mt3_export.weights import PositionTable, Weights
+from mt3_runtime.commands.machine import peak_rss
 from mt3_runtime.diagnostics.cores import usable_cores
-from mt3_runtime.errors import DeviceError, MissingDependencyError
+from mt3_runtime.errors import CheckpointError, DeviceError, MissingDependencyError
 from mt3_training.examples.batches import Batch, Feed, Order, Sources, held_out
 from mt3_training.examples.tables import LOG, LOG_COLUMNS, SCORE_COLUMNS, SCORES, Table
 from mt3_training.networks.learner import Learner
-from mt3_training.runs.checkpointing import Best, Position, RunFolder
+from mt3_training.runs.checkpointing import START, Best, Position, RunFolder
 from mt3_training.runs.learning_rate import Schedule
 from mt3_training.runs.progress_plot import save_picture
-from mt3_training.shipping.small_model import score_greedy
+from mt3_training.shipping.small_model import digest, score_greedy
 
 #: Steps between two rows of the log.
 LOG_STEPS = 50
@@ -91,8 +93,12 @@ class Run:
     def __init__(self, folder: RunFolder, sources: Sources, machine: Machine, say: Say) -> None:
         self._folder, self._sources, self._machine, self._say = folder, sources, machine, say
         self._schedule = Schedule(folder.config)
+        state = folder.load()
         self._learner = Learner(
-            self._schedule, machine.torch_device(), threads=machine.threads or usable_cores()
+            self._schedule,
+            machine.torch_device(),
+            threads=machine.threads or usable_cores(),
+            start=start_of(folder) if folder.config.start and state is None else None,
         )
         self._log = Table(folder.path / LOG, LOG_COLUMNS)
         self._scores = Table(folder.path / SCORES, SCORE_COLUMNS)
@@ -101,10 +107,10 @@ class Run:
         self._clock = _Clock()
         self._saved_at = 0.0
         self._drawing = True
-        state = folder.load()
         if state is not None:
             self._learner.restore(state)
         self.position = state.position if state else Position()
+        self._logged = self.position
         for table in (self._log, self._scores):
             table.cut(self.position.step)
 
@@ -188,12 +194,22 @@ class Run:
     def _write_log(self, progress: float) -> None:
         losses = self._learner.losses()
         factor = self._schedule.rate_factor(self.position.step - 1, progress)
+        now, before = self.position, self._logged
+        speed = (now.examples - before.examples) / max(now.seconds - before.seconds, 1e-9)
+        memory = (peak_rss() or 0) / 2**20
         self._log.append(
-            {**self._where(progress), "rate": factor * self._folder.config.rate, **losses}
+            {
+                **self._where(progress),
+                "rate": factor * self._folder.config.rate,
+                **losses,
+                "examples_per_second": speed,
+                "memory_mib": memory,
+            }
         )
+        self._logged = now
         self._say(
-            f"{progress:6.1%}  step {self.position.step}  {self.position.examples} examples  "
-            f"loss {losses['loss']:.3f}"
+            f"{progress:6.1%}  step {now.step}  {now.examples} examples  "
+            f"loss {losses['loss']:.3f}  {speed:.1f} examples/s  {memory:.0f} MiB"
         )
 
     def _where(self, progress: float) -> dict[str, object]:
@@ -266,9 +282,10 @@ class Run:
             self._drawing = False
 
     def _wait_while_paused(self) -> None:
-        if self._folder.asked_to_pause():
-            self._say(f"paused until {self._folder.path / 'pause'} is removed")
-            while self._folder.asked_to_pause():
+        file = self._folder.pause_file()
+        if file is not None:
+            self._say(f"paused until {file} is removed")
+            while self._folder.pause_file() is not None:
                 time.sleep(POLL)
             self._clock.start()
 
@@ -276,6 +293,22 @@ class Run:
         if self._feed is not None:
             self._feed.close()
             self._feed = None
+
+
+def start_of(folder: RunFolder) -> Weights:
+    """The weights that a run begins with, checked against its configuration.
+
+    Raises:
+        CheckpointError: They are missing, damaged, or others.
+    """
+    config = folder.config
+    weights = Weights(config.shape, folder.start_weights(), PositionTable(255))
+    if digest(weights) != config.start:
+        raise CheckpointError(
+            f"{folder.path / START} holds other weights than the run began with; put the file "
+            "back, or begin a run in a new folder"
+        )
+    return weights
 
 
 class _Clock:

@@ -31,6 +31,7 @@ from mt3_runtime.notes.confidence import Calibration
 from mt3_runtime.notes.magenta_assembler import NoteAssembler
 from mt3_runtime.notes.note import Note
 from mt3_runtime.notes.note_rules import NoteRules
+from mt3_runtime.notes.stems import OTHER
 from mt3_runtime.notes.vocabulary import EOS, PAD, Vocabulary
 from mt3_training.examples.batches import Batch
 
@@ -76,7 +77,16 @@ def for_frames(frames: int, max_tokens: int) -> Variant:
 def score_greedy(
     weights: Weights, batch: Batch, *, threads: int | None = None, folder: Path | None = None
 ) -> Scores:
-    """Exports weights, transcribes a batch with the runtime, and scores the notes.
+    """Sums of `scores_by_example`; arguments and errors as there."""
+    none = Score(0, 0, 0)
+    found = scores_by_example(weights, batch, threads=threads, folder=folder)
+    return Scores(sum((s.onset for s in found), none), sum((s.drums for s in found), none))
+
+
+def scores_by_example(
+    weights: Weights, batch: Batch, *, threads: int | None = None, folder: Path | None = None
+) -> list[Scores]:
+    """Exports weights, transcribes a batch with the runtime, and scores the notes of each example.
 
     Decoding ends at twice the length of the longest label: early weights never say that a segment
     is over.
@@ -97,12 +107,12 @@ def score_greedy(
         export_bundle(weights, variant, path, source={"digest": "0" * 64})
         with load_model(path, device="cpu", threads=threads) as model:
             answers = [found.tokens for found in model.forward(batch.features)]
-    onset = drums = Score(0, 0, 0)
     seconds = frames * variant.features.hop / variant.features.sample_rate
-    for label, answer in zip(batch.tokens, answers, strict=True):
-        pair = notes_of(label, seconds), notes_of(answer, seconds)
-        onset, drums = onset + score_notes(*pair), drums + score_drums(*pair)
-    return Scores(onset, drums)
+    pairs = [
+        (notes_of(label, seconds), notes_of(answer, seconds))
+        for label, answer in zip(batch.tokens, answers, strict=True)
+    ]
+    return [Scores(score_notes(*pair), score_drums(*pair)) for pair in pairs]
 
 
 def notes_of(tokens: npt.NDArray[np.integer], seconds: float) -> list[Note]:
@@ -128,6 +138,8 @@ def write_bundle(
     origin: dict[str, str],
     storage: Storage = "fp16",
     name: str | None = None,
+    stem: str = OTHER,
+    licence: str | None = None,
     profiles: Sequence[str] = ("cpu",),
     confidence: Calibration | None = None,
 ) -> Manifest:
@@ -139,11 +151,20 @@ def write_bundle(
         origin: What people should know about the weights' origin.
         storage: Precision of the stored matrices.
         name: The model's name.
+        stem: What it is for.
+        licence: Of its weights; by default that of models trained on music made up here.
         profiles: Graph profiles.
         confidence: How reliable its notes are.
     """
     source = {"layout": "training", "digest": digest(weights), **origin}
-    variant = replace(DEFAULT, confidence=confidence)
+    variant = replace(DEFAULT, confidence=confidence, licence=licence or DEFAULT.licence)
     return export_bundle(
-        weights, variant, out, source=source, profiles=profiles, storage=storage, name=name
+        weights,
+        variant,
+        out,
+        source=source,
+        profiles=profiles,
+        storage=storage,
+        name=name,
+        stem=stem,
     )

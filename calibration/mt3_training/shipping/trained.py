@@ -20,11 +20,18 @@ from mt3_export.weights import FloatArray, PositionTable, Weights
 from mt3_runtime.bundles.bundle import Manifest
 from mt3_runtime.errors import BundleError, CheckpointError, OptionError
 from mt3_runtime.notes.confidence import Calibration
+from mt3_runtime.notes.stems import OTHER
 from mt3_synthesis.corpora import CREDIT as MUSIC_CREDIT
 from mt3_training.runs.checkpointing import SOUNDS, RunFolder
 from mt3_training.shipping.small_model import write_bundle
 
 Which = Literal["best", "last"]
+
+DEFAULT_NAME = "default"
+
+RECORDED_LICENCE = "that of the recordings it was trained with, see source"
+"""Of models that learned from somebody's recordings; whether and how those bind them is for their
+user to find out."""
 
 
 def export_run(
@@ -33,7 +40,8 @@ def export_run(
     *,
     which: Which = "best",
     storage: Storage = "fp16",
-    name: str = "default",
+    name: str | None = None,
+    stem: str | None = None,
     profiles: Sequence[str] = ("cpu",),
     confidence: Calibration | None = None,
 ) -> Manifest:
@@ -44,7 +52,8 @@ def export_run(
         out: Folder, or ``.mt3`` file.
         which: The averaged weights of the best score, or those where the run stands.
         storage: Precision of the stored matrices; arithmetic is always fp32.
-        name: The model's name.
+        name: The model's name; by default ``default``, or ``stem_`` and the stem.
+        stem: What the model is for; by default what the run trained.
         profiles: Graph profiles.
         confidence: How reliable its notes are, see `read_confidence`.
 
@@ -54,12 +63,15 @@ def export_run(
         OutputError: ``out`` is in the way or cannot be written.
     """
     weights, origin = _weights(folder, which)
+    stem = stem or folder.config.stem or OTHER
     return write_bundle(
         weights,
         out,
         origin={**origin, **_credits(folder)},
         storage=storage,
-        name=name,
+        name=name or (DEFAULT_NAME if stem == OTHER else f"stem_{stem}"),
+        stem=stem,
+        licence=RECORDED_LICENCE if folder.config.index else None,
         profiles=profiles,
         confidence=confidence,
     )
@@ -109,6 +121,8 @@ def _weights(folder: RunFolder, which: Which) -> tuple[Weights, dict[str, str]]:
 def _credits(folder: RunFolder) -> dict[str, str]:
     """Whose sounds and music a run was trained with."""
     found = {"music": MUSIC_CREDIT} if folder.config.corpus else {}
+    if start := folder.origins().get("start"):
+        found["start"] = start
     file = folder.path / SOUNDS
     if file.is_file():
         banks: list[dict[str, Any]] = json.loads(file.read_bytes())
@@ -117,5 +131,5 @@ def _credits(folder: RunFolder) -> dict[str, str]:
             for bank in banks
             if not bank["held_out"]
         ]
-        found["sounds"] = "; ".join(dict.fromkeys(lines))
+        found["recordings" if folder.config.index else "sounds"] = "; ".join(dict.fromkeys(lines))
     return found

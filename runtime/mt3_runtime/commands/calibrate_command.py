@@ -32,6 +32,7 @@ _LISTINGS = {
         ("index", "list the stems of a data set, with what they hold"),
         (BUNDLE_VERB, "make a bundle of other precision of this one"),
         ("train", "begin a training run, or go on with one"),
+        ("train-per-stem", "train a model for each stem, or go on with it"),
     )
 }
 

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from mt3_runtime.arguments.argument_checks import as_path_text
 from mt3_runtime.bundles.bundle import Bundle, quoted
-from mt3_runtime.errors import BundleNotFoundError, OptionError, OutputError
+from mt3_runtime.errors import BundleError, BundleNotFoundError, OptionError, OutputError
 from mt3_runtime.filesystem.ownership import delete, is_regular, listed
 from mt3_runtime.imports.extras import install
 from mt3_runtime.models import catalogue
 from mt3_runtime.models.cache import CLASSIFIER_FOLDER, cache_dir, contents, expanded
 from mt3_runtime.models.download import part_of
 from mt3_runtime.models.shipped import DEFAULT, shipped_models
+from mt3_runtime.notes.stems import OTHER
 
 log = logging.getLogger("mt3_runtime")
 
@@ -72,8 +73,8 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
     Args:
         model: A path, or the name of an installed bundle (an installed name wins over a file of
             that name here, which wins over an alias; write ``./name`` for the file).  None stands
-            for ``MT3_MODEL``, else for the only installed bundle, else for
-            `mt3_runtime.models.shipped`'s.
+            for ``MT3_MODEL``, else for the only installed bundle that is not made for one stem,
+            else for `mt3_runtime.models.shipped`'s.
 
     Raises:
         BundleNotFoundError: There is no such bundle; the message says how to get one.
@@ -276,6 +277,7 @@ def _only_installed() -> Path:
             raise
         _say_unread(error)
         return shipped
+    installed = {name: path for name, path in installed.items() if not _is_specialist(path)}
     if shipped is not None and len(installed) > 1:
         installed.pop(DEFAULT, None)  # stands in for the shipped one, and has its rank
     if len(installed) == 1:
@@ -292,6 +294,14 @@ def _only_installed() -> Path:
         "`mt3 models pull magenta_mt3` and `mt3 export magenta_mt3`, or name a bundle with "
         f"--model PATH or the environment variable {MODEL_VARIABLE}."
     )
+
+
+def _is_specialist(path: Path) -> bool:
+    """Whether a bundle is made for one stem: for whole songs it is only used by name."""
+    try:
+        return Bundle(path).manifest.stem != OTHER
+    except BundleError:
+        return False  # who means this one is told what is wrong with it
 
 
 def _not_installed(name: str) -> str:

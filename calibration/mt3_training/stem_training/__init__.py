@@ -1,0 +1,1 @@
+"""Training of one model per stem: runs in turn, their judgement, and comparisons."""

@@ -40,7 +40,8 @@ tested_environment() { # folder
             --only-binary :all: pyproject.toml --output-file "$1/oldest.txt"
         constraints=(--constraint "$1/oldest.txt")
     fi
-    pip install --quiet "${constraints[@]}" "$(echo "$1"/wheel/*.whl)[$users,dev,lint]"
+    # The form for empty lists that bash 3.2 of macOS knows.
+    pip install --quiet ${constraints[@]+"${constraints[@]}"} "$(echo "$1"/wheel/*.whl)[$users,dev,lint]"
     # It asks for PyAudio, which has to be compiled and is not needed to render into an array.
     pip install --quiet --no-deps tinysoundfont==0.3.7 ||
         echo "tinysoundfont is not installed: tests with soundfonts are skipped" >&2

@@ -28,11 +28,20 @@ all_of() { # process ids
 
 # Makes the tested environment: the built wheel in a new virtual environment, which it then enters.
 tested_environment() { # folder
+    local users=cpu,formats,serve,export,calibration,viz constraints=()
     "$(dirname "${BASH_SOURCE[0]}")/../scripts/new-venv" "$1"
-    source "$1/bin/activate"
+    # shellcheck disable=SC1091  # made above; Windows has the other name
+    if [ -d "$1/Scripts" ]; then source "$1/Scripts/activate"; else source "$1/bin/activate"; fi
     pip install --quiet build
     python -m build --wheel --outdir "$1/wheel" >"$1/build.log"
-    pip install --quiet "$(echo "$1"/wheel/*.whl)[cpu,formats,serve,export,calibration,viz,dev]"
+    if [ "${MT3_TEST_DEPENDENCIES:-newest}" = oldest ]; then
+        pip install --quiet uv
+        uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct --extra "$users" \
+            --only-binary :all: pyproject.toml --output-file "$1/oldest.txt"
+        constraints=(--constraint "$1/oldest.txt")
+    fi
+    # The form for empty lists that bash 3.2 of macOS knows.
+    pip install --quiet ${constraints[@]+"${constraints[@]}"} "$(echo "$1"/wheel/*.whl)[$users,dev,lint]"
     # It asks for PyAudio, which has to be compiled and is not needed to render into an array.
     pip install --quiet --no-deps tinysoundfont==0.3.7 ||
         echo "tinysoundfont is not installed: tests with soundfonts are skipped" >&2

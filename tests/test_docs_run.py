@@ -48,6 +48,7 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
     " the wheel": (
         "pip install '.[cpu]'",
         "pip install '.[cpu,export]'",
+        "pip install '.[cpu,serve]'",
         "pip install '.[cpu,export,trt]' --extra-index-url https://pypi.nvidia.com",
         "pip install '.[rtx]'",
         "pip install '.[cpu,ray]'",
@@ -93,6 +94,17 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "ruff check .",
         "ruff format .",
         "mypy",
+    ),
+    "its exit code depends on the clock; test_bench.py and test_speed_comparison.py compare": (
+        "mt3 bench song.wav -m magenta_mt3 --runs 7 --compare before.json",
+        "mt3 bench song.wav -m magenta_mt3 --runs 5 --compare speed.json",
+    ),
+    "a night, an index that serves advisories, or an environment of its own; test_fuzz_targets.py,"
+    " test_audit.py, test_distributions.py and test_site.py run what they are made of": (
+        "scripts/fuzz",
+        "scripts/fuzz --minutes 60 audio http",
+        "scripts/audit",
+        "scripts/distributions",
     ),
     "minutes on a quiet machine, with published weights and recordings": (
         "python benchmarks/readme.py --write",

@@ -7,18 +7,21 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
 import soundfile
 
-from examples import live_input, rhythm_kit_stage, song_to_midi
+from examples import live_input, pipeline_stage, rhythm_kit_stage, song_to_midi
 from examples.rhythm_kit_stage import KIT, RhythmKitStage, keep_drums, onsets
-from mt3_runtime.errors import AudioWarning
+from mt3_runtime.errors import AudioWarning, DeadlineError
 from mt3_runtime.files.formats import load_notes, render
 from mt3_runtime.files.midi import from_midi, to_midi
+from mt3_runtime.model import Model
 from mt3_runtime.notes.note import Note
 from tests.export.writers import write_kunato
+from tests.pace import HANGS
 from tests.trees import snapshot
 
 ROOT = Path(__file__).parents[1]
@@ -310,3 +313,60 @@ def test_an_environment_of_ours_is_made_anew(tmp_path):
 def test_programs_can_be_started():
     for path in (*EXAMPLES, DEMO, DEMO.with_name("new-venv")):
         assert path.stat().st_mode & stat.S_IXUSR, path
+
+
+# --- a stage with a budget ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def budgeted(tiny_bundle):
+    with pipeline_stage.TranscriptionStage(str(tiny_bundle), budget_seconds=HANGS) as stage:
+        yield stage
+
+
+@pytest.fixture
+def tune(audio, tmp_path):
+    path = tmp_path / "tune.wav"
+    soundfile.write(path, audio, 16000)
+    return path
+
+
+def test_a_stage_gives_the_notes_and_tells_how_far_it_is(budgeted, tiny_model, tune):
+    parts: list[float] = []
+    notes = budgeted.run(str(tune), on_progress=parts.append)
+    assert notes == tiny_model.transcribe_notes(tune).notes
+    assert parts == sorted(parts)
+    assert parts[-1] == pytest.approx(1.0)
+
+
+def test_a_stage_ends_when_its_budget_is_spent_and_goes_on(budgeted, tune, monkeypatch):
+    monkeypatch.setattr(budgeted, "_budget", 1e-6)
+    with pytest.raises(DeadlineError):
+        budgeted.run(str(tune))
+    monkeypatch.undo()
+    assert budgeted.run(str(tune))
+
+
+def test_a_stage_is_called_off_from_another_thread_and_goes_on(budgeted, tune):
+    """From within the first segment, so that it is under way however fast the machine is."""
+    called_off: list[float] = []
+
+    def stop(part: float) -> None:
+        if not called_off:
+            called_off.append(part)
+            budgeted.cancel()
+
+    with pytest.raises(CancelledError):
+        budgeted.run(str(tune), on_progress=stop)
+    assert called_off[0] < 1.0
+    assert budgeted.run(str(tune))
+
+
+def test_a_stage_is_warm_when_the_first_recording_comes(tiny_bundle, tune, monkeypatch):
+    warmed = []
+    monkeypatch.setattr(Model, "warmup", lambda *_, **__: warmed.append(True))
+    with pipeline_stage.TranscriptionStage(str(tiny_bundle), budget_seconds=HANGS) as stage:
+        assert warmed == [True]
+        stage.run(str(tune))
+        stage.cancel()  # of what is done nothing is left to end
+    assert warmed == [True]

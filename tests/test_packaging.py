@@ -44,7 +44,7 @@ def test_the_wheel_holds_the_packages_and_their_data_and_nothing_else(wheel):
     packages = {package.name for package in PACKAGES}
     tops = {name.partition("/")[0] for name in names}
     # The page lies where the service gives it out.
-    assert tops - packages - {"mt3_server"} == {"mt3_runtime-0.1.0.dist-info"}
+    assert tops - packages - {"mt3_server"} == {"mt3_runtime_core-0.2.0.dist-info"}
     assert {"mt3_server/page/index.html", "mt3_server/page/page/app.js"} <= set(names)
     page = sum(wheel.getinfo(name).compress_size for name in names if "/page/" in name)
     assert page < 1.6e6
@@ -87,19 +87,19 @@ def test_the_default_model_is_in_the_source_distribution(tmp_path, default_bundl
 
 
 def test_the_metadata_of_the_wheel(wheel):
-    metadata = email.message_from_bytes(wheel.read("mt3_runtime-0.1.0.dist-info/METADATA"))
+    metadata = email.message_from_bytes(wheel.read("mt3_runtime_core-0.2.0.dist-info/METADATA"))
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
     required = metadata.get_all("Requires-Dist")
     base = {re.split(r"[^\w-]", line)[0] for line in required if "extra ==" not in line}
     assert base == {"numpy", "mido"}
-    extras = "cpu gpu trt rtx formats serve ray export torch jax2tf calibration viz dev"
+    extras = "cpu gpu trt rtx formats serve ray export torch jax2tf calibration viz dev lint"
     assert set(metadata.get_all("Provides-Extra")) == set(extras.split())
 
 
 def test_the_classifiers_name_the_systems_there_are_wheels_for(wheel):
     """docs/deployment.md has the same list in words."""
-    metadata = email.message_from_bytes(wheel.read("mt3_runtime-0.1.0.dist-info/METADATA"))
+    metadata = email.message_from_bytes(wheel.read("mt3_runtime_core-0.2.0.dist-info/METADATA"))
     found = {line for line in metadata.get_all("Classifier") if line.startswith("Operating System")}
     assert found == {
         "Operating System :: MacOS",

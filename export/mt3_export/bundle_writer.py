@@ -12,7 +12,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ from mt3_runtime.errors import CheckpointError, OptionError, OutputError
 from mt3_runtime.filesystem.atomic import exists, is_folder, real_path
 from mt3_runtime.filesystem.folders import folder_beside, move_folder
 from mt3_runtime.filesystem.ownership import is_regular
+from mt3_runtime.imports.lazy import version
 from mt3_runtime.notes.stems import OTHER, stem_named
 
 if TYPE_CHECKING:
@@ -333,6 +334,6 @@ def _pack(folder: Path, target: Path) -> None:
 def exporter_name() -> str:
     """What a manifest says of who wrote it: this package and its version."""
     try:
-        return f"mt3_export {version('mt3-runtime')}"
+        return f"mt3_export {version()}"
     except PackageNotFoundError:  # run from the source tree
         return "mt3_export 0"

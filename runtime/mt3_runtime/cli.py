@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol, TextIO
@@ -38,6 +38,7 @@ from mt3_runtime.errors import (
 from mt3_runtime.filesystem.atomic import exists
 from mt3_runtime.imports import extras
 from mt3_runtime.imports.interrupts import ENDING, Held
+from mt3_runtime.imports.lazy import version
 
 #: Entry-point group through which other packages add sub-commands.
 COMMAND_GROUP = "mt3_runtime.commands"
@@ -355,7 +356,7 @@ def _silence(stream: TextIO) -> None:
 
 def _version() -> str:
     try:
-        return version(extras.DISTRIBUTION)
+        return version()
     except PackageNotFoundError:  # run from the source tree
         return "(not installed)"
 

@@ -118,7 +118,7 @@ def test_version_names_the_distribution(capsys):
 
 
 def test_an_installation_without_metadata_still_answers(monkeypatch, capsys):
-    def missing(_: str) -> str:
+    def missing() -> str:
         raise cli.PackageNotFoundError
 
     monkeypatch.setattr(cli, "version", missing)

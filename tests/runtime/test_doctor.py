@@ -90,6 +90,29 @@ def test_a_hollow_onnx_runtime_is_reinstalled(cache, monkeypatch):
     assert finding("CPUExecutionProvider").remedy == ('pip install --force-reinstall "onnxruntime"')
 
 
+@pytest.mark.parametrize(
+    ("installed", "faults"),
+    [
+        ({"nvidia-cudnn-cu12": "9.5.1.17", "nvidia-cudnn-cu13": "9.28.1.4"}, 1),
+        ({"nvidia-cudnn-cu12": "9.5.1.17"}, 0),
+        ({"nvidia-cudnn-cu13": "9.28.1.4"}, 0),
+    ],
+)
+def test_two_cudnns_in_one_place_are_a_problem(cache, monkeypatch, installed, faults):
+    def version(name: str) -> str:
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    found = [one for one in doctor.examine() if one.subject == "cuDNN wheels"]
+    assert len(found) == faults
+    for one in found:
+        assert one.level is Level.PROBLEM
+        assert "nvidia-cudnn-cu12 9.5.1.17 and nvidia-cudnn-cu13 9.28.1.4" in one.detail
+        assert "environments of their own" in one.remedy
+
+
 def test_two_wheels_of_one_module_are_a_problem(cache, monkeypatch):
     versions = {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.30.0"}
 

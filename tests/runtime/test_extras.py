@@ -131,7 +131,7 @@ _BY_NAME = re.compile(
         ("uv pip install mt3_runtime", True),
         ("pip install --force-reinstall mt3-runtime", True),
         ('pip install ".[cpu]"', False),
-        ('pip install "./mt3_runtime-0.1.0-py3-none-any.whl[cpu]"', False),
+        ('pip install "./mt3_runtime_core-0.2.0-py3-none-any.whl[cpu]"', False),
     ],
 )
 def test_the_search_for_such_lines_finds_them(line, wrong):

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from PyInstaller.utils.hooks import collect_data_files, collect_submodules, copy_metadata
 
 from mt3_runtime.diagnostics.wheels import ORT_WHEELS
+from mt3_runtime.imports.lazy import HOLDERS
 
 #: Imported where they are used, see `mt3_runtime.imports.extras.require`.
 OPTIONAL = ("onnxruntime", "soundfile", "soxr", "rich.console", "rich.progress")
@@ -21,7 +22,7 @@ hiddenimports = [
 ]
 datas = [*collect_data_files("mt3_runtime"), *collect_data_files("mt3_analysis")]
 # What is installed, and in which version: `mt3 doctor` and the list of commands ask for it.
-for name in ("mt3-runtime", "numpy", "mido", "soundfile", "soxr", "rich", *ORT_WHEELS):
+for name in (*HOLDERS, "numpy", "mido", "soundfile", "soxr", "rich", *ORT_WHEELS):
     try:
         datas += copy_metadata(name)
     except PackageNotFoundError:

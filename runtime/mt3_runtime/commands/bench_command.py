@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mt3_runtime.cli import ExitCode
 from mt3_runtime.commands.machine import describe, machine, peak_rss, versions
+from mt3_runtime.diagnostics.speed_comparison import LEAST_RUNS, Comparison, compare, read_report
 from mt3_runtime.errors import AudioError, OptionError
 from mt3_runtime.models.installed import resolve_model
 
@@ -57,6 +58,7 @@ class Timing:
         whole_s: Audio to MIDI.
         times_real_time: ``seconds / whole_s``.
         token_digest: SHA-256 over all tokens; see `mt3_runtime.model.token_digest`.
+        runs_s: Audio to MIDI, each run; ``whole_s`` is their median.
     """
 
     audio: str
@@ -69,6 +71,7 @@ class Timing:
     whole_s: float
     times_real_time: float
     token_digest: str
+    runs_s: tuple[float, ...]
 
 
 class BenchCommand:
@@ -85,6 +88,8 @@ class BenchCommand:
             "installed one, else default)")  # fmt: skip
         add("--runs", type=int, default=3, metavar="N", help="repetitions (default: 3)")
         add("--json", action="store_true", help="print JSON instead of a table")
+        add("--compare", metavar="OLD.json", help="report of an earlier --json: say what became "
+            "slower or larger, by a test of all runs; exit code 1 if something did")  # fmt: skip
         add(
             "--device",
             default="auto",
@@ -100,6 +105,12 @@ class BenchCommand:
         for name in args.audio:
             if not Path(name).is_file():  # said before the model is loaded
                 raise AudioError(f"There is no audio file at {name}.")
+        old = None if args.compare is None else read_report(args.compare)
+        if old is not None and args.runs < LEAST_RUNS:
+            raise OptionError(
+                f"--compare needs --runs {LEAST_RUNS} or more, got {args.runs}: fewer cannot tell "
+                "a change from chance."
+            )
         path = resolve_model(args.model)
         begin = time.perf_counter()
         from mt3_runtime.loading import load_model  # noqa: PLC0415  not needed for --help
@@ -109,8 +120,15 @@ class BenchCommand:
         ) as model:
             load = time.perf_counter() - begin
             report = _report(model, args, load)
-        print(json.dumps(report, indent=1) if args.json else table(report))
-        return ExitCode.OK
+        found: list[Comparison] = []
+        try:
+            if old is not None:
+                found = compare(old, report)
+                report["compared"] = [asdict(one) for one in found]
+        finally:  # what was measured is said, whether or not it can be compared
+            text = "\n".join([table(report), *told(found)])
+            print(json.dumps(report, indent=1) if args.json else text)
+        return ExitCode.FAILED if any(one.regressed for one in found) else ExitCode.OK
 
 
 def _report(model: Model, args: argparse.Namespace, load: float) -> dict[str, Any]:
@@ -134,8 +152,9 @@ def _report(model: Model, args: argparse.Namespace, load: float) -> dict[str, An
             whole_s=whole_s,
             times_real_time=result.duration / whole_s,
             token_digest=result.token_digest,
+            runs_s=runs_s,
         )
-        for (name, _), (whole_s, result), (features_s, network_s) in zip(
+        for (name, _), (whole_s, runs_s, result), (features_s, network_s) in zip(
             recordings, whole, parts, strict=True
         )
     ]
@@ -155,7 +174,7 @@ def _report(model: Model, args: argparse.Namespace, load: float) -> dict[str, An
 
 def _time_whole(
     model: Model, source: AudioSource, name: str, runs: int
-) -> tuple[float, Transcription]:
+) -> tuple[float, tuple[float, ...], Transcription]:
     times = []
     for number in range(1, runs + 1):
         print(f"mt3: {name}: run {number} of {runs}", file=sys.stderr)
@@ -163,7 +182,7 @@ def _time_whole(
         result = model.transcribe_notes(source)
         result.to_midi()
         times.append(time.perf_counter() - begin)
-    return statistics.median(times), result
+    return statistics.median(times), tuple(times), result
 
 
 def _time_parts(model: Model, source: AudioSource, name: str, runs: int) -> tuple[float, float]:
@@ -197,6 +216,20 @@ def table(report: dict[str, Any]) -> str:
         speed, tokens = f"{row['times_real_time']:.1f}", str(row["tokens"])
         rows.append((Path(row["audio"]).name, *times, speed, tokens, row["token_digest"][:12]))
     return "\n".join([*lines, *columns(rows)])
+
+
+def told(found: Sequence[Comparison]) -> list[str]:
+    """Lines of a comparison for people; none where nothing was compared."""
+    if not found:
+        return []
+    rows = [("compared", "old", "new", "change", "chance", "verdict")]
+    for one in found:
+        if one.chance is None:
+            old, new, chance = f"{one.old / 2**20:.0f} MiB", f"{one.new / 2**20:.0f} MiB", "-"
+        else:
+            old, new, chance = f"{one.old:.3f} s", f"{one.new:.3f} s", f"{one.chance:.4f}"
+        rows.append((one.subject, old, new, f"{one.new / one.old - 1:+.1%}", chance, one.verdict))
+    return ["", *columns(rows)]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -6,12 +6,14 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.diagnostics.cpu_kernels import cpu, kernels
+from mt3_runtime.imports.extras import DISTRIBUTION
+from mt3_runtime.imports.lazy import version
 
 
 def machine() -> dict[str, Any]:
@@ -39,12 +41,12 @@ def describe(found: dict[str, Any]) -> str:
 
 
 def versions(distributions: Sequence[str]) -> dict[str, str]:
-    """Versions of those distributions that are installed."""
+    """Versions of those distributions that are installed; this project's under its own name."""
     found = {}
     for name in distributions:
         try:
-            found[name] = version(name)
-        except PackageNotFoundError:
+            found[name] = version() if name == DISTRIBUTION else metadata.version(name)
+        except metadata.PackageNotFoundError:
             continue
     return found
 

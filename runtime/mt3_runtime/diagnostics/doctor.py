@@ -24,6 +24,7 @@ from mt3_runtime.diagnostics import cpu_kernels, cuda_libraries, wheels
 from mt3_runtime.diagnostics.cores import usable_cores
 from mt3_runtime.errors import DeviceError, OptionError
 from mt3_runtime.imports.extras import absent, install, lacking, pip, requirement
+from mt3_runtime.imports.lazy import HOLDERS
 from mt3_runtime.models.cache import CACHE_VARIABLE, cache_dir
 from mt3_runtime.models.installed import installed_models
 from mt3_runtime.models.shipped import shipped_models
@@ -142,9 +143,8 @@ def _cpu() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    yield Finding(
-        "mt3-runtime", Level.OK, wheels.version("mt3-runtime") or "run from the source tree"
-    )
+    numbers = [number for holder in HOLDERS if (number := wheels.version(holder))]
+    yield Finding("mt3-runtime", Level.OK, (numbers or ["run from the source tree"])[0])
     for name in ("numpy", "mido"):
         yield _package(name, Level.PROBLEM, pip({name: name}, "--force-reinstall"))
     for name, level, purpose in (
@@ -187,6 +187,9 @@ def _wheels() -> Iterator[Finding]:
     elif found:
         (listed,) = (f"{name} {number}" for name, number in found.items())
         yield Finding("onnxruntime", Level.OK, listed)
+    if clash := wheels.cudnn_clash():
+        advice = "keep programs of CUDA 12 and of CUDA 13 in environments of their own"
+        yield Finding("cuDNN wheels", Level.PROBLEM, clash, advice)
 
 
 def _gpu() -> Iterator[Finding]:

@@ -22,6 +22,10 @@ ORT_WHEELS = (
 )
 
 
+#: Distributions that all install `nvidia/cudnn/lib/libcudnn.so.9`, each for another CUDA.
+CUDNN_WHEELS = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+
+
 def version(distribution: str) -> str | None:
     """The version of an installed distribution; None if it is not installed."""
     try:
@@ -42,6 +46,14 @@ def clash() -> str:
         return ""
     listed = ", ".join(f"{name} {number}" for name, number in found.items())
     return f"{listed} are installed together and overwrite each other"
+
+
+def cudnn_clash() -> str:
+    """Says that cuDNN is installed for two CUDAs, of which one is gone; empty if it is not."""
+    found = [f"{name} {number}" for name in CUDNN_WHEELS if (number := version(name))]
+    if len(found) < len(CUDNN_WHEELS):
+        return ""
+    return f"{' and '.join(found)} hold one file, libcudnn.so.9, so the last one took its place"
 
 
 def remedy(extra: str) -> str:

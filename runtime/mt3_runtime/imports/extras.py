@@ -21,7 +21,9 @@ from types import ModuleType
 
 from mt3_runtime.errors import MissingDependencyError, MT3Error
 from mt3_runtime.imports.interrupts import Held
+from mt3_runtime.imports.lazy import HOLDERS
 
+#: Name of the project, and of what most people install.
 DISTRIBUTION = "mt3-runtime"
 
 #: Import names that are not the distribution's, with underscores.
@@ -145,10 +147,13 @@ def _missing(
 @functools.cache
 def _brought() -> dict[str, tuple[tuple[str, str], ...]]:
     """By extra, the import names and requirements of what it brings."""
-    try:
-        lines = metadata.requires(DISTRIBUTION) or []
-    except metadata.PackageNotFoundError:  # frozen without it: nothing is known then
-        return {}
+    lines: list[str] = []
+    for holder in HOLDERS:  # the first that is installed says what the extras bring
+        try:
+            lines = metadata.requires(holder) or []
+        except metadata.PackageNotFoundError:  # frozen without either: nothing is known then
+            continue
+        break
     found: dict[str, list[tuple[str, str]]] = {}
     for match in filter(None, map(_REQUIREMENT.fullmatch, lines)):
         name = match["name"].lower()

@@ -59,9 +59,23 @@ def forward(
     return find
 
 
+#: Distributions that may hold this code: releases come in two, of which `mt3-runtime` holds none
+#: and brings an ONNX Runtime; it is asked where the first is not installed.
+HOLDERS = ("mt3-runtime-core", "mt3-runtime")
+
+
 def version() -> str:
-    """The version of the installed distribution; importlib.metadata takes a while to import."""
-    found: str = import_module("importlib.metadata").version("mt3-runtime")
+    """The version of the installed distribution; importlib.metadata takes a while to import.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: This runs from a source tree.
+    """
+    metadata = import_module("importlib.metadata")
+    core, whole = HOLDERS
+    try:
+        found: str = metadata.version(core)
+    except metadata.PackageNotFoundError:
+        found = metadata.version(whole)
     return found
 
 

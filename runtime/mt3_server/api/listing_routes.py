@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -11,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from mt3_runtime.files.formats import FORMATS
 from mt3_runtime.imports.extras import DISTRIBUTION
+from mt3_runtime.imports.lazy import version
 from mt3_runtime.notes.instruments import FAMILIES, PROGRAM_NAMES, PROGRAMS_PER_FAMILY
 from mt3_runtime.notes.stems import STEMS
 from mt3_server.api.request_work import service_of
@@ -52,7 +52,7 @@ async def list_instruments(_request: Request) -> Response:
 
 async def show_version(_request: Request) -> Response:
     """The version of this installation."""
-    return JSONResponse({"name": DISTRIBUTION, "version": metadata.version(DISTRIBUTION)})
+    return JSONResponse({"name": DISTRIBUTION, "version": version()})
 
 
 async def show_openapi(_request: Request) -> Response:

@@ -12,14 +12,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.extensions.auto_lineup import is_auto
 from mt3_runtime.extensions.evidence import evidence_source
-from mt3_runtime.imports.extras import DISTRIBUTION
+from mt3_runtime.imports.lazy import version
 from mt3_runtime.notes.instruments import choose
 
 
@@ -64,6 +64,6 @@ def digest(options: Mapping[str, Any]) -> str:
 
 def _version() -> str:
     try:
-        return version(DISTRIBUTION)
+        return version()
     except PackageNotFoundError:  # run from the source tree
         return ""

@@ -155,7 +155,7 @@ class PooledReading:
         data: bytes | None = None,
     ) -> Answer:
         """What a process answers; raises what it says."""
-        said, answer = process.ask(self.name, request, _or_error(understand), data)
+        said, answer = process.ask(self.name, request, or_error(understand), data)
         for text in said:
             warnings.warn(text, AudioWarning, stacklevel=4)
         if isinstance(answer, MT3Error):
@@ -209,7 +209,7 @@ def _opened(message: Message) -> tuple[float, float | None]:
     return rate, None if duration is None else float(duration)
 
 
-def _or_error(understand: Callable[[Message], Answer]) -> Callable[[Message], Answer | MT3Error]:
+def or_error(understand: Callable[[Message], Answer]) -> Callable[[Message], Answer | MT3Error]:
     """The same, or what went wrong, as the exception that it was."""
 
     def understood(message: Message) -> Answer | MT3Error:

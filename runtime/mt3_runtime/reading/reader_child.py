@@ -3,9 +3,10 @@
 Contract: `main` is all a reader process runs.  It takes requests from its standard input and sends
 messages (`mt3_runtime.reading.reader_messages`) where its standard output was: "ready", then one
 answer to each request, behind any number of "warning".  "open" is answered by "opened", "next" by
-"part" or "end", all of them by "error" if that is how the recording ends; "close" by nothing.  It
-ends when its input does, also in the midst of a part, so that nothing is left behind by a parent
-that dies.
+"part" or "end", all of them by "error" if that is how the recording ends; "close" by nothing.  Of a
+file that grows, "open" and "next", with its next bytes, are answered by "frames", without any if
+nothing can be heard yet.  It ends when its input does, also in the midst of a part, so that nothing
+is left behind by a parent that dies.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from mt3_runtime.audio.recorder_files.opus_packets import OPUS_RATE
+from mt3_runtime.audio.recorder_files.opus_stream import OpusStream
 from mt3_runtime.audio.sources import AudioStream, open_audio
 from mt3_runtime.errors import AudioError, AudioLimitError, AudioWarning, MT3Error
 from mt3_runtime.imports.extras import require
@@ -71,11 +74,11 @@ def main() -> None:
             request = requests.get()
             number = request["number"]
             if request["kind"] == "open":
-                open_ones[number] = _Recording(request)
+                open_ones[number] = (_Growing if "container" in request else _Recording)(request)
             elif request["kind"] == "close":
                 open_ones.pop(number).close()
                 continue
-            for fields, arrays in open_ones[number].answer(len(open_ones) - 1):
+            for fields, arrays in open_ones[number].answer(request, len(open_ones) - 1):
                 send(out, fields, arrays)
     os._exit(0)  # lest a frozen program goes on as itself
 
@@ -124,12 +127,14 @@ class _Recording:
         self._name = str(request["name"])
         self._answers = self._read()
 
-    def answer(self, others: int) -> list[Answer]:
+    def answer(self, request: dict[str, Any], others: int) -> list[Answer]:
         """The answer to the next request, whatever happens, and the warnings ahead of it.
 
         Args:
+            request: Its fields.
             others: How many recordings are open beside it.
         """
+        self._request = request
         with warnings.catch_warnings(record=True) as caught, self._account.turn(others):
             warnings.simplefilter("always")
             last = self._next()
@@ -207,6 +212,21 @@ class _Recording:
         most = self._limits.audio_seconds
         if most is not None and seconds > most:
             raise AudioLimitError(too_long(self._limits, self._name))
+
+
+class _Growing(_Recording):
+    """A file that grows, whose next bytes come with each request."""
+
+    def _read(self) -> Generator[Answer, None, None]:
+        stream = OpusStream(str(self._request["container"]), self._name)
+        frames, seconds = np.zeros((0, 1), np.float32), 0.0
+        while True:
+            yield {"kind": "frames"}, [frames]
+            stream.feed(self._request.get("data", b""))
+            frames = stream.decode()
+            seconds += len(frames) / OPUS_RATE
+            self._check_length(seconds)
+            self._account.read(seconds)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from mt3_runtime.audio.sources import (
     valid_rate,
 )
 from mt3_runtime.errors import AudioError, AudioLimitError, OptionError
+from mt3_runtime.reading.growing_reading import GrowingReading
 from mt3_runtime.reading.local_reading import LocalReading
 from mt3_runtime.reading.pooled_reading import PooledReading
 from mt3_runtime.reading.reader_limits import (
@@ -112,6 +113,28 @@ class ReaderPool:
             "limits": limits.to_dict(),
         }
         return PooledReading(self._processes, plan, request, data, apart=apart)
+
+    def open_growing(self, container: str, name: str) -> GrowingReading:
+        """Has a file decoded while it still grows, in a process of its own; it is ready then.
+
+        Args:
+            container: ``webm`` or ``ogg``, with Opus.
+            name: Of the recording, for messages.
+
+        Raises:
+            OptionError: The pool is closed, or there is no such container.
+            DeviceError: No process can be started.
+        """
+        if self._processes.closed:
+            raise OptionError("This reader pool is closed; open another.")
+        request = {
+            "kind": "open",
+            "number": next(self._numbers),
+            "name": name,
+            "container": container,
+            "limits": self._limits.to_dict(),
+        }
+        return GrowingReading(self._processes, request)
 
     @property
     def pids(self) -> tuple[int, ...]:

@@ -70,7 +70,7 @@ class SndfileDecoder:
 
     def __init__(self, view: Bytes, *, forward: bool = False, claim: int = 1) -> None:
         soundfile = require("soundfile", "Reading audio files", "cpu")
-        opened = _forward_only(soundfile) if forward else soundfile.SoundFile
+        opened = forward_only(soundfile) if forward else soundfile.SoundFile
         self._file = VirtualFile(view, claim)
         with self._file.reporting():
             try:
@@ -109,7 +109,7 @@ class SndfileDecoder:
 
 
 @cache
-def _forward_only(soundfile: ModuleType) -> type:
+def forward_only(soundfile: ModuleType) -> type:
     """soundfile.SoundFile that reads forward only, for MPEG 2 and for frames with a checksum.
 
     The original seeks to where it is after every read.  libmpg123 then decodes again, from frames

@@ -1,77 +1,21 @@
 // Drives a static site of the page in Chromium as a person would; prints a JSON object per check.
 //     node page.mjs CHROMIUM SITE WAV MIDI_OUT PICTURES
 import assert from 'node:assert/strict';
-import { createRequire } from 'node:module';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { chromium } from '../../runtime/web/node_modules/playwright-core/index.mjs';
-import { serve } from './serve.mjs';
+import { checkAccessible, checkWidth, downloaded, fresh, open, report, said, start } from './driver.mjs';
 
 const [executablePath, site, wav, midi, pictures] = process.argv.slice(2);
-const axe = createRequire(import.meta.url).resolve(
-  '../../runtime/web/node_modules/axe-core/axe.min.js',
-);
-const server = await serve({ '/': site });
-const args = ['--no-sandbox', '--autoplay-policy=no-user-gesture-required'];
-const browser = await chromium.launch({ executablePath, args });
-const report = (name, value = true) => console.log(JSON.stringify({ [name]: value }));
-
-/** A page that fails on requests to elsewhere, and on errors of its own. */
-async function fresh(options = {}) {
-  const context = await browser.newContext({ acceptDownloads: true, ...options });
-  context.setDefaultTimeout(120_000);
-  const page = await context.newPage();
-  page.outside = [];
-  page.faults = [];
-  page.on('request', (request) => {
-    if (!/^(data|blob):/.test(request.url()) && !request.url().startsWith(server.url)) {
-      page.outside.push(request.url());
-    }
-  });
-  page.on('pageerror', (error) => page.faults.push(String(error)));
-  page.on('console', (message) => {
-    if (message.type() === 'error') page.faults.push(message.text());
-  });
-  await page.goto(server.url);
-  return page;
-}
-
-const message = (page) => page.locator('#message');
-
-/** Opens a file and waits for the end. */
-async function open(page, file, done = /notes in/) {
-  await page.locator('#file').setInputFiles(file);
-  await page.waitForFunction(
-    ([source]) => new RegExp(source).test(document.querySelector('#message').textContent),
-    [done.source],
-    { timeout: 900_000 },
-  );
-}
-
-/** Violations of accessibility rules, by axe-core. */
-async function violations(page) {
-  await page.evaluate(readFileSync(axe, 'utf8')); // past the policy, as an extension would
-  return page.evaluate(async () => {
-    const { violations } = await globalThis.axe.run();
-    return violations.map(({ id, nodes }) => `${id}: ${nodes.map((n) => n.html).join(' | ')}`);
-  });
-}
-
-const fits = (page) =>
-  page.evaluate(() => document.documentElement.scrollWidth <= document.documentElement.clientWidth);
+const driver = await start(executablePath, { '/': site });
 
 try {
-  const page = await fresh({ viewport: { width: 1280, height: 1000 }, colorScheme: 'light' });
-  assert.deepEqual(await violations(page), []);
+  const page = await fresh(driver, { viewport: { width: 1280, height: 1000 }, colorScheme: 'light' });
+  await checkAccessible(page);
   await page.locator('#file').setInputFiles(wav);
-  await page.waitForFunction(() => /Transcribing|Segment|notes in/.test(document.querySelector('#message').textContent), null, {
-    timeout: 900_000,
-  });
+  await said(page, /Transcribing|notes in/);
   await page.screenshot({ path: `${pictures}/page-transcribing.png` });
-  await open(page, wav);
-  report('message', await message(page).textContent());
-  const download = page.waitForEvent('download');
-  await page.getByRole('button', { name: 'Download MIDI' }).click();
-  writeFileSync(midi, readFileSync(await (await download).path()));
+  await said(page, /notes in/);
+  report('message', await page.locator('#message').textContent());
+  writeFileSync(midi, await downloaded(page, 'Download MIDI'));
   report('midi');
 
   const instruments = await page.locator('#instruments tbody tr').count();
@@ -100,21 +44,16 @@ try {
   await page.waitForFunction(() => document.querySelector('#play').textContent === 'Play');
   report('playback');
 
-  assert.deepEqual(await violations(page), []);
+  await checkAccessible(page);
   await page.evaluate(() => scrollTo(0, 0));
   await page.screenshot({ path: `${pictures}/page-light.png` });
   await page.emulateMedia({ colorScheme: 'dark' });
   await page.waitForTimeout(200);
-  assert.deepEqual(await violations(page), []);
+  await checkAccessible(page);
   await page.screenshot({ path: `${pictures}/page-dark.png` });
   for (const width of [375, 320]) {
     await page.setViewportSize({ width, height: 800 });
-    const wide = await page.evaluate(() =>
-      Array.from(document.querySelectorAll('body *'))
-        .filter((e) => !e.closest('.scroll *') && e.getBoundingClientRect().right > innerWidth)
-        .map((e) => e.id || e.outerHTML.slice(0, 60)),
-    );
-    assert.ok(await fits(page), `the page scrolls sideways at ${width} pixels: ${wide}`);
+    await checkWidth(page);
     if (width === 375) await page.screenshot({ path: `${pictures}/page-phone.png` });
   }
   report('accessible');
@@ -149,11 +88,10 @@ try {
   await page.evaluate(async () => (await navigator.serviceWorker.ready).active !== null);
   await context.setOffline(true);
   const again = await context.newPage();
-  await again.goto(server.url);
+  await again.goto(driver.server.url);
   assert.equal(await again.locator('h1').textContent(), 'Music to notes');
   await context.setOffline(false);
   report('offline');
 } finally {
-  await browser.close();
-  server.close();
+  await driver.close();
 }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
 import subprocess
 import wave
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +20,11 @@ from mt3_runtime.audio.sources import load_audio
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.errors import MissingDependencyError, OutputError
+from mt3_runtime.files.formats import render
 from mt3_runtime.loading import load_model
 from mt3_runtime.models.shipped import shipped_models
+from mt3_runtime.notes.note import Note
+from mt3_runtime.notes.stems import stem_of
 from tests import needs
 from tests.pace import HANGS
 
@@ -84,6 +90,48 @@ def test_the_page_in_chromium(site: Path, song: Path, tmp_path: Path) -> None:
     }
 
 
+def test_notes_are_edited_and_results_compared(site: Path, song: Path, tmp_path: Path) -> None:
+    """Every edit has its way back; stems are those that the service writes, byte for byte."""
+    browser, program = needs.tool("chromium"), needs.tool("node")
+    done = subprocess.run(
+        [program, Path(__file__).with_name("edits.mjs"), browser, site, song, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
+    checks: dict[str, Any] = {}
+    for line in done.stdout.splitlines():
+        checks |= json.loads(line)
+    archive = zipfile.ZipFile(io.BytesIO(base64.b64decode(checks.pop("stems")[0])))
+    names = ["one note", "roll", "instrument", "sounding", "comparison", "several files"]
+    assert list(checks) == names
+    assert archive.testzip() is None
+    with load_model(_shipped().path, device="cpu") as model:
+        expected = model.transcribe_notes(song, auto_filter=False).stems()
+    assert archive.namelist() == [f"{name}.mid" for name in expected]
+    for name, notes in expected.items():
+        assert archive.read(f"{name}.mid") == render(notes, "midi")
+
+
+def test_stems_are_those_of_the_runtime() -> None:
+    """Every program and percussion key belongs to the same stem in JavaScript."""
+    needs.tool("node")
+    module = (WEB / "page" / "stems.js").as_uri()
+    script = f"""
+        import {{ stemOf }} from {json.dumps(module)};
+        const every = (isDrum) => Array.from({{ length: 128 }}, (_, i) =>
+            stemOf({{ program: isDrum ? 0 : i, pitch: isDrum ? i : 60, isDrum }}));
+        console.log(JSON.stringify([every(false), every(true)]));
+    """
+    command = [needs.tool("node"), "--input-type=module", "-e", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=HANGS)
+    programs, keys = json.loads(done.stdout)
+    assert programs == [stem_of(Note(0, 1, 60, 100, program)).name for program in range(128)]
+    assert keys == [stem_of(Note(0, 1, key, 100, is_drum=True)).name for key in range(128)]
+
+
 def test_the_page_beside_a_server(song: Path) -> None:
     """Notes come from there; a busy, an unwilling and a dying server are told in a sentence."""
     browser, program = needs.tool("chromium"), needs.tool("node")
@@ -96,7 +144,8 @@ def test_the_page_beside_a_server(song: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert done.stdout.splitlines() == ['"notes"', '"bad answers"']
+    checks = [json.loads(line) for line in done.stdout.splitlines()]
+    assert checks == ["notes", "leakage", "settings", "bad answers"]
 
 
 def test_the_page_asks_nobody_else() -> None:

@@ -1,91 +1,114 @@
 /**
- * The page: a recording in, notes to see, hear and download out.
+ * The page: a recording in, notes to see, hear, edit and download out.
  */
-import { calibrated, Mt3Error, readRecording } from '../src/index.js';
+import { Mt3Error } from '../src/index.js';
+import { Compared } from './compared.js';
+import { NoteEditor } from './editor.js';
+import { button, element, input, rowsOf } from './elements.js';
 import { LocalEngine } from './engine.js';
 import { save } from './files.js';
+import { listen } from './keys.js';
+import { withChanges } from './leakage.js';
+import { keepOffline } from './offline.js';
+import { Opener } from './opening.js';
 import { Player } from './player.js';
-import { Recorder } from './recorder.js';
-import { Roll } from './roll.js';
+import { watchPointer } from './pointer.js';
+import { watchRecorder } from './recorder.js';
+import { isSounding, Roll } from './roll.js';
+import { reassigned, Score } from './score.js';
 import { ServerEngine } from './server.js';
-import { fillInstruments, fillNotes, instrumentsOf, keyOf } from './tables.js';
+import { Settings } from './settings.js';
+import { fillChanges, fillInstruments, fillNotes, instrumentsOf, keyOf, markSounding } from './tables.js';
 
 /** @typedef {import('../src/assembler.js').Note} Note */
 
-/**
- * @template {HTMLElement} T
- * @param {string} id
- * @param {new (...args: any[]) => T} kind
- * @returns {T}
- */
-function element(id, kind) {
-  const found = document.getElementById(id);
-  if (!(found instanceof kind)) throw new Error(`the page has no ${id}`);
-  return found;
-}
-
 const ui = {
-  file: element('file', HTMLInputElement),
+  file: input('file'),
   drop: element('drop', HTMLLabelElement),
-  record: element('record', HTMLButtonElement),
+  record: button('record'),
   message: element('message', HTMLParagraphElement),
   progress: element('progress', HTMLProgressElement),
-  cancel: element('cancel', HTMLButtonElement),
+  cancel: button('cancel'),
+  again: button('again'),
   result: element('result', HTMLElement),
-  play: element('play', HTMLButtonElement),
-  blend: element('blend', HTMLInputElement),
-  confidence: element('confidence', HTMLInputElement),
+  play: button('play'),
+  blend: input('blend'),
+  confidence: input('confidence'),
   threshold: element('threshold', HTMLOutputElement),
-  zoom: element('zoom', HTMLInputElement),
+  zoom: input('zoom'),
   view: element('view', HTMLDivElement),
-  undo: element('undo', HTMLButtonElement),
+  undo: button('undo'),
+  redo: button('redo'),
+  leakage: element('leakage', HTMLElement),
   help: element('help', HTMLDetailsElement),
   exactness: element('exactness', HTMLParagraphElement),
   privacy: element('privacy', HTMLParagraphElement),
 };
-const bodies = {
-  instruments: /** @type {HTMLTableSectionElement} */ (
-    element('instruments', HTMLTableElement).tBodies[0]
-  ),
-  notes: /** @type {HTMLTableSectionElement} */ (element('notes', HTMLTableElement).tBodies[0]),
-};
+const bodies = { instruments: rowsOf('instruments'), notes: rowsOf('notes'), changes: rowsOf('changes') };
+const TITLE = document.title;
 
 const engine = new LocalEngine(new URL('../model/', import.meta.url).href);
 // A static site says that it is one; a page that a server gives out asks that server.
 const isSite = document.querySelector('meta[name="offline"]') !== null;
-const server = isSite ? null : new ServerEngine();
-if (server) {
-  ui.privacy.textContent = (await ServerEngine.found())
+const models = isSite ? null : await ServerEngine.found();
+if (!isSite) {
+  ui.privacy.textContent = models
     ? 'Recordings are transcribed by the server that this page came from, and kept nowhere.'
     : 'There is no server here that transcribes. Start mt3 serve, or build a site: mt3 web build.';
 }
-/** Rate at which recordings are drawn and played, if a server transcribes them [Hz]. */
-const PLAYED = 16_000;
+const opener = new Opener(engine, isSite ? null : new ServerEngine());
+const settings = new Settings(isSite ? null : (models ?? []));
 const roll = new Roll(element('roll', HTMLCanvasElement));
 const player = new Player();
-const recorder = new Recorder();
+const score = new Score();
 const state = {
-  /** @type {Note[]} */
-  notes: [],
-  /** @type {Note[]} removed ones, the last of them last */
-  removed: [],
   muted: new Set(),
   solo: new Set(),
+  /** @type {string | null} the instrument that is pointed at */
+  spotlight: null,
+  /** @type {import('./leakage.js').Change[]} */
+  changes: [],
+  /** @type {File[]} what was opened last */
+  files: [],
   name: 'notes',
   model: '',
+  title: '',
   /** @type {AbortController | null} */
   running: null,
 };
+const editor = new NoteEditor(score, {
+  seconds: () => player.seconds,
+  changed: (label) => (label ? edited(label) : render()),
+});
+const compared = new Compared({
+  current: () => ({ title: state.title, notes: kept() }),
+  changed: (text) => {
+    say(text);
+    render();
+  },
+  complain,
+});
+
+/** @type {{notes: Note[], limit: number, kept: Note[]}} */
+let last = { notes: [], limit: -1, kept: [] };
 
 /** Notes that are not hidden by the slider: what is downloaded. */
-const kept = () => state.notes.filter(({ confidence }) => confidence >= Number(ui.confidence.value));
+function kept() {
+  const limit = Number(ui.confidence.value);
+  if (last.notes !== score.notes || last.limit !== limit) {
+    const notes = score.notes.filter(({ confidence }) => confidence >= limit);
+    last = { notes: score.notes, limit, kept: notes };
+  }
+  return last.kept;
+}
 
-/** Notes that are drawn and played. */
-const audible = () =>
-  kept().filter((note) =>
-    state.solo.size ? state.solo.has(keyOf(note)) : !state.muted.has(keyOf(note)),
-  );
-player.audible = audible;
+/** @param {Note[]} notes */
+const unmuted = (notes) =>
+  notes.filter((note) => (state.solo.size ? state.solo.has(keyOf(note)) : !state.muted.has(keyOf(note))));
+
+/** Notes that are drawn. */
+const visible = () => unmuted(kept());
+player.audible = () => (compared.heard && compared.other ? unmuted(compared.other.notes) : visible());
 
 /**
  * Says something in the live region.
@@ -99,7 +122,7 @@ function say(text, isError = false) {
 /** @param {unknown} error */
 function complain(error) {
   if (error instanceof DOMException && error.name === 'AbortError') {
-    say(`Stopped: ${state.notes.length} notes so far.`);
+    say(`Stopped: ${score.notes.length} notes so far.`);
   } else if (error instanceof Mt3Error) {
     say(error.message, true);
   } else {
@@ -108,11 +131,10 @@ function complain(error) {
 }
 
 /**
- * Transcribes a file, from its bytes to the tables.
- * @param {Blob} file
- * @param {string} name
+ * Transcribes files, from their bytes to the tables.
+ * @param {File[]} files one recording, or its stems
  */
-async function open(file, name) {
+async function open(files) {
   state.running?.abort();
   const controller = (state.running = new AbortController());
   const { signal } = controller;
@@ -120,137 +142,146 @@ async function open(file, name) {
   ui.progress.hidden = ui.cancel.hidden = false;
   ui.progress.removeAttribute('value');
   try {
-    if (server) return await openThere(server, file, name, signal);
-    say('Loading the model (15 MB, once).');
-    const manifest = await engine.load();
-    signal.throwIfAborted();
-    say(`Reading ${name}.`);
-    const rate = manifest.segments.sample_rate;
-    const recording = await readRecording(file, rate);
-    signal.throwIfAborted();
-    begin(name, recording.samples, rate);
-    state.model = manifest.name;
-    ui.exactness.textContent =
-      recording.reader === 'exact'
-        ? 'This WAV file was read exactly; it was resampled nearly as mt3 does (66 dB below the signal).'
-        : 'This file was read by the browser; notes can differ a little from those of mt3 transcribe.';
-    say(`Transcribing ${recording.seconds.toFixed(1)} seconds.`);
-    const result = await engine.transcribe(recording.samples, manifest, {
+    const options = settings.read();
+    const again = files === state.files;
+    const result = await opener.open(files, options, {
       signal,
-      progress: ({ done, total, notes }) => {
+      say: (text) => signal.aborted || say(text),
+      begin: (samples, rate, exactness) => begin(files, { samples, rate, exactness, again }),
+      more: (notes) => signal.aborted || (score.notes = [...score.notes, ...notes]),
+      progress: (share, where) => {
         if (signal.aborted) return;
-        state.notes.push(...notes.map((note) => withConfidence(note, manifest)));
-        ui.progress.value = done / total;
-        say(`Segment ${done} of ${total}: ${state.notes.length} notes.`);
+        ui.progress.value = share;
+        document.title = `${Math.round(share * 100)} % – ${TITLE}`;
+        say(`Transcribing ${where}: ${score.notes.length} notes.`);
         render();
       },
     });
-    if (signal.aborted) return;
-    state.notes = result.notes.map((note) => withConfidence(note, manifest));
-    const cut = result.segments.filter(({ truncated }) => truncated).length;
-    const warning = cut ? ` ${cut} segments reached the token limit and may lack notes.` : '';
-    say(`${state.notes.length} notes in ${result.duration.toFixed(1)} seconds of music.${warning}`);
-    render();
+    signal.throwIfAborted();
+    score.reset(result.notes);
+    state.changes = result.changes;
+    state.model = result.model;
+    state.title = [result.model, settings.describe()].filter(Boolean).join(', ');
+    const remarks = result.remarks.map((text) => ` ${text}.`).join('');
+    say(`${result.notes.length} notes in ${player.seconds.toFixed(1)} seconds of music.${remarks}`);
   } catch (error) {
     if (state.running === controller) complain(error);
   } finally {
     if (state.running === controller) {
       state.running = null;
+      score.locked = false;
       ui.progress.hidden = ui.cancel.hidden = true;
+      document.title = TITLE;
+      if (!ui.result.hidden) render();
     }
   }
 }
 
 /**
- * Shows a new recording, without notes.
- * @param {string} name
- * @param {Float32Array} samples
- * @param {number} rate
+ * Shows a recording, without notes.
+ * @param {File[]} files
+ * @param {{samples: Float32Array, rate: number, exactness: string, again: boolean}} sound
  */
-function begin(name, samples, rate) {
-  Object.assign(state, { notes: [], removed: [], name: stemOf(name) });
-  state.muted.clear();
-  state.solo.clear();
-  player.setSound(samples, rate);
-  roll.setWave(samples, rate);
-  ui.result.hidden = false;
-  render();
+function begin(files, { samples, rate, exactness, again }) {
+  score.reset();
+  score.locked = true;
+  Object.assign(state, { files, changes: [], name: files[0]?.name.replace(/\.[^.]*$/, '') || 'notes' });
+  if (!again) {
+    compared.set(null);
+    state.muted.clear();
+    state.solo.clear();
+    player.setSound(samples, rate);
+    roll.setWave(samples, rate);
+    compared.roll.setWave(samples, rate);
+  }
+  ui.exactness.textContent = exactness;
+  ui.again.disabled = ui.result.hidden = false;
+  zoom(again ? 1 : Math.max(1, ui.view.clientWidth / player.seconds / Number(ui.zoom.value)));
 }
-
-/**
- * Has a file transcribed by the server; it is read here only to be drawn and played.
- * @param {ServerEngine} there
- * @param {Blob} file
- * @param {string} name
- * @param {AbortSignal} signal
- */
-async function openThere(there, file, name, signal) {
-  say(`Reading ${name}.`);
-  const { samples } = await readRecording(file, PLAYED);
-  signal.throwIfAborted();
-  begin(name, samples, PLAYED);
-  ui.exactness.textContent = 'Transcribed by the server: these are the notes of mt3 transcribe.';
-  say('Waiting for the server.');
-  const result = await there.transcribe(file, {
-    signal,
-    say,
-    progress: ({ done, notes }) => {
-      state.notes.push(...notes);
-      if (done < 0) return;
-      ui.progress.value = done;
-      say(`${Math.round(done * 100)} %: ${state.notes.length} notes.`);
-      render();
-    },
-  });
-  Object.assign(state, { notes: result.notes, model: result.model });
-  const warnings = result.warnings.map((text) => ` ${text}.`).join('');
-  say(`${result.notes.length} notes in ${result.duration.toFixed(1)} seconds of music.${warnings}`);
-  render();
-}
-
-/**
- * @param {Note} note
- * @param {import('../src/manifest.js').Manifest} manifest
- */
-const withConfidence = (note, manifest) => ({ ...note, confidence: calibrated(note, manifest) });
-
-/** @param {string} name */
-const stemOf = (name) => name.replace(/\.[^.]*$/, '') || 'notes';
 
 /** Draws everything from the state. */
 function render() {
-  fillInstruments(bodies.instruments, instrumentsOf(kept()), state, (which, key) => {
-    const set = state[which];
-    if (!set.delete(key)) set.add(key);
-    render();
+  const { locked } = score;
+  fillInstruments(bodies.instruments, instrumentsOf(kept()), { ...state, locked }, {
+    toggle: (which, key) => {
+      const set = state[which];
+      if (!set.delete(key)) set.add(key);
+      render();
+    },
+    reassign,
+    spotlight: (key) => {
+      state.spotlight = key;
+      draw();
+    },
+  });
+  ui.leakage.hidden = !state.changes.length;
+  fillChanges(bodies.changes, state.changes, score.notes, locked, (change, back) => {
+    const what = back ? 'kept a note of the model' : 'let the filter change a note';
+    if (score.edit(what, withChanges([change], score.notes, back))) edited(what);
   });
   ui.threshold.value = `${Math.round(Number(ui.confidence.value) * 100)} %`;
-  ui.undo.disabled = !state.removed.length;
+  ui.undo.disabled = locked || !score.canUndo;
+  ui.redo.disabled = locked || !score.canRedo;
   ui.play.textContent = player.playing ? 'Pause' : 'Play';
+  editor.show();
+  compared.show(kept(), state.title);
   listNotes();
-  roll.draw(audible(), player.time);
+  draw();
+}
+
+/** Draws the rolls, and marks what sounds. */
+function draw() {
+  const notes = visible();
+  const { time } = player;
+  const others = unmuted(compared.other?.notes ?? []);
+  const range = [...notes, ...others];
+  roll.draw(notes, time, {
+    range,
+    spotlight: state.spotlight,
+    selected: editor.note,
+    unmatched: compared.unmatched(kept()),
+    keyOf,
+  });
+  if (compared.other) compared.draw(others, range, time, roll.zoom);
+  markSounding(bodies.instruments, new Set(notes.filter((n) => isSounding(n, time)).map(keyOf)));
 }
 
 /** The notes within four seconds of the playhead, two hundred at most. */
 function listNotes() {
-  const near = audible().filter((note) => Math.abs(note.onset - player.time) < 4);
-  fillNotes(bodies.notes, near.slice(0, 200), remove);
+  const near = visible().filter((note) => Math.abs(note.onset - player.time) < 4);
+  const how = { selected: editor.note, locked: score.locked };
+  fillNotes(bodies.notes, near.slice(0, 200), how, {
+    edit: (note) => editor.select(note === editor.note ? null : note),
+    remove: (note) => {
+      if (!score.exchange('deleted one note', note, null)) return;
+      edited('deleted one note');
+      ui.undo.focus();
+    },
+  });
 }
 
-/** @param {Note} note */
-function remove(note) {
-  state.notes = state.notes.filter((other) => other !== note);
-  state.removed.push(note);
-  say(`Deleted one note; Undo takes it back. ${state.notes.length} notes.`);
+/** @param {string} label of the edit */
+function edited(label) {
+  say(`${label[0]?.toUpperCase()}${label.slice(1)}; Undo takes it back. ${score.notes.length} notes.`);
   render();
-  ui.undo.focus();
 }
 
-function undo() {
-  const note = state.removed.pop();
-  if (!note) return;
-  state.notes = [...state.notes, note].sort((a, b) => a.onset - b.onset);
-  say(`Took a note back. ${state.notes.length} notes.`);
+/**
+ * Gives all notes of an instrument to another.
+ * @param {string} key
+ * @param {string} other
+ */
+function reassign(key, other) {
+  const given = score.notes.map((note) => (keyOf(note) === key ? reassigned(note, other) : note));
+  const count = score.notes.filter((note) => keyOf(note) === key).length;
+  const label = `gave ${count} notes to another instrument`;
+  if (key !== other && score.edit(label, given)) edited(label);
+}
+
+/** @param {'undo' | 'redo'} which */
+function step(which) {
+  const label = score[which]();
+  if (label) say(`${which === 'undo' ? 'Undone' : 'Done again'}: ${label}. ${score.notes.length} notes.`);
   render();
 }
 
@@ -263,7 +294,7 @@ async function togglePlay() {
 
 /** Moves the playhead while it plays; a few times a second where motion is unwanted. */
 function follow() {
-  roll.draw(audible(), player.time);
+  draw();
   if (!player.playing) return render();
   const calm = matchMedia('(prefers-reduced-motion: reduce)').matches;
   if (calm) setTimeout(follow, 500);
@@ -283,7 +314,7 @@ function zoom(factor) {
   render();
 }
 
-/** @param {'midi' | 'json' | 'csv'} kind */
+/** @param {'midi' | 'json' | 'csv' | 'stems'} kind */
 const download = (kind) =>
   save(kind, kept(), { name: state.name, model: state.model, duration: player.seconds });
 
@@ -293,77 +324,65 @@ function swap() {
   say(player.blend > 0.5 ? 'Notes' : 'Original');
 }
 
-/** @type {Record<string, (event: KeyboardEvent) => unknown>} */
-const KEYS = {
-  ' ': togglePlay,
-  ArrowLeft: ({ shiftKey }) => seek(player.time - (shiftKey ? 10 : 1)),
-  ArrowRight: ({ shiftKey }) => seek(player.time + (shiftKey ? 10 : 1)),
-  Home: () => seek(0),
-  End: () => seek(player.seconds),
-  x: swap,
-  '+': () => zoom(1.25),
-  '-': () => zoom(0.8),
-  d: () => download('midi'),
-  z: undo,
-  '?': () => (ui.help.open = !ui.help.open),
-};
+listen(
+  {
+    ' ': togglePlay,
+    ArrowLeft: ({ shiftKey }) => seek(player.time - (shiftKey ? 10 : 1)),
+    ArrowRight: ({ shiftKey }) => seek(player.time + (shiftKey ? 10 : 1)),
+    ArrowUp: () => editor.shift(0, 1),
+    ArrowDown: () => editor.shift(0, -1),
+    ',': () => editor.shift(-0.01, 0),
+    '.': () => editor.shift(0.01, 0),
+    Delete: () => editor.remove(),
+    Escape: () => editor.select(null),
+    Home: () => seek(0),
+    End: () => seek(player.seconds),
+    x: swap,
+    c: () => compared.swap(),
+    '+': () => zoom(1.25),
+    '-': () => zoom(0.8),
+    d: () => download('midi'),
+    z: () => step('undo'),
+    y: () => step('redo'),
+    '?': () => (ui.help.open = !ui.help.open),
+  },
+  () => !ui.result.hidden,
+);
 
-document.addEventListener('keydown', (event) => {
-  const { target, key } = event;
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (target instanceof HTMLInputElement || ui.result.hidden) return;
-  if (key === ' ' && target instanceof HTMLElement && target.matches('button, summary')) return;
-  const act = KEYS[key] ?? KEYS[key.toLowerCase()];
-  if (!act) return;
-  event.preventDefault();
-  act(event);
-});
-
-ui.file.addEventListener('change', () => {
-  const [file] = ui.file.files ?? [];
-  if (file) open(file, file.name);
-});
+/** @param {FileList | null | undefined} list */
+const openAll = (list) => list?.length && open([...list]);
+ui.file.addEventListener('change', () => openAll(ui.file.files));
 for (const type of ['dragover', 'dragleave', 'drop']) {
   document.addEventListener(type, (event) => {
     event.preventDefault();
     ui.drop.classList.toggle('over', type === 'dragover');
   });
 }
-document.addEventListener('drop', ({ dataTransfer }) => {
-  const [file] = dataTransfer?.files ?? [];
-  if (file) open(file, file.name);
-});
-ui.record.addEventListener('click', async () => {
-  if (recorder.running) return recorder.stop();
-  try {
-    ui.record.textContent = 'Stop recording';
-    say('Recording.');
-    const sound = await recorder.start();
-    await open(sound, 'recording');
-  } catch (error) {
-    complain(error);
-  } finally {
-    ui.record.textContent = 'Record from the microphone';
-  }
-});
+document.addEventListener('drop', ({ dataTransfer }) => openAll(dataTransfer?.files));
+watchRecorder(ui.record, { say, complain, open: (sound) => open([sound]) });
+ui.again.addEventListener('click', () => open(state.files));
 ui.cancel.addEventListener('click', () => {
   state.running?.abort();
   engine.close(); // a segment that is under way would go on
 });
 ui.play.addEventListener('click', togglePlay);
-ui.undo.addEventListener('click', undo);
+ui.undo.addEventListener('click', () => step('undo'));
+ui.redo.addEventListener('click', () => step('redo'));
 ui.blend.addEventListener('input', () => player.setBlend(Number(ui.blend.value)));
 ui.confidence.addEventListener('input', render);
 ui.zoom.addEventListener('input', () => zoom(1));
-ui.view.addEventListener('pointerdown', ({ offsetX }) =>
-  seek(roll.left(player.time) + offsetX / roll.zoom),
-);
-for (const kind of /** @type {const} */ (['midi', 'json', 'csv'])) {
-  element(kind, HTMLButtonElement).addEventListener('click', () => download(kind));
+button('changes-all').addEventListener('click', () => {
+  const what = 'kept all notes that the filter changed';
+  if (score.edit(what, withChanges(state.changes, score.notes, true))) edited(what);
+});
+watchPointer(ui.view, roll, { seek, select: (note) => editor.select(note), shift: editor.shift.bind(editor) });
+for (const kind of /** @type {const} */ (['midi', 'json', 'csv', 'stems'])) {
+  button(kind).addEventListener('click', () => download(kind));
 }
-addEventListener('resize', () => ui.result.hidden || render());
-
-// A static site lists its files, so that it works without the network from the second visit on.
-if ('serviceWorker' in navigator && isSite) {
-  navigator.serviceWorker.register('service-worker.js').catch(() => {});
+for (const source of [globalThis, matchMedia('(prefers-color-scheme: dark)')]) {
+  for (const type of ['resize', 'change']) source.addEventListener(type, () => ui.result.hidden || render());
 }
+addEventListener('beforeunload', (event) => {
+  if (state.running || score.canUndo) event.preventDefault(); // the browser asks
+});
+if (isSite) keepOffline((text) => (ui.privacy.textContent += ` ${text}`));

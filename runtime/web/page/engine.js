@@ -6,6 +6,14 @@ import { Mt3Error, transcribe } from '../src/index.js';
 /** Copies of the weights in memory; more do not pay off. */
 const MAX_WORKERS = 4;
 
+/** A module of one function that makes a vector: valid where there is SIMD. */
+const SIMD = Uint8Array.of(
+  ...[0, 97, 115, 109, 1, 0, 0, 0], // header
+  ...[1, 5, 1, 96, 0, 1, 123], // types: a function that returns a v128
+  ...[3, 2, 1, 0], // functions: one, of type 0
+  ...[10, 8, 1, 6, 0, 65, 0, 253, 15, 11], // code: i32.const 0, i8x16.splat
+);
+
 /**
  * @typedef {import('../src/manifest.js').Manifest} Manifest
  * @typedef {import('../src/decoder.js').Sequence} Sequence
@@ -22,9 +30,11 @@ class RemoteDecoder {
     this.waiting = new Map();
     /** @type {Promise<Manifest>} */
     this.loaded = new Promise((resolve, reject) => {
-      this.worker.addEventListener('error', () =>
-        reject(new Mt3Error('The part that computes could not start: this browser is too old.')),
-      );
+      this.worker.addEventListener('error', () => {
+        const why = 'The part that computes ended: this browser is too old, or short of memory.';
+        reject(new Mt3Error(why));
+        this.close(new Mt3Error(why));
+      });
       this.worker.addEventListener('message', ({ data }) => {
         if (data.manifest) resolve(data.manifest);
         else if (data.id === undefined) reject(new Mt3Error(data.error));
@@ -40,6 +50,16 @@ class RemoteDecoder {
     this.waiting.delete(id);
     if (sequences) waiting?.resolve(sequences);
     else waiting?.reject(new Mt3Error(`The model could not be run: ${error}`));
+  }
+
+  /**
+   * Ends the thread; what was asked of it fails.
+   * @param {Error} error
+   */
+  close(error) {
+    this.worker.terminate();
+    for (const { reject } of this.waiting.values()) reject(error);
+    this.waiting.clear();
   }
 
   /**
@@ -67,8 +87,10 @@ export class LocalEngine {
 
   /** Loads the model, once. */
   async load() {
-    if (typeof WebAssembly === 'undefined') {
-      throw new Mt3Error('This browser has no WebAssembly. Use a newer one, or mt3 transcribe.');
+    if (typeof WebAssembly === 'undefined' || !WebAssembly.validate(SIMD)) {
+      throw new Mt3Error(
+        'This browser has no WebAssembly with SIMD. Use one of 2023 or later, or mt3 transcribe.',
+      );
     }
     while (this.decoders.length < this.wanted) this.decoders.push(new RemoteDecoder(this.model));
     try {
@@ -93,7 +115,7 @@ export class LocalEngine {
 
   /** Ends the workers, whose memory never shrinks. */
   close() {
-    for (const { worker } of this.decoders) worker.terminate();
+    for (const decoder of this.decoders) decoder.close(new DOMException('Stopped', 'AbortError'));
     this.decoders = [];
   }
 }

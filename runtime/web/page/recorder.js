@@ -42,3 +42,28 @@ export class Recorder {
     this.#recorder = null;
   }
 }
+
+/**
+ * Starts and stops recording by a button.
+ * @param {HTMLButtonElement} button
+ * @param {{say: (text: string) => void, complain: (error: unknown) => void,
+ *   open: (sound: File) => Promise<void>}} page
+ */
+export function watchRecorder(button, { say, complain, open }) {
+  const recorder = new Recorder();
+  const title = button.textContent;
+  button.addEventListener('click', async () => {
+    if (recorder.running) return recorder.stop();
+    try {
+      button.textContent = 'Stop recording';
+      say('Recording.');
+      const sound = await recorder.start();
+      button.textContent = title;
+      await open(new File([sound], 'recording'));
+    } catch (error) {
+      complain(error);
+    } finally {
+      button.textContent = title;
+    }
+  });
+}

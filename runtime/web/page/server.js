@@ -26,23 +26,31 @@ function noteOf({ is_drum: isDrum, ...note }) {
 }
 
 export class ServerEngine {
-  /** Whether a server is there that transcribes. */
+  /**
+   * Names of the models of the server, its first one first; null if none is there that transcribes.
+   * @returns {Promise<string[] | null>}
+   */
   static async found() {
     try {
-      return (await fetch('v1/models')).ok;
+      const response = await fetch('v1/models');
+      if (!response.ok) return null;
+      const { default: first, models } = await response.json();
+      const names = models.map((/** @type {{name: string}} */ { name }) => name);
+      return [...new Set([...(first ? [first] : []), ...names])];
     } catch {
-      return false;
+      return null;
     }
   }
 
   /**
    * @param {Blob} file
-   * @param {{progress: (progress: ServerProgress) => void, say: (text: string) => void,
-   *   signal: AbortSignal}} options
-   * @returns {Promise<{notes: Note[], model: string, warnings: string[], duration: number}>}
+   * @param {{query: Record<string, string>, progress: (progress: ServerProgress) => void,
+   *   say: (text: string) => void, signal: AbortSignal}} options
+   * @returns {Promise<{notes: Note[], model: string, warnings: string[], duration: number,
+   *   changes: import('./leakage.js').Written[]}>}
    */
-  async transcribe(file, { progress, say, signal }) {
-    const response = await this.#ask(file, say, signal);
+  async transcribe(file, { query, progress, say, signal }) {
+    const response = await this.#ask(file, query, say, signal);
     /** @type {Map<number, Note>} */
     const sounding = new Map();
     for await (const event of lines(response, signal)) {
@@ -58,8 +66,9 @@ export class ServerEngine {
       } else if (event.type === 'error') {
         throw new Mt3Error(`The server gave up: ${event.message}`);
       } else if (event.type === 'done') {
-        const { notes, model, warnings, duration } = event.result;
-        return { notes: byOnset(notes.map(noteOf)), model, warnings, duration };
+        const { notes, model, warnings, duration, leakage } = event.result;
+        const changes = leakage?.changes ?? [];
+        return { notes: byOnset(notes.map(noteOf)), model, warnings, duration, changes };
       }
     }
     throw ended();
@@ -68,16 +77,18 @@ export class ServerEngine {
   /**
    * Sends the file; waits while the server is busy.
    * @param {Blob} file
+   * @param {Record<string, string>} query options of a transcription
    * @param {(text: string) => void} say
    * @param {AbortSignal} signal
    */
-  async #ask(file, say, signal) {
+  async #ask(file, query, say, signal) {
+    const options = new URLSearchParams(query).toString();
     const headers = { accept: 'application/x-ndjson', 'content-type': 'application/octet-stream' };
     for (let attempt = 1; ; attempt++) {
       let response;
       try {
         const request = { method: 'POST', body: file, headers, signal };
-        response = await fetch('v1/transcriptions', request);
+        response = await fetch(`v1/transcriptions${options && `?${options}`}`, request);
       } catch (error) {
         signal.throwIfAborted();
         throw new Mt3Error(`The server cannot be reached (${error}). Is mt3 serve still running?`);

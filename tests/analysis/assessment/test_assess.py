@@ -329,5 +329,6 @@ def test_the_route_refuses_other_zips_and_names_no_folder(folder, tmp_path, monk
 def test_help_and_imports_stay_light():
     assert AssessCommand.name == "assess"
     heavy = ("scipy", "onnxruntime", "mido", "soundfile", "lxml")
-    code = f"import sys, mt3_analysis.assessment.performance_assessment; sys.exit(any(n in sys.modules for n in {heavy!r}))"
+    module = "mt3_analysis.assessment.performance_assessment"
+    code = f"import sys, {module}; sys.exit(any(n in sys.modules for n in {heavy!r}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -109,11 +109,12 @@ def scores(labels: Floats, predicted: Floats, excerpts: Sequence[str]) -> StyleS
     there = np.isfinite(predicted).all(1)
     y, p = labels[there], predicted[there]
     excerpt = np.asarray(excerpts)[there]
-    r2 = 1.0 - ((y - p) ** 2).sum(0) / ((y - y.mean(0)) ** 2).sum(0)
-    r = [float(np.corrcoef(a, b)[0, 1]) for a, b in zip(y.T, p.T, strict=True)]
+    spread = np.maximum(((y - y.mean(0)) ** 2).sum(0), 1e-9)
+    r2 = 1.0 - ((y - p) ** 2).sum(0) / spread
+    r = [_correlation(a, b) for a, b in zip(y.T, p.T, strict=True)]
     order = [_pairs(a, b, excerpt) for a, b in zip(y.T, p.T, strict=True)]
     columns = tuple(zip(r, order, strict=True))
-    return StyleScores(float(r2.mean()), float(np.mean(r)), float(np.nanmean(order)), columns)
+    return StyleScores(float(r2.mean()), float(np.mean(r)), float(np.mean(order)), columns)
 
 
 def coverage(labels: Floats, predicted: Floats, parts: Sequence[int]) -> float:
@@ -231,7 +232,14 @@ def _pairs(labels: Floats, predicted: Floats, excerpts: np.ndarray) -> float:
             if labels[a] != labels[b]:
                 total += 1
                 right += (labels[a] > labels[b]) == (predicted[a] > predicted[b])
-    return right / total if total else float("nan")
+    return right / total if total else 0.5
+
+
+def _correlation(labels: Floats, predicted: Floats) -> float:
+    """Of two columns; 0 where one of them says nothing."""
+    if min(np.ptp(labels), np.ptp(predicted)) < 1e-9:
+        return 0.0
+    return float(np.corrcoef(labels, predicted)[0, 1])
 
 
 def _member(inputs: Floats, labels: Floats, seed: int) -> tuple[Floats, Floats, Floats, Floats]:

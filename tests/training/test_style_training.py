@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mt3_analysis import assess
+from mt3_analysis.assessment.judging.style_bundle import WEIGHTS, open_style
 from mt3_analysis.assessment.performance import Performance
-from mt3_analysis.assessment.style_bundle import WEIGHTS, open_style
 from mt3_runtime.cli import main
 from mt3_runtime.errors import BundleError, OptionError
 from mt3_training.performance_sets import percepiano, style_training

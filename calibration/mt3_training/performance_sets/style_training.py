@@ -16,9 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mt3_analysis.assessment.measures.all_measures import MEASURES
-from mt3_analysis.assessment.performance import Floats
-from mt3_analysis.assessment.style_bundle import (
+from mt3_analysis.assessment.judging.style_bundle import (
     KNOTS,
     WEIGHTS,
     Layers,
@@ -28,6 +26,8 @@ from mt3_analysis.assessment.style_bundle import (
     normal_scores,
     packed,
 )
+from mt3_analysis.assessment.measures.all_measures import MEASURES
+from mt3_analysis.assessment.performance import Floats
 from mt3_runtime.bundles.verified_graphs import MANIFEST
 from mt3_runtime.errors import OutputError
 from mt3_runtime.filesystem.atomic import make_folder, write_atomic

@@ -125,8 +125,8 @@ def _style(args: argparse.Namespace) -> None:
 
 
 def _reference(args: argparse.Namespace) -> None:
+    from mt3_analysis.assessment.judging.reference_knots import make_reference  # noqa: PLC0415
     from mt3_analysis.assessment.performance_assessment import assess  # noqa: PLC0415  NumPy
-    from mt3_analysis.assessment.reference_knots import make_reference  # noqa: PLC0415
     from mt3_runtime.filesystem.atomic import check_output, write_output  # noqa: PLC0415
 
     files = _midi_files(args.takes)

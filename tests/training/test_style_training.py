@@ -1,4 +1,4 @@
-"""The style head from a folder laid out as PercePiano: ten made-up excerpts, with made-up ratings."""
+"""The style head from a folder laid out as PercePiano: ten made-up excerpts and ratings."""
 
 import json
 
@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from mt3_analysis import assess
+from mt3_analysis.assessment.judging.style_bundle import WEIGHTS, open_style
 from mt3_analysis.assessment.performance import Performance
-from mt3_analysis.assessment.style_bundle import WEIGHTS, open_style
 from mt3_runtime.cli import main
 from mt3_runtime.errors import BundleError, OptionError
 from mt3_training.performance_sets import percepiano, style_training
 from mt3_training.performance_sets.degradation import degraded
 from mt3_training.performance_sets.made_performances import make_piece, play
-from mt3_training.performance_sets.performance_files import midi_bytes
 from mt3_training.performance_sets.percepiano import (
     excerpt_folds,
     movement_folds,
@@ -21,6 +20,7 @@ from mt3_training.performance_sets.percepiano import (
     read_folds,
     read_percepiano,
 )
+from mt3_training.performance_sets.performance_files import midi_bytes
 
 MOVEMENTS = ("Composer_W1_mv1", "Composer_W1_mv2")
 PLAYERS = ("1", "2", "3", "Score")
@@ -41,7 +41,9 @@ def folder(tmp_path_factory):
         score = make_piece(excerpt, quarters=16)
         on, off = score.onset_q / 2, (score.onset_q + np.maximum(score.length_q, 0.1)) / 2
         written = Performance.from_arrays(on, off, pitch=score.pitch)
-        (path / percepiano.SCORES / f"{name(excerpt, 'Score')}.mid").write_bytes(midi_bytes(written))
+        (path / percepiano.SCORES / f"{name(excerpt, 'Score')}.mid").write_bytes(
+            midi_bytes(written)
+        )
         for index, player in enumerate(PLAYERS):
             level = index / 3
             take = degraded(play(score, 10 * excerpt + index), "compression", level, seed=1)
@@ -49,6 +51,7 @@ def folder(tmp_path_factory):
             file = path / percepiano.PERFORMANCES / f"{name(excerpt, player)}.mid"
             file.write_bytes(midi_bytes(take))
             labels[name(excerpt, player)] = [0.8 - 0.5 * level] * 19 + [0]
+            labels[name(excerpt, player)][1] = 0.3  # or one dimension were always 0.5
     (path / percepiano.LABELS).write_text(json.dumps(labels))
     return path
 
@@ -70,7 +73,10 @@ def bundle(rated, tmp_path_factory):
 def test_names_say_movement_excerpt_and_player():
     found = parse_name(" Schubert_D935_no.3_4bars_2_11")
     assert found == ("Schubert_D935_no.3", "Schubert_D935_no.3_4bars_11", "2")
-    theme, variation = parse_name("Beethoven_WoO80_thema_8bars_1_1"), "Beethoven_WoO80_var9_8bars_2_3"
+    theme, variation = (
+        parse_name("Beethoven_WoO80_thema_8bars_1_1"),
+        "Beethoven_WoO80_var9_8bars_2_3",
+    )
     assert theme.movement == parse_name(variation).movement == "Beethoven_WoO80"
     assert parse_name("Schubert_D960_mv2_8bars_Score2_25").is_rendering
     assert not theme.is_rendering

@@ -1,9 +1,9 @@
 """Makes the scale of execution: values of measures over the levels of their own degradation.
 
 Contract: `make_scale` makes up pieces, plays and spoils them, and keeps of every measure that
-`mt3_analysis.assessment.execution` judges by the quantiles at each level.  The same seeds give the
-same file; nothing in it comes from anybody's recording.  `order_right` says, of performances that
-set nothing, how often two levels come out in the right order.
+`mt3_analysis.assessment.judging.execution` judges by the quantiles at each level.  The same seeds
+give the same file; nothing in it comes from anybody's recording.  `order_right` says, of
+performances that set nothing, how often two levels come out in the right order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mt3_analysis.assessment.alignment import align
-from mt3_analysis.assessment.execution import DIMENSIONS, SCALE_FORMAT, SCALE_VERSION
+from mt3_analysis.assessment.judging.execution import DIMENSIONS, SCALE_FORMAT, SCALE_VERSION
 from mt3_analysis.assessment.measures.all_measures import MEASURES
 from mt3_analysis.assessment.measures.measured_take import Take
 from mt3_training.performance_sets.degradation import degraded

@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 from mt3_analysis.assessment.alignment import Alignment, align_best
 from mt3_analysis.assessment.assessment_results import AlignmentCounts, Assessment, Comparison
-from mt3_analysis.assessment.execution import judge_execution
+from mt3_analysis.assessment.judging.execution import judge_execution
+from mt3_analysis.assessment.judging.take_comparison import check_same_piece, compare_assessments
 from mt3_analysis.assessment.measures.all_measures import measure_take
 from mt3_analysis.assessment.measures.measured_take import Take
 from mt3_analysis.assessment.performance import Performance
 from mt3_analysis.assessment.score import MIDI_SUFFIXES, Score, read_scores
-from mt3_analysis.assessment.take_comparison import check_same_piece, compare_assessments
 from mt3_runtime.arguments.argument_checks import as_items, refused
 from mt3_runtime.errors import OptionError
 from mt3_runtime.transcription import Transcription
 
 if TYPE_CHECKING:
-    from mt3_analysis.assessment.reference_knots import Reference
-    from mt3_analysis.assessment.style_bundle import StyleHead
+    from mt3_analysis.assessment.judging.reference_knots import Reference
+    from mt3_analysis.assessment.judging.style_bundle import StyleHead
     from mt3_runtime.model import Model
 
 Source = str | os.PathLike[str] | Performance | Transcription
 
 COARSE_MODEL = "default"
-"""The model whose onsets are too coarse for `mt3_analysis.assessment.execution.FINE`."""
+"""The model whose onsets are too coarse for `mt3_analysis.assessment.judging.execution.FINE`."""
 
 _COARSE = "needs more exact onsets than the default model's: give MIDI, or another --model"
 _NARROW_HZ = 4200.0
@@ -120,11 +120,11 @@ class Assessor:
         self._reference: Reference | None = None
         self._model = model
         if style is not None:
-            from mt3_analysis.assessment.style_bundle import open_style  # noqa: PLC0415  seldom used
+            from mt3_analysis.assessment.judging.style_bundle import open_style  # noqa: PLC0415  seldom used
 
             self._style = open_style(style)
         if reference is not None:
-            from mt3_analysis.assessment.reference_knots import read_reference  # noqa: PLC0415
+            from mt3_analysis.assessment.judging.reference_knots import read_reference  # noqa: PLC0415
 
             self._reference = read_reference(reference)
 

@@ -1,4 +1,4 @@
-"""The sixteen labelling functions of a published study, under their names: exact, and not validated.
+"""The sixteen labelling functions of a published study, exact and not validated.
 
 Contract: each maps one or two statistics of a performance, piece by piece linearly, to 0..100, as
 published.  They are here so that the study can be repeated; nothing of `mt3 assess` uses them.
@@ -122,8 +122,11 @@ def timing_variance(given: LabelInput) -> float | None:
         return None
     off = 1000 * float(np.abs(onset - np.round(onset / grid) * grid).mean())
     steps = (
-        Step(10, 95, 10, -0.5), Step(30, 80, 30, -0.75), Step(50, 60, 50, -1), Step(_END, 60, 50, -0.5),
-    )  # fmt: skip
+        Step(10, 95, 10, -0.5),
+        Step(30, 80, 30, -0.75),
+        Step(50, 60, 50, -1),
+        Step(_END, 60, 50, -0.5),
+    )
     return stepped(off, steps, 40, 100)
 
 
@@ -133,8 +136,11 @@ def tempo_stability(given: LabelInput) -> float | None:
     if len(tempi) < 2:
         return 95.0
     steps = (
-        Step(0.05, 95), Step(0.15, 85, 0.05, -100), Step(0.3, 75, 0.15, -50), Step(_END, 67.5, 0.3, -25),
-    )  # fmt: skip
+        Step(0.05, 95),
+        Step(0.15, 85, 0.05, -100),
+        Step(0.3, 75, 0.15, -50),
+        Step(_END, 67.5, 0.3, -25),
+    )
     return stepped(float(tempi.std() / tempi.mean()), steps, 50, 100)
 
 
@@ -229,8 +235,11 @@ def pedal_timing(given: LabelInput) -> float | None:
     place = np.clip(np.searchsorted(onset, curve.time_s), 1, len(onset) - 1)
     near = np.minimum(np.abs(onset[place] - curve.time_s), np.abs(onset[place - 1] - curve.time_s))
     steps = (
-        Step(30, 90, 30, -0.33), Step(100, 75, 100, -0.21), Step(200, 60, 200, -0.15), Step(_END, 55),
-    )  # fmt: skip
+        Step(30, 90, 30, -0.33),
+        Step(100, 75, 100, -0.21),
+        Step(200, 60, 200, -0.15),
+        Step(_END, 55),
+    )
     return stepped(1000 * float(near.mean()), steps, 50, 100)
 
 

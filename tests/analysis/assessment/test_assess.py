@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from mt3_analysis import assess, compare
-from mt3_analysis.assessment import assess_route, execution, performance_assessment
+from mt3_analysis.assessment import assess_route, performance_assessment
 from mt3_analysis.assessment.assess_command import AssessCommand
 from mt3_analysis.assessment.assess_route import assess_upload
 from mt3_analysis.assessment.assessment_results import document
+from mt3_analysis.assessment.judging import execution
+from mt3_analysis.assessment.judging.reference_knots import make_reference, read_reference
 from mt3_analysis.assessment.performance import Performance
-from mt3_analysis.assessment.reference_knots import make_reference, read_reference
 from mt3_runtime.cli import main
 from mt3_runtime.errors import MT3Error, OptionError
 from mt3_runtime.notes.note import Note
@@ -329,5 +330,6 @@ def test_the_route_refuses_other_zips_and_names_no_folder(folder, tmp_path, monk
 def test_help_and_imports_stay_light():
     assert AssessCommand.name == "assess"
     heavy = ("scipy", "onnxruntime", "mido", "soundfile", "lxml")
-    code = f"import sys, mt3_analysis.assessment.performance_assessment; sys.exit(any(n in sys.modules for n in {heavy!r}))"
+    module = "mt3_analysis.assessment.performance_assessment"
+    code = f"import sys, {module}; sys.exit(any(n in sys.modules for n in {heavy!r}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -30,7 +30,18 @@ def score(name, audio=None, tempi=(120.0,), **changes):
 
 
 LOUD = np.where(np.arange(100) % 2 == 0, 40, 100)
-SLOPE = np.arange(100) * 2 % 60 + 30
+
+
+def lengths(short, long):
+    return np.where(np.arange(100) % 2 == 0, short, long)
+
+
+def near(distance):
+    """A pedal that moves so many seconds behind 40 notes."""
+    return [(0.5 * i + distance, 127 * (i % 2)) for i in range(40)]
+
+
+RARE = [*((3.0 * i, 127 * (i % 2)) for i in range(1, 21)), (60.0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -53,15 +64,15 @@ SLOPE = np.arange(100) * 2 % 60 + 30
         ("velocity_smoothing", 50.0, {"loud": LOUD}),
         ("velocity_smoothing", 75 + 2.14 * 5, {"loud": 50 + 10 * (np.arange(100) % 2)}),
         ("note_duration_variance", 55.0, {}),
-        ("note_duration_variance", 95.0, {"lengths": np.where(np.arange(100) % 2 == 0, 0.1, 0.3)}),
-        ("note_duration_variance", 70 + 150 * 0.05, {"lengths": np.where(np.arange(100) % 2 == 0, 0.3, 0.5)}),
+        ("note_duration_variance", 95.0, {"lengths": lengths(0.1, 0.3)}),
+        ("note_duration_variance", 70 + 150 * 0.05, {"lengths": lengths(0.3, 0.5)}),
         ("pedal_coherence", 70.0, {}),
-        ("pedal_coherence", 85 + 0.5 * 20, {"pedal": [(3.0 * i, 127 * (i % 2)) for i in range(1, 21)] + [(60.0, 0)]}),
+        ("pedal_coherence", 85 + 0.5 * 20, {"pedal": RARE}),
         ("pedal_coherence", 55.0, {"pedal": [(0.2 * i, 127 * (i % 2)) for i in range(1, 200)]}),
         ("pedal_timing", 75.0, {}),
-        ("pedal_timing", 90 + 0.33 * 10, {"pedal": [(0.5 * i + 0.02, 127 * (i % 2)) for i in range(40)]}),
-        ("pedal_timing", 75 + 0.21 * 50, {"pedal": [(0.5 * i + 0.05, 127 * (i % 2)) for i in range(40)]}),
-        ("pedal_timing", 55.0, {"pedal": [(0.5 * i + 0.25, 127 * (i % 2)) for i in range(40)]}),
+        ("pedal_timing", 90 + 0.33 * 10, {"pedal": near(0.02)}),
+        ("pedal_timing", 75 + 0.21 * 50, {"pedal": near(0.05)}),
+        ("pedal_timing", 55.0, {"pedal": near(0.25)}),
         ("phrasing_coherence", 60.0, {}),
         ("spectral_centroid", 100.0, {"audio": QUIET}),
         ("inharmonicity", 87.5, {"audio": QUIET}),

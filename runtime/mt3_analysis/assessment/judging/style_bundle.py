@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_analysis.assessment.assessment_results import Dimension
-from mt3_analysis.assessment.execution import FEWEST_NOTES
+from mt3_analysis.assessment.judging.execution import FEWEST_NOTES
 from mt3_analysis.assessment.measures.all_measures import MEASURES
 from mt3_analysis.assessment.measures.measured_take import MISSING, Measured
 from mt3_analysis.assessment.performance import Floats

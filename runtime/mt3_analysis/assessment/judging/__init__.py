@@ -1,0 +1,1 @@
+"""Heads that judge measures: execution, style; percentiles, and the order of takes."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import signal
 import wave
 from dataclasses import replace
 
@@ -12,7 +14,8 @@ import pytest
 
 from mt3_analysis import open_assessor_networks
 from mt3_export.assessors.assessor_writer import export_assessors
-from mt3_runtime.errors import BundleError, MT3Error, OptionError
+from mt3_runtime.errors import BundleError, MissingDependencyError, MT3Error, OptionError
+from mt3_training.assessing import assessor_command
 from mt3_training.assessing.assessor_command import ACTIONS, AssessorVerb
 from mt3_training.assessing.assessor_config import (
     PLAIN,
@@ -347,8 +350,6 @@ def test_tables_that_are_wrong_are_refused(tmp_path, text, said):
 
 
 def run(*words):
-    import argparse
-
     verb, parser = AssessorVerb(), argparse.ArgumentParser()
     verb.add_arguments(parser)
     return verb.run(parser.parse_args([str(word) for word in words]))
@@ -362,6 +363,39 @@ def test_the_verb_makes_examples_and_reports(takes, bundle, tmp_path, capsys):
     assert run("report", tmp_path / "e", "-b", bundle, "-o", tmp_path / "r.json", "--all") == 0
     assert "8 recordings of 4 pieces" in capsys.readouterr().out
     assert json.loads((tmp_path / "r.json").read_text())["version"] == 1
+
+
+@pytest.mark.parametrize("action", ["train", "pretrain"])
+def test_training_names_the_extra_that_brings_pytorch(tmp_path, action):
+    written(tmp_path / "e")
+    with pytest.raises(MissingDependencyError, match="Training needs torch.*torch"):
+        run(action, tmp_path / "e", "-o", tmp_path / "run", "--config", "tiny", "--seed", "3")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_is_read_from_a_file(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_bytes(TINY.to_json())
+    written(tmp_path / "e")
+    with pytest.raises(MissingDependencyError):
+        run("train", tmp_path / "e", "-o", tmp_path / "run", "--config", path, "--fusion", "midi")
+    path.write_text("{}")
+    with pytest.raises(OptionError, match="no training configuration"):
+        run("train", tmp_path / "e", "-o", tmp_path / "run", "--config", path)
+
+
+def test_interrupts_wait_for_the_end_of_a_step():
+    before = signal.getsignal(signal.SIGINT)
+    with assessor_command._held_signals() as found:
+        signal.raise_signal(signal.SIGINT)
+        assert found == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("threads", [0, 5000])
+def test_threads_are_checked(threads):
+    with pytest.raises(OptionError, match="--threads is"):
+        assessor_command._threads(argparse.Namespace(threads=threads))
 
 
 @pytest.mark.parametrize(
@@ -385,8 +419,6 @@ def test_what_the_verb_lacks_is_one_error(words, tmp_path, monkeypatch):
 
 
 def test_what_the_page_shows_is_accepted():
-    import argparse
-
     page = (needs.ROOT / "docs" / "assessment-networks.md").read_text(encoding="utf-8")
     parser = argparse.ArgumentParser()
     AssessorVerb().add_arguments(parser)

@@ -241,13 +241,14 @@ def build_report(
         len(known),
         int(ids.max()) + 1,
         tuple(_row(name, said, known, ids, resamples) for name, said in tables.items()),
-        {
-            name: dict(zip(dimensions, map(float, correlations(said, known)), strict=True))
-            for name, said in tables.items()
-        },
+        {name: _by_dimension(said, known, dimensions) for name, said in tables.items()},
         tuple(tests),
         findings,
     )
+
+
+def _by_dimension(said: Floats, known: Floats, dimensions: Sequence[str]) -> dict[str, float]:
+    return dict(zip(dimensions, map(float, correlations(said, known)), strict=True))
 
 
 def _row(name: str, said: Floats, known: Floats, ids: Any, resamples: int) -> ModelRow:

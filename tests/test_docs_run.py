@@ -38,6 +38,7 @@ from mt3_runtime.notes.note import Note
 from mt3_synthesis.soundfonts import Role
 from mt3_training.performance_sets.made_performances import make_piece, play
 from mt3_training.performance_sets.performance_files import midi_bytes
+from tests.assessor_folders import assessors_folder
 from tests.export.writers import write_kunato, write_t5x
 from tests.pages import CODE, FENCE, ROOT, TEXTS, Command, blocks, commands, prose, shell_blocks
 from tests.quantisation import tiny_material
@@ -272,7 +273,7 @@ def prepared(tmp_path_factory, tiny_bundle, tiny_weights, audio) -> Path:
     samples = audio[: SECONDS * 16000]
     for name in (
         "song.wav", "another.flac", "concert.flac", "riff.wav", "trio.wav", "bass.wav", "drums.wav",
-        "songs/song.wav", "upload.wav",
+        "songs/song.wav", "upload.wav", "take.wav",
         "songs/other.wav", "recordings/song.wav", "recordings/drums_1.wav", "stems/bass.wav",
         "stems/drums.wav", "trust/song.wav",
     ):  # fmt: skip
@@ -302,6 +303,7 @@ def prepared(tmp_path_factory, tiny_bundle, tiny_weights, audio) -> Path:
     for name in (".mt3_checkpoints/mt3_pytorch", "kunato"):
         write_kunato(folder / name, tiny_weights)
     shutil.copy(folder / "kunato" / "mt3.pth", folder)
+    assessors_folder(folder / "assessors", ("gated",))
     for name in ("benchmarks", "calibration", "examples", "scripts", "tests"):
         (folder / name).symlink_to(ROOT / name)
     return folder

@@ -157,6 +157,13 @@ def test_the_published_padding_is_read_as_notes(tmp_path):
     [
         (lambda n: n.assess("gated", notes=NOTES), "needs audio"),
         (lambda n: n.assess("audio", frames=np.zeros((0, 48))), "needs audio"),
+        (lambda n: n.assess("audio", frames=np.zeros((3, 47))), r"finite frames \[t, 48\]"),
+        (lambda n: n.assess("audio", frames=np.full((3, 48), np.nan)), "finite frames"),
+        (lambda n: n.assess("audio", frames="frames"), "finite frames"),
+        (lambda n: n.frames("samples"), "one row"),
+        (lambda n: n.frames([[1], [2, 3]]), "one row"),
+        (lambda n: n.assess_recording("audio", samples=["a"]), "one row"),
+        (lambda _: open_assessor_networks(None), "path is None"),
         (lambda n: n.assess("midi"), "needs notes"),
         (lambda n: n.assess("midi", notes=np.zeros((0, 4))), "needs notes"),
         (lambda n: n.frames(np.zeros(100)), "a clip has 400 to 24,000 samples"),

@@ -318,8 +318,15 @@ def test_a_paired_test_is_students():
     labels = np.array([10.0, 20, 30, 40])
     models = {"a": labels + 3, "b": labels + np.array([1.0, 2, 1, 2])}
     report = build_report(models, labels, ["x"], range(4), single=("a",), resamples=10)
-    (test,) = report.tests
+    ((test,),) = (each.by_dimension for each in report.tests)
     assert test.t == pytest.approx(1.5 / (np.std([2, 1, 2, 1], ddof=1) / 2))
+    assert test.p == pytest.approx(math.erfc(test.t / math.sqrt(2)))
+    assert test.winner == "b"
+    again = build_report({"a": models["b"], "b": labels + 3}, labels, ["x"], range(4), single=("a",), resamples=10)  # fmt: skip  # noqa: E501
+    assert again.tests[0].by_dimension[0].winner == "a"
+    tie = build_report({"a": labels + 1, "b": labels - 1}, labels, ["x"], range(4), single=("a",), resamples=10)  # fmt: skip  # noqa: E501
+    assert (tie.tests[0].by_dimension[0].t, tie.tests[0].by_dimension[0].winner) == (0.0, "")
+    assert "tie" in tie.text()
 
 
 def test_a_report_needs_models_and_names():

@@ -70,6 +70,18 @@ def test_every_way_of_storing_gives_the_same_bytes(tmp_path):
     assert graph_bytes(one / "bundle") == graph_bytes(other / "bundle")
 
 
+def test_one_file_may_hold_a_network_and_its_audio_encoder(tmp_path):
+    """As a training checkpoint does: it is then read from both folders."""
+    whole = {f"audio_encoder.model.{name}": array for name, array in mert_tensors().items()}
+    whole |= network_tensors("gated")
+    one, other = (assessors_folder(tmp_path / name, ("gated",)) for name in "ab")
+    for folder in ("audio_encoder", "gated"):
+        write_safetensors(other / folder / "model.safetensors", whole)
+    for folder in (one, other):
+        export_assessors(folder, folder / "bundle", name="same")
+    assert graph_bytes(one / "bundle") == graph_bytes(other / "bundle")
+
+
 def test_a_published_mert_alone_is_an_audio_encoder(tmp_path):
     folder = mert_folder(tmp_path / "mert", num_hidden_layers=2)
     assert find_assessors(folder)
@@ -222,6 +234,7 @@ def test_manifests_that_contradict_themselves_are_refused(tmp_path):
         {"graphs": good["graphs"][1:]},
         {"source": {}},
         {"kind": "tagger"},
+        {"family": "measures"},
         {"networks": [{**good["networks"][0], "fusion": "midi"}, good["networks"][1]]},
         {"networks": [{**good["networks"][0], "name": "../x"}, good["networks"][1]]},
         {"graphs": [{**good["graphs"][0], "file": "../x"}, *good["graphs"][1:]]},

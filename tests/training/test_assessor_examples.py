@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import signal
 import wave
 from dataclasses import replace
 
@@ -12,8 +14,9 @@ import pytest
 
 from mt3_analysis import open_assessor_networks
 from mt3_export.assessors.assessor_writer import export_assessors
-from mt3_runtime.errors import BundleError, MT3Error, OptionError
-from mt3_training.assessing.assessor_command import AssessorVerb
+from mt3_runtime.errors import BundleError, MissingDependencyError, MT3Error, OptionError
+from mt3_training.assessing import assessor_command
+from mt3_training.assessing.assessor_command import ACTIONS, AssessorVerb
 from mt3_training.assessing.assessor_config import (
     PLAIN,
     PRESETS,
@@ -29,8 +32,10 @@ from mt3_training.assessing.assessor_examples import (
     read_examples,
     write_examples,
 )
-from mt3_training.assessing.assessor_judgement import judge
+from mt3_training.assessing.assessor_judgement import judge, probe
+from mt3_training.assessing.assessor_watch import WATCHED, FusionWatch
 from mt3_training.assessing.take_table import make_examples, read_takes
+from tests import needs
 from tests.assessor_folders import DIMENSIONS as THREE
 from tests.assessor_folders import assessors_folder
 from tests.parity.recipes.assessor_networks import samples
@@ -151,6 +156,33 @@ def test_damaged_examples_are_one_error(tmp_path, how):
         read_examples(tmp_path / "e")
 
 
+def test_a_watch_leaves_out_what_was_filled_up():
+    batch = next(batches(make_set(), TINY.network(DIMENSIONS), rows=4, seed=0))
+    rows, notes = batch.note_mask.shape
+    frames = batch.frames.shape[1]
+    gates = np.where(batch.note_mask[..., None], 0.7, 0.1) * np.ones((1, 1, 3))
+    counts = batch.note_mask.sum(axis=1)
+    heard = np.where(batch.note_mask[:, None], 1.0 / counts[:, None, None], 0.0)
+    sharp = np.zeros((rows, notes, frames))
+    sharp[..., 0] = 1.0
+    unit = np.eye(4)
+    watch = FusionWatch()
+    watch.add(
+        batch,
+        gates=gates,
+        embeddings={"audio": unit, "midi": unit},
+        attention=(heard + np.zeros((rows, frames, notes)), sharp),
+    )
+    found = watch.figures()
+    assert found.keys() == set(WATCHED)
+    assert found["gate_mean"] == pytest.approx(0.7)
+    assert found["gate_sd"] == pytest.approx(0.0, abs=1e-9)
+    assert found["alignment"] == pytest.approx(1.0)
+    assert found["audio_to_midi_entropy"] == pytest.approx(1.0)
+    assert found["midi_to_audio_entropy"] == 0.0
+    assert FusionWatch().figures() == {}
+
+
 # --- configurations ------------------------------------------------------------------------------
 
 
@@ -234,6 +266,31 @@ def test_takes_become_examples(takes, bundle, tmp_path):
     assert found.frame_seconds == pytest.approx(320 / 24000)
 
 
+def test_a_set_of_degraded_performances_is_a_table(tmp_path):
+    rows = [
+        {"file": f"0-{kind}-{level}.mid", "source": "a.mid", "group": "a", "kind": kind,
+         "level": level, "sha256": "0" * 64}
+        for kind, level in (("none", 0.0), ("jitter", 0.25), ("jitter", 1.0), ("late-pedal", 0.5))
+    ]  # fmt: skip
+    document = {
+        "format": "mt3-runtime.degraded-performances",
+        "version": 1,
+        "seed": 0,
+        "files": rows,
+    }
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(document))
+    dimensions, takes = read_takes(path)
+    assert dimensions == ("jitter", "late_pedal")
+    assert [take.entry.labels for take in takes] == [(100, 100), (75, 100), (0, 100), (100, 50)]
+    assert takes[1].entry.condition == "jitter"
+    assert takes[1].audio == tmp_path / "0-jitter-0.25.wav"
+    for change in ({"files": 3}, {"files": []}, {"version": 2}, {"files": [{"file": "x"}]}):
+        path.write_text(json.dumps({**document, **change}))
+        with pytest.raises(OptionError):
+            read_takes(path)
+
+
 def test_networks_are_judged_with_all_that_diagnostics_say(takes, bundle, tmp_path):
     networks = open_assessor_networks(bundle)
     make_examples(takes, networks, tmp_path / "e")
@@ -241,10 +298,25 @@ def test_networks_are_judged_with_all_that_diagnostics_say(takes, bundle, tmp_pa
     assert {row.model for row in report.models} == set(networks.networks)
     checks = {name: {f.check for f in several} for name, several in report.findings.items()}
     assert {"gate", "modality alignment", "worth of audio", "worth of midi"} <= checks["gated"]
-    assert {"attention", "label ceiling", "artefact probe", "fusion gain"} <= checks["cross"]
+    ways = {"attention audio_to_midi", "attention midi_to_audio"}
+    assert ways | {"label ceiling", "artefact probe", "fusion gain"} <= checks["cross"]
     assert {"constant confidence", "collapse"} <= checks["midi"]
     assert "constant confidence" in report.flagged  # published: one number a dimension
     json.dumps(report.to_dict())
+
+
+def test_labels_are_probed_before_training():
+    sound = make_set()
+    assert [f.check for f in probe(sound)] == ["label rank", "label ceiling", "artefact probe"]
+    assert not any(f.flagged for f in probe(sound))
+    chance = np.random.default_rng(0)
+    items = []
+    for number, item in enumerate(sound.items):
+        tier = number % 3
+        labels = tuple(float(x) for x in (0.9 - 0.3 * tier) * chance.uniform(85, 100, 2))
+        entry = replace(item.entry, condition=str(tier), labels=labels)
+        items.append(replace(item, entry=entry, nuisances=np.array([tier * 10.0, *chance.normal(0, 1, 5)])))  # fmt: skip  # noqa: E501
+    assert all(f.flagged for f in probe(replace(sound, items=tuple(items))))
 
 
 def test_judging_needs_the_same_dimensions_and_some_recordings(bundle):
@@ -278,8 +350,6 @@ def test_tables_that_are_wrong_are_refused(tmp_path, text, said):
 
 
 def run(*words):
-    import argparse
-
     verb, parser = AssessorVerb(), argparse.ArgumentParser()
     verb.add_arguments(parser)
     return verb.run(parser.parse_args([str(word) for word in words]))
@@ -288,9 +358,44 @@ def run(*words):
 def test_the_verb_makes_examples_and_reports(takes, bundle, tmp_path, capsys):
     assert run("examples", takes, "-b", bundle, "-o", tmp_path / "e") == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "e")
+    assert run("probe", tmp_path / "e") == 0
+    assert "label rank: 3 dimensions are 1.00 effective ones" in capsys.readouterr().out
     assert run("report", tmp_path / "e", "-b", bundle, "-o", tmp_path / "r.json", "--all") == 0
     assert "8 recordings of 4 pieces" in capsys.readouterr().out
     assert json.loads((tmp_path / "r.json").read_text())["version"] == 1
+
+
+@pytest.mark.parametrize("action", ["train", "pretrain"])
+def test_training_names_the_extra_that_brings_pytorch(tmp_path, action):
+    written(tmp_path / "e")
+    with pytest.raises(MissingDependencyError, match="Training needs torch.*torch"):
+        run(action, tmp_path / "e", "-o", tmp_path / "run", "--config", "tiny", "--seed", "3")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_is_read_from_a_file(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_bytes(TINY.to_json())
+    written(tmp_path / "e")
+    with pytest.raises(MissingDependencyError):
+        run("train", tmp_path / "e", "-o", tmp_path / "run", "--config", path, "--fusion", "midi")
+    path.write_text("{}")
+    with pytest.raises(OptionError, match="no training configuration"):
+        run("train", tmp_path / "e", "-o", tmp_path / "run", "--config", path)
+
+
+def test_interrupts_wait_for_the_end_of_a_step():
+    before = signal.getsignal(signal.SIGINT)
+    with assessor_command._held_signals() as found:
+        signal.raise_signal(signal.SIGINT)
+        assert found == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("threads", [0, 5000])
+def test_threads_are_checked(threads):
+    with pytest.raises(OptionError, match="--threads is"):
+        assessor_command._threads(argparse.Namespace(threads=threads))
 
 
 @pytest.mark.parametrize(
@@ -311,6 +416,14 @@ def test_what_the_verb_lacks_is_one_error(words, tmp_path, monkeypatch):
     with pytest.raises(MT3Error):
         run(*words)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_page_shows_is_accepted():
+    page = (needs.ROOT / "docs" / "assessment-networks.md").read_text(encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    AssessorVerb().add_arguments(parser)
+    shown = [line.split()[3:] for line in page.splitlines() if line.startswith("mt3 calibrate assessor")]  # fmt: skip  # noqa: E501
+    assert {parser.parse_args(words).action for words in shown} == set(ACTIONS)  # fmt: skip
 
 
 def test_a_bundle_without_an_audio_encoder_makes_no_examples(takes, tmp_path):

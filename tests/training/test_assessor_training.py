@@ -140,6 +140,11 @@ def test_a_run_that_was_stopped_gives_the_same_weights(tmp_path, fusion):
     logs = [(tmp_path / name / "log.csv").read_text() for name in ("whole", "cut")]
     assert logs[0].splitlines()[0] == logs[1].splitlines()[0]
     assert len(logs[0].splitlines()) == len(logs[1].splitlines()) == 3
+    head, *rows = (line.split(",") for line in logs[0].splitlines())
+    logged = {name for name, value in zip(head, rows[-1], strict=True) if value}
+    assert ("gate_mean" in logged) == (fusion == "gated")
+    assert ("midi_to_audio_entropy" in logged) == (fusion == "cross")
+    assert ("alignment" in logged) == (fusion in ("gated", "concat", "cross"))
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

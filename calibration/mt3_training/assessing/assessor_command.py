@@ -17,7 +17,7 @@ from mt3_runtime.imports.extras import named
 from mt3_training.assessing.assessor_config import PRESETS, AssessorTraining, for_fusion
 from mt3_training.assessing.assessor_examples import read_examples
 
-ACTIONS = ("examples", "pretrain", "train", "report")
+ACTIONS = ("examples", "probe", "pretrain", "train", "report")
 
 
 class AssessorVerb:
@@ -29,8 +29,8 @@ class AssessorVerb:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds the actions' arguments."""
         add = parser.add_argument
-        add("action", choices=ACTIONS, help="examples: of a table of takes; pretrain: the MIDI "
-            "encoder, without labels; train: a network; report: on exported ones")  # fmt: skip
+        add("action", choices=ACTIONS, help="examples: of a table of takes; probe: what labels "
+            "are worth; pretrain: the MIDI encoder; train; report: on exported ones")  # fmt: skip
         add("source", metavar="SOURCE", help="a table of takes (examples), or their folder")
         add("-b", "--bundle", metavar="BUNDLE", help="exported networks: whose audio encoder makes "
             "frames (examples), or that are judged (report)")  # fmt: skip
@@ -56,9 +56,13 @@ class AssessorVerb:
 
     def run(self, args: argparse.Namespace) -> int:
         """Does what was asked for; the folder that was written, or the report, goes to stdout."""
-        {"examples": _examples, "pretrain": _pretrain, "train": _train, "report": _report}[
-            args.action
-        ](args)
+        {
+            "examples": _examples,
+            "probe": _probe,
+            "pretrain": _pretrain,
+            "train": _train,
+            "report": _report,
+        }[args.action](args)
         return ExitCode.OK
 
 
@@ -84,6 +88,13 @@ def _examples(args: argparse.Namespace) -> None:
     count = make_examples(Path(args.source), networks, folder)
     talk(f"{count} examples")
     print(folder)
+
+
+def _probe(args: argparse.Namespace) -> None:
+    from mt3_training.assessing.assessor_judgement import probe  # noqa: PLC0415
+
+    for found in probe(read_examples(Path(args.source))):
+        print(f"{'FLAG' if found.flagged else 'ok':4}  {found.check}: {found.said}")
 
 
 def _config(args: argparse.Namespace) -> AssessorTraining:

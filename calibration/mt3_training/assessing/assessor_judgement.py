@@ -13,8 +13,16 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from mt3_analysis.assessment_networks.label_diagnostics import Finding, constant_confidence
+from mt3_analysis.assessment_networks.artefact_probe import artefact_probe
+from mt3_analysis.assessment_networks.label_diagnostics import (
+    Finding,
+    ceiling_of,
+    constant_confidence,
+    finding,
+    label_rank,
+)
 from mt3_analysis.assessment_networks.modality_diagnostics import (
+    UNIFORM,
     attention_in_time,
     attention_summary,
     gate_summary,
@@ -29,7 +37,38 @@ from mt3_runtime.bundles.assessor_networks import AssessorNetwork
 from mt3_runtime.errors import OptionError
 from mt3_training.assessing.assessor_examples import Examples
 
+#: r of the condition alone from which labels say little beside it.
+PREDICTABLE = 0.9
+
 Table = npt.NDArray[np.float64]
+
+
+def probe(examples: Examples) -> tuple[Finding, ...]:
+    """What labels are worth before a network is trained: rank, ceiling of conditions, artefacts.
+
+    Args:
+        examples: All of them.
+
+    Raises:
+        OptionError: They are of fewer than two pieces.
+    """
+    labels, items = examples.labels, examples.items
+    found = [label_rank(labels)]
+    conditions = _conditions(examples)
+    if conditions is not None:
+        ceiling = float(ceiling_of(labels, conditions).mean())
+        found.append(
+            finding(
+                "label ceiling",
+                {"ceiling": ceiling},
+                flagged=ceiling >= PREDICTABLE,
+                said=f"the condition alone reaches r {ceiling:.3f}"
+                + (": little else is there to learn" if ceiling >= PREDICTABLE else ""),
+            )
+        )
+    about = np.stack([item.nuisances for item in items])
+    found.append(artefact_probe(about, labels, labels, [item.entry.piece for item in items]))
+    return tuple(found)
 
 
 def judge(
@@ -135,26 +174,35 @@ def _inside(spec: AssessorNetwork, said: list[NetworkScores], examples: Examples
     if spec.fusion == "gated":
         found.append(gate_summary(np.concatenate([one.inside["gates"] for one in said])))
     if spec.fusion == "cross":
-        found.append(_attention(said, examples, spec.max_notes))
+        found += _attention(said, examples, spec.max_notes)
     return found
 
 
-def _attention(said: list[NetworkScores], examples: Examples, most: int) -> Finding:
-    """Entropy of notes looking at frames, and how much of it is on time."""
-    entropies, on_time = [], []
+def _attention(said: list[NetworkScores], examples: Examples, most: int) -> list[Finding]:
+    """Each way of attention: its entropy, and how much of it is on time."""
+    figures: dict[str, list[tuple[float, float]]] = {"audio_to_midi": [], "midi_to_audio": []}
     for one, item in zip(said, examples.items, strict=True):
-        weights = one.inside["midi_to_audio"]
         onsets = in_order(item.notes)[:most, 0]
-        times = np.arange(weights.shape[1]) * examples.frame_seconds
-        summary = attention_summary(weights, ["audio"] * weights.shape[1])
-        entropies.append(summary.figures["entropy"])
-        on_time.append(attention_in_time(weights[: len(onsets)], onsets, times))
-    last = attention_summary(weights, ["audio"] * weights.shape[1])
-    entropy, share = float(np.mean(entropies)), float(np.mean(on_time))
-    return replace(
-        last,
-        figures={"entropy": entropy, "on_time": share},
-        flagged=all(value >= 0.98 for value in entropies),
-        said=f"notes look at frames with {entropy:.2f} of the largest entropy, {share:.0%} of it "
-        "within 0.3 s of the note",
-    )
+        frames = np.arange(len(item.frames)) * examples.frame_seconds
+        for name, asked, there in (
+            ("audio_to_midi", frames, onsets),
+            ("midi_to_audio", onsets, frames),
+        ):
+            weights = one.inside[name][: len(asked), : len(there)]
+            weights = weights / weights.sum(axis=1, keepdims=True)  # notes that were filled up
+            entropy = attention_summary(weights, [name] * len(there)).figures["entropy"]
+            figures[name].append((entropy, attention_in_time(weights, asked, there)))
+    found = []
+    for name, rows in figures.items():
+        entropy, share = (float(value) for value in np.mean(rows, axis=0))
+        flagged = entropy >= UNIFORM
+        found.append(
+            finding(
+                f"attention {name}",
+                {"entropy": entropy, "on_time": share},
+                flagged=flagged,
+                said=f"{entropy:.2f} of the largest entropy, {share:.0%} within 0.3 s"
+                + (": it looks at nothing in particular" if flagged else ""),
+            )
+        )
+    return found

@@ -4,7 +4,7 @@
 
     config.json      the run (`mt3_training.assessing.assessor_config.AssessorTraining`)
     state.pt         weights, optimiser, best weights, position; replaced in one step
-    log.csv          losses of each evaluation, and the score
+    log.csv          losses and score of each evaluation, gates, alignment, attention
     network/         config.json and pytorch_model.bin of the best weights: `mt3 export` reads it
 
 Contract: everything random follows from the seed and the number of the step, so a run that was
@@ -35,6 +35,7 @@ from mt3_training.assessing.assessor_config import AssessorTraining, folder_conf
 from mt3_training.assessing.assessor_examples import AssessmentBatch, Examples, batches, collate
 from mt3_training.assessing.assessor_losses import label_bins, rarity, total
 from mt3_training.assessing.assessor_modules import AssessorModule, Inside
+from mt3_training.assessing.assessor_watch import WATCHED, FusionWatch
 
 CONFIG, STATE, LOG, NETWORK, PRETRAINED = (
     "config.json",
@@ -43,7 +44,7 @@ CONFIG, STATE, LOG, NETWORK, PRETRAINED = (
     "network",
     "pretrained.pt",
 )
-_COLUMNS = ("step", "loss", "regression", "ranking", "contrastive", "ordinal", "r")
+_COLUMNS = ("step", "loss", "regression", "ranking", "contrastive", "ordinal", "r", *WATCHED)
 _EVALUATION_ROWS = 16
 
 
@@ -237,18 +238,31 @@ class AssessorLearner:
         return found
 
     @torch.no_grad()
-    def predictions(self, examples: Examples) -> npt.NDArray[np.float64]:
-        """Scores [n, k] of recordings."""
+    def predictions(
+        self, examples: Examples, watch: FusionWatch | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Scores [n, k] of recordings; what happens inside goes to ``watch``."""
         self.module.eval()
         found = []
         for start in range(0, len(examples.items), _EVALUATION_ROWS):
             items = examples.items[start : start + _EVALUATION_ROWS]
             batch = collate(items, self.network, examples.frame_seconds)
-            found.append(self._run(batch).scores.cpu().numpy())
+            inside = self._run(batch)
+            found.append(inside.scores.cpu().numpy())
+            if watch is not None:
+                both = inside.attention
+                watch.add(
+                    batch,
+                    gates=None if inside.gates is None else inside.gates.cpu().numpy(),
+                    embeddings={s: x.cpu().numpy() for s, x in inside.embeddings.items()},
+                    attention=both and (both[0].cpu().numpy(), both[1].cpu().numpy()),
+                    by_index=self.network.alignment == "frame_index",
+                )
         return np.concatenate(found).astype(np.float64)
 
     def _evaluate(self) -> None:
-        score = mean_correlation(self.predictions(self._judged), self._judged.labels)
+        watch = FusionWatch()
+        score = mean_correlation(self.predictions(self._judged, watch), self._judged.labels)
         if score > self.best:
             self.best, self._worse = score, 0
             self._best_state = {
@@ -259,6 +273,7 @@ class AssessorLearner:
             self._worse += 1
         steps = self._sums.pop("steps", 1.0)
         row = {name: f"{value / steps:.6g}" for name, value in self._sums.items()}
+        row |= {name: f"{value:.6g}" for name, value in watch.figures().items()}
         row |= {"step": str(self.step), "r": f"{score:.6g}"}
         self._sums = {}
         self._log(",".join(row.get(name, "") for name in _COLUMNS))

@@ -6,7 +6,10 @@
     0001,Schubert D960 ii,none,0001.wav,0001.mid,100,100
 
 Contract: columns after the first five are dimensions, from 0 to 100.  Files are beside the table or
-named by their whole path; the first clip of each is taken.  No framework is needed.
+named by their whole path; the first clip of each is taken.  The ``set.json`` of degraded
+performances is a table, too, once each of its MIDI files was rendered to a ``.wav`` of its name:
+dimensions are the kinds of degradation, the label of a take's own kind falls with its level, all
+others are 100.  No framework is needed.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -25,8 +29,12 @@ from mt3_runtime.audio.sources import load_audio
 from mt3_runtime.errors import BundleError, OptionError
 from mt3_runtime.files.formats import load_notes
 from mt3_runtime.notes.note import Note
+from mt3_runtime.schema import Between, read_document, read_fields
 from mt3_training.assessing.assessor_examples import Entry, Example, write_examples
 
+SET_FORMAT = "mt3-runtime.degraded-performances"
+WHOLE = "none"
+"""Kind of what was not degraded."""
 HEAD = ("name", "piece", "condition", "audio", "midi")
 _MOST_BYTES = 1 << 26
 #: Samples that `nuisances` needs.
@@ -49,11 +57,13 @@ class Take:
 
 
 def read_takes(path: Path) -> tuple[tuple[str, ...], tuple[Take, ...]]:
-    """Names of the dimensions, and the rows.
+    """Names of the dimensions, and the rows, of a table or of a set of degraded performances.
 
     Raises:
         OptionError: It cannot be read, has other columns, or a label is no number from 0 to 100.
     """
+    if path.suffix == ".json":
+        return _degraded(path)
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise OptionError(f"{path} is too large for a table of takes.")
@@ -81,6 +91,51 @@ def _take(path: Path, head: list[str], row: list[str], line: int) -> Take:
         )
     name, piece, condition, audio, midi = row[:5]
     return Take(Entry(name, piece, condition, labels), path.parent / audio, path.parent / midi)
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What ``set.json`` says of a file."""
+
+    file: str
+    source: str
+    group: str
+    kind: str
+    level: Annotated[float, Between(0.0, 1.0)]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Set:
+    """The content of ``set.json``."""
+
+    seed: int
+    files: tuple[_Version, ...]
+
+
+def _degraded(path: Path) -> tuple[tuple[str, ...], tuple[Take, ...]]:
+    try:
+        body = read_document(
+            path,
+            SET_FORMAT,
+            1,
+            most=_MOST_BYTES,
+            otherwise="is no set of degraded performances",
+            remedy="Make it again.",
+        )
+        versions = read_fields(_Set, body, str(path)).files
+    except BundleError as error:
+        raise OptionError(str(error)) from error
+    kinds = tuple(dict.fromkeys(each.kind for each in versions if each.kind != WHOLE))
+    if not kinds:
+        raise OptionError(f"{path} has no degraded performances.")
+    takes = []
+    for each in versions:
+        labels = tuple(100.0 * (1.0 - each.level * (each.kind == kind)) for kind in kinds)
+        midi = path.parent / each.file
+        entry = Entry(midi.stem, each.group, each.kind, labels)
+        takes.append(Take(entry, midi.with_suffix(".wav"), midi))
+    return tuple(kind.replace("-", "_") for kind in kinds), tuple(takes)
 
 
 def make_examples(table: Path, networks: AssessorNetworks, folder: Path) -> int:

@@ -3,7 +3,8 @@
 Contract: tensors have the names that PyTorch gives the published modules (``midi_encoder``,
 ``projection``, ``fusion``, ``aggregator``, ``mtl_head``), and leave here under canonical names,
 ``NAME.weight`` [out, in] and ``NAME.bias``, each of the expected shape and finite.  A tensor that
-no such network has is an error, as is one that is missing.  The audio encoder has its own folder.
+no such network has is an error, as is one that is missing.  The audio encoder has its own folder;
+where a file holds one beside the network (``audio_encoder.``), it is passed over here.
 """
 
 from __future__ import annotations
@@ -123,7 +124,8 @@ def read_network(source: Source, name: str) -> NetworkWeights:
     spec, shape = _spec(config, name), _shape(config)
     if faults := [*spec.faults(), *shape.faults()]:
         raise CheckpointError(f"{config.where}: {'; '.join(faults)}")
-    tensors = Tensors(source.tensors, str(source.path))
+    own = {n: t for n, t in source.tensors.items() if not n.startswith("audio_encoder.")}
+    tensors = Tensors(own, str(source.path))
     reader = _Reader(tensors, shape)
     if spec.reads:
         reader.midi_encoder(spec.max_notes)

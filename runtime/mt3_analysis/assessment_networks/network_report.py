@@ -36,6 +36,8 @@ from mt3_analysis.assessment_networks.piece_bootstrap import (
 from mt3_runtime.errors import OptionError
 
 FORMAT, VERSION = "mt3-analysis.network-report", 1
+SIGNIFICANT = 0.05
+"""Of the study's test."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,23 @@ class ModelRow:
 
 
 @dataclass(frozen=True)
+class DimensionTest:
+    """Two models on one dimension.
+
+    Attributes:
+        dimension: Its name.
+        t: Paired t statistic of absolute errors; positive where the first model errs less.
+        p: Its two-sided p, by the normal distribution.
+        winner: Whose errors are smaller; empty where p is not below 0.05.
+    """
+
+    dimension: str
+    t: float
+    p: float
+    winner: str
+
+
+@dataclass(frozen=True)
 class PairedTest:
     """Two models on the same recordings.
 
@@ -65,15 +84,14 @@ class PairedTest:
         model: The one.
         against: The other.
         gain: Difference of r, paired draws of pieces.
-        t: Paired t statistic of absolute errors; recordings count as independent.
-        p: Its two-sided p; too small where a piece has several recordings.
+        by_dimension: The study's own test of each dimension.  Recordings count as independent
+            there, so p is too small where a piece has several.
     """
 
     model: str
     against: str
     gain: Interval
-    t: float
-    p: float
+    by_dimension: tuple[DimensionTest, ...]
 
 
 @dataclass(frozen=True)
@@ -149,10 +167,15 @@ class NetworkReport:
         )]  # fmt: skip
         if self.tests:
             lines += ["", *_columns(
-                ["fusion", "against", "gain of r [95 %]", "paired t", "p"],
+                ["fusion", "against", "gain of r [95 %]"],
+                [[test.model, test.against, str(test.gain)] for test in self.tests],
+            )]  # fmt: skip
+        for test in self.tests:
+            lines += ["", *_columns(
+                [f"{test.model} or {test.against}", "paired t", "p", "winner"],
                 [
-                    [test.model, test.against, str(test.gain), f"{test.t:.2f}", f"{test.p:.3g}"]
-                    for test in self.tests
+                    [each.dimension, f"{each.t:.2f}", f"{each.p:.4f}", each.winner or "tie"]
+                    for each in test.by_dimension
                 ],
             )]  # fmt: skip
         lines.append("")
@@ -209,20 +232,23 @@ def build_report(
         if best is not None and name not in single:
             alone = {other: tables[other] for other in single}
             found.append(fusion_gain(said, alone, known, ids, resamples=resamples))
-            tests.append(_test(name, best, tables, known, ids, resamples))
+            interval = difference(said, tables[best], known, ids, resamples=resamples)
+            each = _paired(name, best, tables, known, dimensions)
+            tests.append(PairedTest(name, best, interval, each))
         findings[name] = tuple(found)
     return NetworkReport(
         tuple(dimensions),
         len(known),
         int(ids.max()) + 1,
         tuple(_row(name, said, known, ids, resamples) for name, said in tables.items()),
-        {
-            name: dict(zip(dimensions, map(float, correlations(said, known)), strict=True))
-            for name, said in tables.items()
-        },
+        {name: _by_dimension(said, known, dimensions) for name, said in tables.items()},
         tuple(tests),
         findings,
     )
+
+
+def _by_dimension(said: Floats, known: Floats, dimensions: Sequence[str]) -> dict[str, float]:
+    return dict(zip(dimensions, map(float, correlations(said, known)), strict=True))
 
 
 def _row(name: str, said: Floats, known: Floats, ids: Any, resamples: int) -> ModelRow:
@@ -256,15 +282,22 @@ def pairs_right(predictions: npt.ArrayLike, labels: npt.ArrayLike, pieces: npt.A
     return right / total if total else math.nan
 
 
-def _test(
-    name: str, other: str, tables: Mapping[str, Floats], known: Floats, ids: Any, resamples: int
-) -> PairedTest:
-    gain = difference(tables[name], tables[other], known, ids, resamples=resamples)
-    errors = [np.abs(tables[model] - known).mean(axis=1) for model in (other, name)]
-    less = errors[0] - errors[1]
-    spread = float(less.std(ddof=1)) / math.sqrt(len(less))
-    t = float(less.mean()) / spread if spread > 0 else 0.0
-    return PairedTest(name, other, gain, t, math.erfc(abs(t) / math.sqrt(2.0)))
+def _paired(
+    one: str,
+    other: str,
+    tables: Mapping[str, Floats],
+    known: Floats,
+    dimensions: Sequence[str],
+) -> tuple[DimensionTest, ...]:
+    less = np.abs(tables[other] - known) - np.abs(tables[one] - known)
+    spread = less.std(axis=0, ddof=1) / math.sqrt(len(less))
+    found = []
+    for name, mean, deviation in zip(dimensions, less.mean(axis=0), spread, strict=True):
+        t = float(mean / deviation) if deviation > 0 else 0.0
+        p = math.erfc(abs(t) / math.sqrt(2.0))
+        winner = "" if p >= SIGNIFICANT else (one if t > 0 else other)
+        found.append(DimensionTest(name, t, p, winner))
+    return tuple(found)
 
 
 def _share(value: float) -> str:

@@ -23,6 +23,7 @@ from mt3_analysis.assessment_networks.octuple_tokens import (
     note_spans,
     octuple_tokens,
 )
+from mt3_runtime.arguments.argument_checks import as_path
 from mt3_runtime.backends.ort_common import check_threads, import_onnxruntime
 from mt3_runtime.backends.ort_session import open_session, reporting
 from mt3_runtime.bundles.assessor_networks import (
@@ -151,9 +152,7 @@ class AssessorNetworks:
             BundleError: There is no audio encoder, or ONNX Runtime failed.
         """
         spec = self._audio()
-        clip = np.asarray(samples, np.float32)
-        if clip.ndim != 1 or not np.isfinite(clip).all():
-            raise OptionError("samples must be one row of finite numbers.")
+        clip = _mono(samples)
         if not spec.shortest <= len(clip) <= spec.samples:
             raise OptionError(
                 f"a clip has {spec.shortest:,} to {spec.samples:,} samples at "
@@ -181,9 +180,7 @@ class AssessorNetworks:
         spec = self.bundle.network(network)
         fed: dict[str, npt.NDArray[Any]] = {}
         if spec.hears:
-            if frames is None or np.ndim(frames) != 2 or not len(frames):
-                raise OptionError(f"network {network} needs audio: frames [t, width] of the clip.")
-            fed["frames"] = np.asarray(frames, np.float32)[np.newaxis]
+            fed["frames"] = self._frames(network, frames)
         if spec.reads:
             fed |= self._notes(spec, notes, 0 if frames is None else len(frames))
         inside = self._run(spec.name, "fusion", fed)
@@ -217,7 +214,7 @@ class AssessorNetworks:
             BundleError: There is no such network, or ONNX Runtime failed.
         """
         spec, seconds = self.bundle.network(network), self._clip_seconds()
-        heard = None if samples is None or not spec.hears else np.asarray(samples, np.float32)
+        heard = None if samples is None or not spec.hears else _mono(samples)
         read = None if notes is None or not spec.reads else check_notes(notes)
         if (heard is None and spec.hears) or (read is None and spec.reads):
             raise OptionError(f"network {network} ({spec.fusion}) needs {_needs(spec)}.")
@@ -260,6 +257,21 @@ class AssessorNetworks:
                 f"of {count} clips has them."
             )
         return RecordingScores(tuple(found), tuple(starts), count - len(found))
+
+    def _frames(self, network: str, frames: object) -> Floats:
+        """Frames [1, t, width]; raises `OptionError` if they are none."""
+        try:
+            found = np.zeros((0, 0)) if frames is None else np.asarray(frames, np.float32)
+        except (TypeError, ValueError):
+            found = np.zeros((0, 0))
+        width = None if self.manifest.audio is None else self.manifest.audio.width
+        sound = found.ndim == 2 and len(found) > 0 and width in (None, found.shape[1])
+        if not sound or not np.isfinite(found).all():
+            raise OptionError(
+                f"network {network} needs audio: finite frames [t, {width or 'width'}] of the clip."
+            )
+        given: Floats = found[np.newaxis].astype(np.float32)
+        return given
 
     def _notes(
         self, spec: AssessorNetwork, notes: npt.ArrayLike | None, frames: int
@@ -324,6 +336,17 @@ class AssessorNetworks:
         return self._sessions[key]
 
 
+def _mono(samples: npt.ArrayLike) -> Floats:
+    """Samples float32 [n]; raises `OptionError` if they are none."""
+    try:
+        found = np.asarray(samples, np.float32)
+    except (TypeError, ValueError):
+        found = np.zeros((0, 0), np.float32)
+    if found.ndim != 1 or not np.isfinite(found).all():
+        raise OptionError("samples must be one row of finite numbers.")
+    return found
+
+
 def _needs(spec: AssessorNetwork) -> str:
     parts = [name for name, needed in (("samples", spec.hears), ("notes", spec.reads)) if needed]
     return " and ".join(parts)
@@ -345,5 +368,5 @@ def open_assessor_networks(
         BundleError: It is damaged, or of another kind.
     """
     return AssessorNetworks(
-        AssessorNetworksBundle(os.fspath(path)), profile=profile, threads=threads
+        AssessorNetworksBundle(as_path("path", path)), profile=profile, threads=threads
     )

@@ -212,6 +212,11 @@ class AssessorNetworksManifest:
         if body.get("kind") != "assessor":
             kind = body.get("kind", "transcriber")
             raise BundleError(f"{where} describes a bundle of kind {kind!r:.40}, no assessor.")
+        if body.get("family") != "networks":
+            family = body.get("family")
+            raise BundleError(
+                f"{where} describes an assessor of family {family!r:.40}, no networks."
+            )
         manifest = read_fields(cls, body, where)
         if faults := manifest.contradictions():
             raise BundleError(f"{where} contradicts itself: {'; '.join(faults)}. Export it again.")

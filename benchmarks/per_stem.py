@@ -38,7 +38,7 @@ def main() -> None:
     add("--sounds", nargs="+", default=["timgm6mb"], help="collections, or banks as .npz files")
     add("--songs", type=int, default=12, help="number of songs")
     add("--seconds", type=float, default=12.0, help="length of each")
-    add("--bleed", type=float, default=BLEED, help="level of the other stems in each [dB]")
+    add("--bleed", type=float, default=BLEED, help="level of the other stems against each [dB]")
     add("--threads", type=int, help="CPU threads")
     add("--json", type=Path, help="write the scores there")
     options = made.parse_args()

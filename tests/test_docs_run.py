@@ -159,6 +159,9 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
             " -o docs"
         ),
     ),
+    "minutes, with the sounds of a collection; tests/evaluation runs it on little": (
+        "python benchmarks/per_stem.py",
+    ),
     "a data set of a hundred gigabytes; tests/training reads a song of it, and made-up ones": (
         "mt3 calibrate index slakh/ --dataset slakh -o indices/",
         "mt3 calibrate filter indices/",

@@ -57,6 +57,7 @@ COMMANDS = [
     ("calibrate train {folder}/run --steps 1", "cpu,calibration,torch,viz"),
     ("calibrate export {folder}/run -o {folder}/made", "calibration"),
     ("calibrate --help", None),
+    ("calibrate index {demo} -o {folder}/indices", "cpu"),
     ("calibrate train --help", None),
     ("calibrate export --help", None),
     ("evaluate {audio} --labels {demo} -m {bundle}", "calibration"),

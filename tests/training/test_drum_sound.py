@@ -76,6 +76,11 @@ def test_a_mixture_between_the_two_is_unsure_and_a_drum():
     assert found == {(False, False), (False, True), (True, False)}
 
 
+@pytest.mark.parametrize("decibels", [-20, -30, -40])
+def test_hi_hats_as_quiet_as_in_a_mix_are_told(decibels):
+    assert judge(hits("hat") * np.float32(10 ** (decibels / 20))).high
+
+
 @pytest.mark.parametrize(
     "sound",
     [

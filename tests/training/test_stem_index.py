@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 
 from mt3_runtime import cli
 from mt3_runtime.commands import calibrate_command
-from mt3_runtime.errors import OptionError
+from mt3_runtime.errors import MissingDependencyError, OptionError
 from mt3_runtime.files.formats import render
 from mt3_runtime.files.slakh_song import MOST_BYTES, read_song
 from mt3_runtime.notes.note import Note
@@ -343,6 +344,14 @@ def test_files_and_metadata_that_do_not_fit(tmp_path):
         "the same stem in another format": 1,
     }
     assert entries(tmp_path)["Song-S03"].audio.suffix == ".wav"
+
+
+def test_without_pyyaml_nothing_is_left_out_but_one_error_is_raised(tmp_path, monkeypatch):
+    slakh_song(tmp_path / "Song")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(MissingDependencyError, match="needs yaml"):
+        index(tmp_path, layout="slakh")
+    assert not (tmp_path / "dataset.json").exists()
 
 
 # --- bad audio and labels ------------------------------------------------------------------------

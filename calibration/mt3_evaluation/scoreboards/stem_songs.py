@@ -1,8 +1,9 @@
 """Makes songs of several stems with their true notes: separated, bleeding into each other, mixed.
 
 Contract: `write_stem_songs` writes a folder per song with ``STEM.wav`` and ``STEM.mid`` for each
-stem, and ``mix.wav`` and ``mix.mid`` of the whole, at 16 kHz.  In the file of a stem all others are
-heard, too, as much quieter as is asked for: separators leave so much.  The songs are made-up music
+stem, and ``mix.wav`` and ``mix.mid`` of the whole, at 16 kHz.  In the file of a stem the sum of all
+others is heard, too, as much quieter than the stem as is asked for: separators leave so much (their
+ratio of signal to interference).  The songs are made-up music
 of as many stems as are asked for; equal arguments give equal files.
 """
 
@@ -28,7 +29,7 @@ SEED = 0x57E45
 """First half of every seed: no other set has music of these."""
 
 BLEED = -20.0
-"""Level of all other stems in the file of one [dB]."""
+"""Level of all other stems together against the stem, in its file [dB]."""
 
 PEAK = 0.9
 """Of the mix [of full scale]; stems keep their level in it."""
@@ -79,7 +80,7 @@ def write_stem_songs(
         count: Number of songs.
         seconds: Length of each.
         stems: Stems of each; drums are always one of them.
-        bleed: Level of the other stems in each [dB]; None for none.
+        bleed: Level of the other stems against each [dB]; None for none.
 
     Raises:
         OptionError: The sounds do not make so many stems.
@@ -121,12 +122,17 @@ def _write(
     make_folder(folder)
     whole = np.sum([sound for sound, _ in parts.values()], axis=0)
     scale = PEAK / max(1e-6, float(np.abs(whole).max()))
-    leak = 0.0 if bleed is None else 10 ** (bleed / 20)
     for name, (sound, notes) in parts.items():
-        audio = scale * (sound + leak * (whole - sound))
+        rest = whole - sound
+        share = 0.0 if bleed is None else 10 ** (bleed / 20) * _level(sound)
+        audio = scale * (sound + share / max(1e-6, _level(rest)) * rest)
         write_new(folder / f"{name}.wav", wav(audio.astype(np.float32)))
         write_new(folder / f"{name}.mid", render_notes(notes, "midi"))
     everything = sorted(note for _, notes in parts.values() for note in notes)
     write_new(folder / f"{MIX}.wav", wav((scale * whole).astype(np.float32)))
     write_new(folder / f"{MIX}.mid", render_notes(everything, "midi"))
     return StemSong(folder, tuple(parts))
+
+
+def _level(sound: Samples) -> float:
+    return float(np.sqrt(np.mean(np.square(sound, dtype=np.float64))))

@@ -36,8 +36,8 @@ SURELY_HIGH, SURELY_LOW = 2.0, 5.0
 DYNAMIC = 40.0
 """Frames this much quieter than the loudest are not heard [dB]."""
 
-AUDIBLE = -40.0
-"""Level from which a frame counts as sounding [dB of full scale]."""
+AUDIBLE = -60.0
+"""Level that the loudest frame must have [dB of full scale]: hi-hats keep theirs of the mix."""
 
 LEAST_SECONDS, LEAST_ONSETS = 1.0, 8
 """With less that sounds, nothing is concluded."""
@@ -147,7 +147,7 @@ def _low_db(power: npt.NDArray[np.float32]) -> float:
 def _enough(power: npt.NDArray[np.float32]) -> bool:
     """Whether enough sounds to conclude something."""
     levels = _levels(power)
-    heard = levels >= AUDIBLE
+    heard = levels >= max(AUDIBLE, levels.max() - DYNAMIC)
     before = np.concatenate([np.full(3, -100.0, np.float32), levels[:-3]])
     rises = heard & (levels - before >= _RISE)
     hits = int((rises & ~np.concatenate([[False], rises[:-1]])).sum())

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mt3_runtime.audio.sources import open_audio
-from mt3_runtime.errors import AudioWarning, MT3Error
+from mt3_runtime.errors import AudioWarning, MissingDependencyError, MT3Error
 from mt3_runtime.notes.note import Note
 from mt3_runtime.notes.stems import HIGH_KEYS
 from mt3_training.datasets.index_entry import IndexEntry
@@ -106,6 +106,8 @@ def examine(entry: IndexEntry, *, silence: float = SILENCE) -> Verdict:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             heard = _read(entry, notes[0].onset)
+    except MissingDependencyError:
+        raise  # nothing is wrong with the audio
     except MT3Error as error:
         return Verdict("audio cannot be read", str(error))
     cut = [str(found.message) for found in caught if issubclass(found.category, AudioWarning)]

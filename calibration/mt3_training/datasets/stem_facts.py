@@ -17,7 +17,7 @@ from typing import Any
 
 from mt3_evaluation.labels import read_labels
 from mt3_runtime.audio.sources import open_audio
-from mt3_runtime.errors import AudioError, MT3Error
+from mt3_runtime.errors import MissingDependencyError, MT3Error, OptionError
 from mt3_runtime.notes.note import Note
 from mt3_training.datasets.drum_sound import RATE, judge, loudest_blocks
 from mt3_training.datasets.found_stem import FoundStem
@@ -84,6 +84,8 @@ def read_facts(found: FoundStem) -> Facts:
     mute = found.is_drum and found.stem is None and not drums
     try:
         seconds, sound = _listen(found.audio, whole=mute)
+    except MissingDependencyError:
+        raise  # nothing is wrong with the audio
     except MT3Error as error:
         return Facts(reason="audio cannot be read", detail=str(error))
     return Facts(
@@ -107,7 +109,7 @@ def labels_of(path: Path) -> Sequence[Note]:
     except (OSError, ValueError):
         size = 0  # the reader says so
     if size > MOST_LABEL_BYTES:
-        raise AudioError(f"{path} has {size} bytes, more than labels of a song have.")
+        raise OptionError(f"{path} has {size} bytes, more than labels of a song have.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a set of thousands nobody reads them
         return read_labels((path,)).notes

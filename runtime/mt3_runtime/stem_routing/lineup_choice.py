@@ -35,10 +35,9 @@ class LineupChoice(StrEnum):
     RELABEL = "relabel"
 
 
-EVIDENCE: Mapping[str, LineupChoice] = {
-    "synth_lead": LineupChoice.RELABEL,
-    "synth_pad_fx": LineupChoice.RELABEL,
-}
+EVIDENCE: Mapping[str, LineupChoice] = dict.fromkeys(
+    ("synth_lead", "synth_pad_fx", "strings_ensemble", "vocals"), LineupChoice.RELABEL
+)
 """What general models do better with, by stem, as measured (docs/stems.md); `EXACT` for others."""
 
 _PITCHED = Lineup(drum_keys=frozenset())

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mt3_export.bundle_writer import export_bundle
+from mt3_export.variants import variant_named
 from mt3_runtime.bundles.bundle import Bundle
 from mt3_runtime.cli import ExitCode, main
 from mt3_runtime.diagnostics import doctor
@@ -59,6 +61,19 @@ def test_whatever_the_user_chose_comes_first(package, monkeypatch):
     assert installed.resolve_model() == package
     own = install("default")
     assert installed.resolve_model("default") == own
+
+
+def test_models_for_one_stem_are_not_taken_for_whole_songs(package, tiny_weights):
+    variant, source = variant_named("magenta_mt3"), {"digest": "0" * 64}
+    for stem in ("bass", "drums"):
+        folder = cache_dir() / "bundles" / f"stem_{stem}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        export_bundle(tiny_weights, variant, folder, source=source, stem=stem)
+        assert installed.resolve_model() == package
+        assert installed.resolve_model(f"stem_{stem}") == folder
+    assert installed.resolve_model("stem_bass").name == "stem_bass"
+    mine = install("mine")  # one for anything comes first, whatever stands beside it
+    assert installed.resolve_model() == mine
 
 
 def test_it_is_listed_and_described(package, capsys):

@@ -29,6 +29,7 @@ PYTHONS = {
     "triton": "MT3_TRITON_PYTHON",
     "numpy1": "MT3_NUMPY1_PYTHON",
     "ray": "MT3_RAY_PYTHON",
+    "pages": "MT3_PAGES_PYTHON",
 }
 
 #: What tests may lack -> how to get it.  These are the names that ``MT3_REQUIRE`` takes.
@@ -43,6 +44,7 @@ NEEDS = {
     "triton": "tests/server/triton-requirements.txt, and nvidia-pytriton without what it asks for",
     "numpy1": "tests/server/numpy1-requirements.txt",
     "ray": "tests/server/ray-requirements.txt",
+    "pages": "tests/web/pages-requirements.txt",
     "compiler": "apt-get install gcc binutils",
     "bindings": "python tests/engines/bindings.py FOLDER, and set MT3_TENSORRT_BINDINGS to FOLDER",
     "install": "set MT3_TEST_INSTALL=1 where a package index is in reach",
@@ -60,6 +62,7 @@ NEEDS = {
     "node": "apt-get install nodejs npm",
     "node-modules": "npm ci --ignore-scripts --prefix runtime/web",
     "chromium": "apt-get install chromium",
+    "firefox": "apt-get install firefox-esr",
     "control-groups": "run as root where the kernel lets a group be made",
     "gpu": "run where there is an NVIDIA GPU",
 }

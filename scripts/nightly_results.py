@@ -94,6 +94,17 @@ PARTS = {
          "upload_spool.py", "uvicorn_server.py"),
         ("shared",),
     ),
+    # One graph of a model, and the JavaScript runtime in Chromium and Firefox: whole recordings.
+    "web": Part(
+        ("complete_graph.py", "front_end_graph.py", "order_graph.py", "single_file.py",
+         "in_browser.mjs", "pages_recipe.py", "pages-requirements.txt", "read_in_browser.mjs",
+         "test_pages.py", "test_recordings_web.py", "web/page/engine.js",
+         "web/page/worker.js", "web/src/assembler.js", "web/src/channels.js", "web/src/decoder.js",
+         "web/src/features.js", "web/src/manifest.js", "web/src/midi.js", "web/src/reading.js",
+         "web/src/resample.js", "web/src/segments.js", "web/src/transcribe.js",
+         "web/src/vocabulary.js", "web/src/wav.js"),
+        ("shared", "node", "node-modules", "chromium", "firefox", "pages"),
+    ),
 }  # fmt: skip
 
 #: Figures of documents, and what they were measured on: checked like the parts, run by others.

@@ -30,6 +30,7 @@ PYTHONS = {
     "numpy1": "MT3_NUMPY1_PYTHON",
     "ray": "MT3_RAY_PYTHON",
     "openvino": "MT3_OPENVINO_PYTHON",
+    "pages": "MT3_PAGES_PYTHON",
 }
 
 #: What tests may lack -> how to get it.  These are the names that ``MT3_REQUIRE`` takes.
@@ -45,6 +46,7 @@ NEEDS = {
     "numpy1": "tests/server/numpy1-requirements.txt",
     "ray": "tests/server/ray-requirements.txt",
     "openvino": "tests/runtime/openvino-requirements.txt",
+    "pages": "tests/web/pages-requirements.txt",
     "compiler": "apt-get install gcc binutils",
     "bindings": "python tests/engines/bindings.py FOLDER, and set MT3_TENSORRT_BINDINGS to FOLDER",
     "install": "set MT3_TEST_INSTALL=1 where a package index is in reach",
@@ -62,6 +64,7 @@ NEEDS = {
     "node": "apt-get install nodejs npm",
     "node-modules": "npm ci --ignore-scripts --prefix runtime/web",
     "chromium": "apt-get install chromium",
+    "firefox": "apt-get install firefox-esr",
     "control-groups": "run as root where the kernel lets a group be made",
     "gpu": "run where there is an NVIDIA GPU",
 }

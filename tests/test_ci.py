@@ -19,6 +19,7 @@ RUN = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 #: every check (scripts/nightly).
 ABSENT = {
     "gpu", "jax2tf", "midi-readers", "control-groups", "encoders", "triton", "numpy1", "ray",
+    "pages",
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ _PLACES = (
     Path(__file__).parents[1] / "mt3_server" / "page",
     Path(__file__).parents[2] / "runtime" / "web",
 )
-_PARTS = ("src", "page")
+_PARTS = ("src", "page", "vendor")
 _FILES = ("index.html", "page.css")
 _WORKER = "service-worker.js"
 _NPM_SECONDS = 300
@@ -46,13 +46,16 @@ def page_folder() -> Path:
     raise MissingDependencyError("The page is not part of this installation; install the wheel.")
 
 
-def build_site(bundle: Bundle, out: Path, *, packages: Path | None = None) -> list[Path]:
+def build_site(
+    bundle: Bundle, out: Path, *, packages: Path | None = None, webgpu: bool = False
+) -> list[Path]:
     """Writes a site.
 
     Args:
         bundle: The model, with profile ``cpu``.
         out: A folder that does not exist, or is empty.
         packages: A folder ``node_modules`` that has ONNX Runtime; None to fetch it by npm.
+        webgpu: Whether the page may offer to compute on graphics processors; 27 MB more.
 
     Returns:
         Its files, relative to the folder.
@@ -71,9 +74,9 @@ def build_site(bundle: Bundle, out: Path, *, packages: Path | None = None) -> li
             shutil.copy(web / name, folder / name)
         for name in _PARTS:
             shutil.copytree(web / name, folder / name, ignore=shutil.ignore_patterns(_WORKER))
-        _add_runtime(web, folder / "ort", packages)
+        _add_runtime(web, folder / "ort", packages, webgpu=webgpu)
         export_single_file(bundle, folder / "model", start="features")
-        _make_offline(web, folder)
+        _make_offline(web, folder, {"offline", "webgpu"} if webgpu else {"offline"})
         files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
         if target.is_dir():
             target.rmdir()  # it is empty
@@ -81,17 +84,18 @@ def build_site(bundle: Bundle, out: Path, *, packages: Path | None = None) -> li
     return files
 
 
-def _add_runtime(web: Path, folder: Path, packages: Path | None) -> None:
+def _add_runtime(web: Path, folder: Path, packages: Path | None, *, webgpu: bool) -> None:
     """Copies ONNX Runtime for browsers, and refuses other files than those of the digests."""
     wanted = json.loads((web / "third-party.json").read_text(encoding="utf-8"))
     name, version = wanted["package"], wanted["version"]
+    digests = wanted["files"] | (wanted["webgpu_files"] if webgpu else {})
     with TemporaryDirectory() as temporary:
         if packages is None:
-            dist = _fetch(f"{name}@{version}", Path(temporary), list(wanted["files"]))
+            dist = _fetch(f"{name}@{version}", Path(temporary), list(digests))
         else:
             dist = packages / name / "dist"
         folder.mkdir()
-        for file, digest in wanted["files"].items():
+        for file, digest in digests.items():
             source = dist / file
             data = source.read_bytes() if source.is_file() else b""
             if hashlib.sha256(data).hexdigest() != digest:
@@ -128,14 +132,13 @@ def _fetch(package: str, folder: Path, files: list[str]) -> Path:
     return folder
 
 
-def _make_offline(web: Path, folder: Path) -> None:
-    """Adds the service worker, which knows all files of the site."""
+def _make_offline(web: Path, folder: Path, marks: set[str]) -> None:
+    """Adds the service worker, which knows all files, and tells the page what the site has."""
     index = folder / "index.html"
     text = index.read_text(encoding="utf-8")
-    mark = '<meta charset="utf-8" />'
-    index.write_text(
-        text.replace(mark, f'{mark}\n    <meta name="offline" content="yes" />'), encoding="utf-8"
-    )
+    head = '<meta charset="utf-8" />'
+    told = "".join(f'\n    <meta name="{mark}" content="yes" />' for mark in sorted(marks))
+    index.write_text(text.replace(head, head + told), encoding="utf-8")
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     digest = hashlib.sha256()
     for path in paths:

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { readFileSync } from 'node:fs';
-import { chromium } from '../../runtime/web/node_modules/playwright-core/index.mjs';
+import { launch } from './browsers.mjs';
 import { serve } from './serve.mjs';
 
 const axe = createRequire(import.meta.url).resolve(
@@ -12,8 +12,7 @@ const axe = createRequire(import.meta.url).resolve(
 /** Starts Chromium and a server of the folders; `close` ends both. */
 export async function start(executablePath, folders, answer = undefined) {
   const server = await serve(folders, answer);
-  const args = ['--no-sandbox', '--autoplay-policy=no-user-gesture-required'];
-  const browser = await chromium.launch({ executablePath, args });
+  const browser = await launch(executablePath);
   const close = async () => {
     await browser.close();
     server.close();

@@ -79,6 +79,42 @@ try {
   await page.keyboard.press('Space');
   report('sounding');
 
+  // General MIDI sounds: something is heard of an instrument, of drums, and nothing after a pause.
+  const peaks = await page.evaluate(async () => {
+    const { Sounds } = await import(new URL('page/sounds.js', location.href).href);
+    const context = new AudioContext();
+    await context.resume();
+    const sounds = new Sounds();
+    await sounds.load(context);
+    const analyser = new AnalyserNode(context, { fftSize: 2048 });
+    analyser.connect(context.destination);
+    sounds.connect(analyser);
+    const data = new Float32Array(2048);
+    const peak = async (note) => {
+      const whole = { onset: 0, offset: 0.4, velocity: 100, ...note };
+      if (note) sounds.play(whole, context.currentTime + 0.05);
+      let most = 0;
+      for (let i = 0; i < 12; i++) {
+        await new Promise((resolve) => setTimeout(resolve, 40));
+        analyser.getFloatTimeDomainData(data);
+        most = Math.max(most, ...data.map(Math.abs));
+      }
+      sounds.stop();
+      if (note) sounds.connect(analyser);
+      return most;
+    };
+    const found = [];
+    for (let program = 0; program < 128; program += 8) {
+      found.push(await peak({ program, pitch: 60, isDrum: false }));
+    }
+    found.push(await peak({ program: 0, pitch: 38, isDrum: true }));
+    sounds.stop();
+    return { found, silence: await peak(null) };
+  });
+  assert.ok(peaks.found.every((peak) => peak > 0.005), peaks.found.join());
+  assert.ok(peaks.silence < 0.001, String(peaks.silence));
+  report('sounds');
+
   // Stems: an archive of MIDI files, which together hold all notes.
   const archive = await downloaded(page, 'Download stems');
   assert.equal(archive.readUInt32LE(0), 0x04034b50);

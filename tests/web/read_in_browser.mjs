@@ -1,15 +1,15 @@
-// Reads sound files in Chromium with the JavaScript runtime: node read_in_browser.mjs CHROMIUM OUT FILE...
+// Reads sound files in a browser with the JavaScript runtime: node read_in_browser.mjs BROWSER OUT FILE...
 // Writes OUT/NAME.f32, mono at 16 kHz, and prints how each was read.
 import { writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { chromium } from '../../runtime/web/node_modules/playwright-core/index.mjs';
+import { launch } from './browsers.mjs';
 import { serve } from './serve.mjs';
 
 const [executablePath, out, ...files] = process.argv.slice(2);
 const web = fileURLToPath(new URL('../../runtime/web', import.meta.url));
 const server = await serve({ '/audio/': dirname(files[0]), '/': web });
-const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+const browser = await launch(executablePath);
 try {
   const page = await browser.newPage();
   await page.goto(`${server.url}package.json`); // any file: modules need an origin

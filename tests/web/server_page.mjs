@@ -1,7 +1,7 @@
 // Drives the page beside a server that answers as `mt3 serve` is documented to; a JSON line a check.
 //     node server_page.mjs CHROMIUM PAGE WAV
 import assert from 'node:assert/strict';
-import { chromium } from '../../runtime/web/node_modules/playwright-core/index.mjs';
+import { launch } from './browsers.mjs';
 import { serve } from './serve.mjs';
 
 const [executablePath, folder, wav] = process.argv.slice(2);
@@ -71,7 +71,7 @@ function answer(request, response) {
 }
 
 const server = await serve({ '/': folder }, answer);
-const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+const browser = await launch(executablePath);
 const report = (name) => console.log(JSON.stringify(name));
 try {
   const page = await browser.newPage();

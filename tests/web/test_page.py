@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
 import subprocess
 import wave
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,41 @@ def test_the_page_in_chromium(site: Path, song: Path, tmp_path: Path) -> None:
     }
 
 
+def test_what_goes_wrong_around_the_page(site: Path, song: Path, tmp_path: Path) -> None:
+    """Models, files, storage, browsers that lack something, reloads, tabs in the background."""
+    browser, program = needs.tool("chromium"), needs.tool("node")
+    done = subprocess.run(
+        [program, Path(__file__).with_name("faults.mjs"), browser, site, song, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    checks = [key for line in done.stdout.splitlines() for key in json.loads(line)]
+    assert checks == ["model", "files", "stopped", "reload", "lacking", "storage"]
+
+
+def test_the_page_in_firefox(site: Path, song: Path, tmp_path: Path) -> None:
+    """Bytes of the MIDI file, keys, the roll."""
+    browser, program = needs.tool("firefox-esr", "firefox"), needs.tool("node")
+    script, midi = Path(__file__).with_name("firefox_page.mjs"), tmp_path / "song.mid"
+    done = subprocess.run(
+        [program, script, browser, site, song, midi],
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    checks = [json.loads(line) for line in done.stdout.splitlines()]
+    assert checks == ["midi", "keyboard", "drawn"]
+    with load_model(_shipped().path, device="cpu") as model:
+        expected = io.BytesIO()
+        model.transcribe_notes(song, auto_filter=False).to_midi().save(file=expected)
+    assert midi.read_bytes() == expected.getvalue()
+
+
 def test_notes_are_edited_and_results_compared(site: Path, song: Path, tmp_path: Path) -> None:
     """Every edit has its way back; stems are those that the service writes, byte for byte."""
     browser, program = needs.tool("chromium"), needs.tool("node")
@@ -105,7 +142,7 @@ def test_notes_are_edited_and_results_compared(site: Path, song: Path, tmp_path:
     for line in done.stdout.splitlines():
         checks |= json.loads(line)
     archive = zipfile.ZipFile(io.BytesIO(base64.b64decode(checks.pop("stems")[0])))
-    names = ["one note", "roll", "instrument", "sounding", "comparison", "several files"]
+    names = ["one note", "roll", "instrument", "sounding", "sounds", "comparison", "several files"]
     assert list(checks) == names
     assert archive.testzip() is None
     with load_model(_shipped().path, device="cpu") as model:
@@ -130,6 +167,25 @@ def test_stems_are_those_of_the_runtime() -> None:
     programs, keys = json.loads(done.stdout)
     assert programs == [stem_of(Note(0, 1, 60, 100, program)).name for program in range(128)]
     assert keys == [stem_of(Note(0, 1, key, 100, is_drum=True)).name for key in range(128)]
+
+
+def test_sounds_are_those_of_the_digests_and_whole() -> None:
+    """Every program and key; the licences lie beside them, and the page stays small."""
+    folder = page_folder()
+    wanted = json.loads((folder / "third-party.json").read_text(encoding="utf-8"))["vendor"]
+    for name, digest in wanted.items():
+        assert hashlib.sha256((folder / "vendor" / name).read_bytes()).hexdigest() == digest
+    licences = (folder / "vendor" / "LICENCES.txt").read_text(encoding="utf-8")
+    assert set(wanted) | {"LICENCES.txt"} == {path.name for path in (folder / "vendor").iterdir()}
+    assert all(name in licences for name in ("Apache License", "Frank Wen", "Permission is hereby"))
+    assert (folder / "vendor" / "general-midi.sf3").stat().st_size < 1_000_000
+    places = [folder / "index.html", folder / "page.css"]
+    places += [path for part in ("src", "page", "vendor") for path in (folder / part).iterdir()]
+    assert sum(len(zlib.compress(path.read_bytes(), 9)) for path in places) < 1_600_000
+    needs.node_modules()
+    command = [needs.tool("node"), Path(__file__).with_name("sounds.mjs")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=HANGS)
+    assert done.stdout.startswith("128 programs")
 
 
 def test_the_page_beside_a_server(song: Path) -> None:
@@ -189,6 +245,15 @@ def test_the_command_says_where_it_is(tmp_path: Path, capsys) -> None:
     assert main(arguments) != 0  # it is there now
     assert "remove it, or choose another" in capsys.readouterr().err
     assert (out / "index.html").is_file()
+
+
+def test_a_site_may_offer_webgpu(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    files = build_site(_shipped(), site, packages=needs.node_modules(), webgpu=True)
+    assert {"ort.webgpu.min.mjs", "ort.wasm.min.mjs"} <= {path.name for path in files}
+    text = (site / "index.html").read_text(encoding="utf-8")
+    assert '<meta name="offline" content="yes" />' in text
+    assert '<meta name="webgpu" content="yes" />' in text
 
 
 def test_what_is_in_the_way_stays(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from mt3_runtime.audio.sources import load_audio
 from tests import needs
-from tests.web.test_javascript import _run
+from tests.web.test_javascript import BROWSERS, _run
 
 soundfile = needs.package("soundfile")
 soxr = needs.package("soxr")
@@ -63,3 +63,32 @@ def test_the_rate_of_other_files_is_found(name: str, rate: int, tmp_path: Path) 
     path = tmp_path / name
     soundfile.write(path, _noise(rate, 2), rate)
     assert _run(needs.tool("node"), SCRIPT, 16000, tmp_path, path) == f"{name} {rate}\n"
+
+
+@pytest.mark.parametrize("browser", BROWSERS)
+def test_browsers_begin_where_we_do(browser: str, tmp_path: Path) -> None:
+    """Encoders put silence before the sound; what says how much may be missing."""
+    program = needs.tool(BROWSERS[browser], browser)
+    needs.node_modules()
+    rate = 44100
+    clicks = np.zeros(2 * rate, np.float32)
+    for second in (0.25, 0.5, 1.0, 1.5):  # of noise: a decoder of MP3 keeps its shape
+        at = int(second * rate)
+        clicks[at : at + 400] = np.random.default_rng(at).uniform(-0.8, 0.8, 400)
+    names = ["sound.mp3", "sound.flac", "sound.ogg", "sound.wav"]
+    for name in names:
+        soundfile.write(tmp_path / name, clicks, rate)
+    out = tmp_path / "out"
+    out.mkdir()
+    script = SCRIPT.with_name("read_in_browser.mjs")
+    _run(needs.tool("node"), script, program, out, *(tmp_path / name for name in names))
+    for name in names:
+        found = np.fromfile(out / f"{name}.f32", np.float32).astype(np.float64)
+        expected = load_audio(tmp_path / name, target_rate=16000).astype(np.float64)
+        size = len(found) + len(expected)
+        products = np.fft.irfft(np.fft.rfft(found, size) * np.conj(np.fft.rfft(expected, size)))
+        assert int(np.argmax(products)) == 0, name
+        least = min(len(found), len(expected))
+        assert abs(len(found) - len(expected)) <= 2304 * 16000 / rate, name
+        difference = np.mean((found[:least] - expected[:least]) ** 2)
+        assert 10 * np.log10(difference / np.mean(expected**2)) < -40, name

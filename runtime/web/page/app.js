@@ -4,7 +4,7 @@
 import { Mt3Error } from '../src/index.js';
 import { Compared } from './compared.js';
 import { NoteEditor } from './editor.js';
-import { button, element, input, rowsOf } from './elements.js';
+import { button, element, input, rowsOf, select } from './elements.js';
 import { LocalEngine } from './engine.js';
 import { save } from './files.js';
 import { listen } from './keys.js';
@@ -36,6 +36,7 @@ const ui = {
   confidence: input('confidence'),
   threshold: element('threshold', HTMLOutputElement),
   zoom: input('zoom'),
+  sound: select('sound'),
   view: element('view', HTMLDivElement),
   undo: button('undo'),
   redo: button('redo'),
@@ -61,6 +62,7 @@ const settings = new Settings(isSite ? null : (models ?? []));
 const roll = new Roll(element('roll', HTMLCanvasElement));
 const player = new Player();
 const score = new Score();
+player.say = say;
 const state = {
   muted: new Set(),
   solo: new Set(),
@@ -143,6 +145,7 @@ async function open(files) {
   ui.progress.removeAttribute('value');
   try {
     const options = settings.read();
+    engine.useGpu(options.gpu);
     const again = files === state.files;
     const result = await opener.open(files, options, {
       signal,
@@ -370,6 +373,7 @@ ui.undo.addEventListener('click', () => step('undo'));
 ui.redo.addEventListener('click', () => step('redo'));
 ui.blend.addEventListener('input', () => player.setBlend(Number(ui.blend.value)));
 ui.confidence.addEventListener('input', render);
+ui.sound.addEventListener('change', () => player.setPlain(ui.sound.value === 'tones'));
 ui.zoom.addEventListener('input', () => zoom(1));
 button('changes-all').addEventListener('click', () => {
   const what = 'kept all notes that the filter changed';

@@ -22,8 +22,12 @@ const SIMD = Uint8Array.of(
 
 /** A decoder on a thread of its own. */
 class RemoteDecoder {
-  /** @param {string} model */
-  constructor(model) {
+  /**
+   * @param {string} model
+   * @param {boolean} gpu
+   * @param {(remark: string) => void} tell
+   */
+  constructor(model, gpu, tell) {
     this.worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
     this.next = 0;
     /** @type {Map<number, {resolve: (s: Sequence[]) => void, reject: (e: Error) => void}>} */
@@ -36,12 +40,13 @@ class RemoteDecoder {
         this.close(new Mt3Error(why));
       });
       this.worker.addEventListener('message', ({ data }) => {
-        if (data.manifest) resolve(data.manifest);
+        if (data.remark) tell(data.remark);
+        else if (data.manifest) resolve(data.manifest);
         else if (data.id === undefined) reject(new Mt3Error(data.error));
         else this.#answer(data);
       });
     });
-    this.worker.postMessage({ load: model });
+    this.worker.postMessage({ load: model, gpu });
   }
 
   /** @param {{id: number, sequences?: Sequence[], error?: string}} answer */
@@ -83,6 +88,18 @@ export class LocalEngine {
     /** @type {RemoteDecoder[]} */
     this.decoders = [];
     this.wanted = Math.max(1, Math.min(cores, MAX_WORKERS));
+    this.gpu = false;
+    /** @type {string[]} what is to be said of how it was computed */
+    this.remarks = [];
+  }
+
+  /**
+   * Computes on the graphics processor from now on, or no more.
+   * @param {boolean} gpu
+   */
+  useGpu(gpu) {
+    if (gpu !== this.gpu) this.close();
+    this.gpu = gpu;
   }
 
   /** Loads the model, once. */
@@ -92,7 +109,10 @@ export class LocalEngine {
         'This browser has no WebAssembly with SIMD. Use one of 2023 or later, or mt3 transcribe.',
       );
     }
-    while (this.decoders.length < this.wanted) this.decoders.push(new RemoteDecoder(this.model));
+    const tell = (/** @type {string} */ remark) => this.remarks.push(remark);
+    while (this.decoders.length < (this.gpu ? 1 : this.wanted)) {
+      this.decoders.push(new RemoteDecoder(this.model, this.gpu, tell));
+    }
     try {
       const [manifest] = await Promise.all(this.decoders.map(({ loaded }) => loaded));
       return /** @type {Manifest} */ (manifest);
@@ -117,5 +137,6 @@ export class LocalEngine {
   close() {
     for (const decoder of this.decoders) decoder.close(new DOMException('Stopped', 'AbortError'));
     this.decoders = [];
+    this.remarks = [];
   }
 }

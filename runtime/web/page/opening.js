@@ -101,7 +101,8 @@ export class Opener {
       },
     });
     const cut = result.segments.filter(({ truncated }) => truncated).length;
-    const remarks = cut ? [`${cut} segments reached the token limit and may lack notes`] : [];
+    const remarks = [...this.engine.remarks];
+    if (cut) remarks.push(`${cut} segments reached the token limit and may lack notes`);
     return { notes: finished(result.notes), changes: [], model: manifest.name, remarks };
   }
 

@@ -1,13 +1,16 @@
 /**
- * Plays the original and the notes together: one clock, two gains.  Notes are plain tones, scheduled
- * a little ahead, so that muting is heard at once.
+ * Plays the original and the notes together: one clock, two gains.  Notes are scheduled a little
+ * ahead, so that muting is heard at once: with General MIDI sounds, or as plain tones.
  */
+import { Sounds } from './sounds.js';
 
 /** @typedef {import('../src/assembler.js').Note} Note */
 
 /** Notes are handed over this far ahead, and this often [s]. */
-const AHEAD = 0.4;
+const AHEAD = 0.25;
 const EVERY = 0.1;
+/** The same where the page is in the background: there timers run once a second. */
+const AHEAD_HIDDEN = 2.5;
 
 export class Player {
   constructor() {
@@ -25,6 +28,13 @@ export class Player {
     this.timer = 0;
     /** @type {AudioScheduledSourceNode[]} */
     this.sources = [];
+    this.sounds = new Sounds();
+    /** Whether notes are wanted as plain tones. */
+    this.plain = false;
+    /** Whether the sounds are there. */
+    this.ready = false;
+    /** @type {(text: string) => void} */
+    this.say = () => {};
   }
 
   get playing() {
@@ -59,14 +69,26 @@ export class Player {
     if (this.notes) this.notes.gain.value = Math.sin((value * Math.PI) / 2);
   }
 
+  /**
+   * Plays notes as plain tones, or with the sounds of instruments.
+   * @param {boolean} plain
+   */
+  async setPlain(plain) {
+    this.plain = plain;
+    await this.seek(this.time);
+  }
+
   async play() {
     if (this.playing || !this.samples.length) return;
     const context = (this.context ??= new AudioContext());
     await context.resume();
+    if (!this.plain) await this.#load(context);
+    if (this.playing) return; // it was asked for twice
     this.original = new GainNode(context);
     this.notes = new GainNode(context);
     this.original.connect(context.destination);
     this.notes.connect(context.destination);
+    if (this.ready) this.sounds.connect(this.notes);
     this.setBlend(this.blend);
     if (this.position >= this.seconds) this.position = 0;
     const buffer = context.createBuffer(1, this.samples.length, this.rate);
@@ -88,6 +110,8 @@ export class Player {
     this.timer = 0;
     for (const source of this.sources) source.stop();
     this.sources = [];
+    this.notes?.disconnect();
+    if (this.ready) this.sounds.stop();
   }
 
   /** @param {number} time seconds */
@@ -105,19 +129,39 @@ export class Player {
       this.pause();
       return;
     }
-    const until = this.time + AHEAD;
+    const until = this.time + (document.hidden ? AHEAD_HIDDEN : AHEAD);
     for (const note of this.audible()) {
-      if (note.onset >= this.scheduled && note.onset < until) this.#tone(context, note);
+      if (note.onset < this.scheduled || note.onset >= until) continue;
+      const start = Math.max(context.currentTime, this.started + note.onset - this.position);
+      if (this.ready && !this.plain) this.sounds.play(note, start);
+      else this.#tone(context, note, start);
     }
     this.scheduled = until;
   }
 
   /**
+   * Loads the sounds; without them notes are plain tones.
+   * @param {AudioContext} context
+   */
+  async #load(context) {
+    if (this.ready) return;
+    try {
+      this.say('Loading the sounds (1 MB, once).');
+      await this.sounds.load(context);
+      this.ready = true;
+      this.say('Playing with the sounds of instruments.');
+    } catch {
+      this.plain = true;
+      this.say('The sounds of instruments cannot be played here; notes are plain tones.');
+    }
+  }
+
+  /**
    * @param {AudioContext} context
    * @param {Note} note
+   * @param {number} start time of the context [s]
    */
-  #tone(context, note) {
-    const start = Math.max(context.currentTime, this.started + note.onset - this.position);
+  #tone(context, note, start) {
     const end = start + Math.max(0.06, note.offset - note.onset);
     const gain = new GainNode(context, { gain: 0 });
     const frequency = note.isDrum ? 90 + note.pitch * 4 : 440 * 2 ** ((note.pitch - 69) / 12);

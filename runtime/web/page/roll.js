@@ -134,7 +134,7 @@ export class Roll {
     const pitches = notes.map(({ pitch }) => pitch);
     const low = pitches.reduce((a, b) => Math.min(a, b), notes.length ? 127 : 54) - 1;
     const high = pitches.reduce((a, b) => Math.max(a, b), notes.length ? 0 : 66) + 1;
-    const top = height * this.wave + 4;
+    const top = height * this.wave + (this.wave ? 4 : 16);
     const row = (height - top) / Math.max(12, high - low + 1);
     this.shape = { left: this.left(time), top, low, row, height };
   }

@@ -3,7 +3,7 @@
  * and the filter.
  */
 import { Mt3Error } from '../src/index.js';
-import { button, element, select } from './elements.js';
+import { button, element, input, select } from './elements.js';
 import { addFamilies, boxesOf, chosen, isEmpty } from './lineup.js';
 
 const HERE =
@@ -17,7 +17,11 @@ const ui = {
   server: element('server-settings', HTMLDivElement),
   model: select('model'),
   filter: select('filter'),
+  gpu: input('gpu'),
 };
+/** Whether the site has what WebGPU takes, and the browser has WebGPU. */
+const hasGpu =
+  'gpu' in navigator && document.querySelector('meta[name="webgpu"]') !== null;
 
 export class Settings {
   /** @param {string[] | null} models of the server; null if the browser transcribes */
@@ -26,6 +30,7 @@ export class Settings {
     addFamilies(ui.families);
     ui.note.textContent = models ? THERE : HERE;
     ui.server.hidden = models === null;
+    if (ui.gpu.parentElement) ui.gpu.parentElement.hidden = models !== null || !hasGpu;
     ui.model.append(...(models ?? []).map((name) => new Option(name, name)));
     const all = (/** @type {boolean} */ on) => () => {
       for (const box of boxesOf(ui.families)) box.checked = on;
@@ -36,7 +41,8 @@ export class Settings {
 
   /**
    * The options of the next transcription.
-   * @returns {{lineup: import('./lineup.js').Lineup | null, query: Record<string, string>}}
+   * @returns {{lineup: import('./lineup.js').Lineup | null, query: Record<string, string>,
+   *   gpu: boolean}}
    */
   read() {
     const lineup = chosen(ui.families);
@@ -45,7 +51,7 @@ export class Settings {
     const query = {};
     if (this.models && ui.model.value) query.model = ui.model.value;
     if (this.models && ui.filter.value !== 'on') query.auto_filter = ui.filter.value;
-    return { lineup, query };
+    return { lineup, query, gpu: hasGpu && ui.gpu.checked };
   }
 
   /** The settings in few words, to tell two results apart. */

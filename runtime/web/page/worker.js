@@ -2,17 +2,23 @@
  * Decodes segments on a thread of its own, with one session of one thread: workers need no headers,
  * and segments are independent.
  */
-import { completeGraph, parseManifest, SegmentDecoder } from '../src/index.js';
+import { CheckedDecoder, completeGraph, parseManifest, SegmentDecoder } from '../src/index.js';
 
-/** @typedef {{load?: string, id?: number, segments?: import('../src/segments.js').Segment[]}} Request */
+/**
+ * @typedef {{load?: string, gpu?: boolean, id?: number,
+ *   segments?: import('../src/segments.js').Segment[]}} Request
+ */
 
-/** @type {SegmentDecoder | undefined} */
+/** @type {SegmentDecoder | CheckedDecoder | undefined} */
 let decoder;
 
-/** @param {string} model address of the model's folder, with a slash */
-async function load(model) {
+/**
+ * @param {string} model address of the model's folder, with a slash
+ * @param {boolean} gpu whether WebGPU is wanted
+ */
+async function load(model, gpu) {
   const folder = new URL('../ort/', import.meta.url).href;
-  const ort = await import(`${folder}ort.wasm.min.mjs`);
+  const ort = await import(`${folder}${gpu ? 'ort.webgpu.min.mjs' : 'ort.wasm.min.mjs'}`);
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmPaths = folder;
   const text = async (/** @type {string} */ name) => fetched(new URL(name, model)).then((r) => r.text());
@@ -20,8 +26,26 @@ async function load(model) {
   const { file, sha256 } = completeGraph(manifest);
   const graph = await (await fetched(new URL(file, model))).arrayBuffer();
   await checkDigest(graph, sha256, file);
-  decoder = await SegmentDecoder.load(ort, manifest, new Uint8Array(graph));
+  const sure = await SegmentDecoder.load(ort, manifest, new Uint8Array(graph));
+  decoder = gpu ? await beside(sure, ort, manifest, new Uint8Array(graph)) : sure;
   return manifest;
+}
+
+/**
+ * The graphics processor beside the processor; the latter alone if there is none.
+ * @param {SegmentDecoder} sure
+ * @param {import('../src/decoder.js').Ort} ort
+ * @param {import('../src/manifest.js').Manifest} manifest
+ * @param {Uint8Array} graph
+ */
+async function beside(sure, ort, manifest, graph) {
+  const tell = (/** @type {string} */ remark) => postMessage({ remark });
+  try {
+    return new CheckedDecoder(await SegmentDecoder.load(ort, manifest, graph, 'webgpu'), sure, tell);
+  } catch (error) {
+    tell(`the graphics processor could not be used (${error})`);
+    return sure;
+  }
 }
 
 /** @param {URL} address */
@@ -57,7 +81,7 @@ globalThis.addEventListener('message', async ({ data }) => {
   const request = data;
   try {
     if (request.load !== undefined) {
-      postMessage({ manifest: await load(request.load) });
+      postMessage({ manifest: await load(request.load, request.gpu ?? false) });
     } else if (decoder && request.segments) {
       postMessage({ id: request.id, sequences: await decoder.decode(request.segments) });
     }

@@ -2,6 +2,7 @@
  * MT3 music transcription in JavaScript: samples to notes and MIDI.
  */
 export { byOnset, calibrated, NoteAssembler } from './assembler.js';
+export { CheckedDecoder } from './checked.js';
 export { SegmentDecoder } from './decoder.js';
 export { Mt3Error } from './errors.js';
 export { FeatureExtractor } from './features.js';

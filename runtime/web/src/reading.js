@@ -14,6 +14,11 @@ export const MAX_SECONDS = 3600;
 /** Largest file [bytes]. */
 export const MAX_BYTES = 2 ** 30;
 
+/** Files below this are decoded before their length is asked for [bytes]. */
+const SMALL = 4_000_000;
+/** How long a browser may take to state the length of a file [ms]. */
+const STATED_WITHIN = 5000;
+
 /** Rates that files of unknown kinds are decoded at [Hz]. */
 const USUAL_RATE = 44_100;
 
@@ -35,19 +40,55 @@ export async function readRecording(file, rate) {
   if (file.size > MAX_BYTES) {
     throw new Mt3Error('The file is larger than 1 GB. Cut it into parts, or use mt3 transcribe.');
   }
-  const bytes = await file.arrayBuffer();
-  const exact = readWav(bytes);
+  if (file.size > SMALL) checkLength(await statedSeconds(file));
+  let bytes;
+  try {
+    bytes = await file.arrayBuffer();
+  } catch {
+    throw new Mt3Error('The file cannot be read: it was moved, changed, or memory is short. Choose it again.');
+  }
+  const exact = readWav(bytes, checkLength);
   const sound = exact ?? (await decode(bytes));
   const mono = mixDown(sound.channels);
   const seconds = mono.length / sound.rate;
-  if (seconds > MAX_SECONDS) {
-    throw new Mt3Error(
-      `The recording is ${Math.round(seconds / 60)} minutes long; a page can hold ` +
-        `${MAX_SECONDS / 60}. Cut it into parts, or use mt3 transcribe.`,
-    );
-  }
+  checkLength(seconds);
   checkAudio(mono);
   return { samples: resample(mono, sound.rate, rate), reader: exact ? 'exact' : 'browser', seconds };
+}
+
+/**
+ * Refuses recordings that are too long; what states no length passes.
+ * @param {number} seconds
+ */
+function checkLength(seconds) {
+  if (!(seconds > MAX_SECONDS) || seconds === Infinity) return;
+  throw new Mt3Error(
+    `The recording is ${Math.round(seconds / 60)} minutes long; a page can hold ` +
+      `${MAX_SECONDS / 60}. Cut it into parts, or use mt3 transcribe.`,
+  );
+}
+
+/**
+ * Length of a file by its head, as the browser states it; NaN if it does not.
+ * @param {Blob} file
+ * @returns {Promise<number>}
+ */
+function statedSeconds(file) {
+  if (typeof Audio === 'undefined') return Promise.resolve(NaN);
+  const audio = new Audio();
+  const address = URL.createObjectURL(file);
+  return new Promise((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      resolve(audio.duration);
+      URL.revokeObjectURL(address);
+    };
+    const timer = setTimeout(end, STATED_WITHIN);
+    audio.addEventListener('loadedmetadata', end, { once: true });
+    audio.addEventListener('error', end, { once: true });
+    audio.preload = 'metadata';
+    audio.src = address;
+  });
 }
 
 /**

@@ -12,9 +12,10 @@ const EXTENSIBLE = 0xfffe;
 /**
  * Channels of a WAV file; null if it is none, or of a coding that is not here.
  * @param {ArrayBuffer} bytes
+ * @param {(seconds: number) => void} [check] refuses a length before samples are made of it
  * @returns {Sound | null}
  */
-export function readWav(bytes) {
+export function readWav(bytes, check) {
   const view = new DataView(bytes);
   if (bytes.byteLength < 12 || tag(view, 0) !== 'RIFF' || tag(view, 8) !== 'WAVE') return null;
   let coding = 0;
@@ -34,6 +35,7 @@ export function readWav(bytes) {
     } else if (name === 'data') {
       // Files of programs that were stopped state too much, or nothing.
       const length = Math.min(size || Infinity, bytes.byteLength - start);
+      check?.(length / ((bits / 8) * count * rate));
       return decode(view, start, length, { coding, count, rate, bits });
     }
     at = start + size + (size % 2);

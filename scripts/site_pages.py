@@ -152,7 +152,6 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for section in config.nav or ():
         if "Models" in section:
             section["Models"] += [f"models/{one.name}.md" for one in catalogue.list_models()]
-    config.repo_url = PROJECT["urls"]["Repository"]
     return config
 
 

@@ -60,6 +60,7 @@ NEEDS = {
     "node": "apt-get install nodejs npm",
     "node-modules": "npm ci --ignore-scripts --prefix runtime/web",
     "chromium": "apt-get install chromium",
+    "curl": "apt-get install curl",
     "control-groups": "run as root where the kernel lets a group be made",
     "gpu": "run where there is an NVIDIA GPU",
 }

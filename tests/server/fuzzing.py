@@ -102,9 +102,9 @@ def bodies(audio: bytes) -> st.SearchStrategy[tuple[dict[str, str], bytes]]:
     return plain | form()
 
 
-@dataclass
+@dataclass(repr=False)
 class Corpus:
-    """What requests are made of."""
+    """What requests are made of; a failure shows its request, and not all of this."""
 
     texts: list[str]
     binaries: list[bytes]

@@ -85,11 +85,11 @@ PARTS = {
          "test_t5x_golden.py"),
         ("shared",),
     ),
-    # The service: 10,000 requests that hypothesis makes, and recordings through HTTP.
+    # The service: 100,000 requests of what hypothesis draws, and recordings through HTTP.
     "serve": Part(
         ("access.py", "event_lines.py", "fuzzing.py", "job_runner.py", "job_store.py",
-         "live_protocol.py", "live_socket.py", "openapi.json", "refusals.py", "request_bodies.py",
-         "request_work.py", "service.py", "service_app.py", "test_fuzz.py",
+         "live_decoding.py", "live_protocol.py", "live_socket.py", "openapi.json", "refusals.py",
+         "request_bodies.py", "request_work.py", "service.py", "service_app.py", "test_fuzz.py",
          "test_recordings_served.py", "transcribe_query.py", "transcription_route.py",
          "upload_spool.py", "uvicorn_server.py"),
         ("shared",),

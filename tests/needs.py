@@ -65,6 +65,7 @@ NEEDS = {
     "node-modules": "npm ci --ignore-scripts --prefix runtime/web",
     "chromium": "apt-get install chromium",
     "firefox": "apt-get install firefox-esr",
+    "curl": "apt-get install curl",
     "control-groups": "run as root where the kernel lets a group be made",
     "gpu": "run where there is an NVIDIA GPU",
 }

@@ -132,6 +132,9 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "python benchmarks/routes.py",
     ),
     "goes on until somebody ends it; tests/server starts and ends it": ("mt3 serve",),
+    "asks a service that runs; tests/server/test_serving_page.py": (
+        "from websockets.sync.client import connect",
+    ),
     "needs a Triton server, a Ray cluster, or minutes; scripts/nightly triton ray runs the like": (
         'client = grpc.InferenceServerClient("127.0.0.1:8001")',
         "from mt3_server.ray import transcribe_files",

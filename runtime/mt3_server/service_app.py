@@ -30,13 +30,13 @@ from mt3_server.api import (
     analysis_route,
     job_routes,
     listing_routes,
-    live_socket,
     muscriptor_api,
     transcription_route,
 )
 from mt3_server.api.page_files import page_routes
 from mt3_server.api.request_work import Caller, caller_of
 from mt3_server.kept_jobs.job_runner import JobRunner
+from mt3_server.live_audio import live_socket
 from mt3_server.observing.json_logs import log
 from mt3_server.protection.access import OPEN_PATHS
 from mt3_server.protection.refusals import ClientGoneError, Refusal, refusal_of

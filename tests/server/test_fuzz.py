@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from random import Random
 
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.server import fuzzing
-from tests.server.fuzzing import ask, files_open, requests, resident, sessions, settle, talk
+from tests.server.fuzzing import (
+    ask,
+    ask_many,
+    combined,
+    corpora,
+    files_open,
+    resident,
+    settle,
+    talk,
+    talk_many,
+)
 from tests.server.running import running
 
-EACH = 10
-"""Requests of an example."""
+CORPORA = 20
+"""Examples that hypothesis draws at a time; it keeps them, and that is not what is measured."""
 
-FEW, MANY = 40, 1_000
-"""Examples: 400 requests in the ordinary tests, 10,000 in the nightly ones."""
+OVER_SOCKETS = 25
+"""Requests of an example that go over connections."""
 
-BURST = 40
-"""Examples that hypothesis draws as one; it keeps them all, and that is not what is measured."""
+FEW, MANY = 10, 400
+"""Examples: 250 requests over connections in the ordinary tests; in the nightly ones 10,000, and
+100,000 straight to the application."""
+
+STRAIGHT_FEW, STRAIGHT_MANY = 25, 250
+"""Requests of an example that go straight to the application."""
 
 MOST_GROWN = 64 * 1024
 """KiB that memory may grow over all requests once the first ones were answered."""
@@ -39,36 +54,35 @@ AUDIO = sound()
 LIVE = (np.sin(np.arange(3200) * 0.2) * 9000).astype("<i2").tobytes()
 
 
-def storm(model, folder, examples: int) -> Counter:
+def storm(model, folder, examples: int, straight: int) -> Counter:
     """Sends so many examples, and checks what is left."""
     answered: Counter = Counter()
-    fit = {"deadline": None, "database": None, "suppress_health_check": [*HealthCheck]}
+    fit = {"deadline": None, "database": None, "suppress_health_check": [*HealthCheck],
+           "phases": (Phase.generate,), "derandomize": False}  # fmt: skip
     options = {"rate": 1e9, "burst": 10**9, "body_bytes": 1_000_000, "jobs_per_client": 20,
                "patience": 5.0, "live_per_client": 8}  # fmt: skip
     with running(model, folder / "spool", **options) as found:
 
-        def burst() -> None:
-            @settings(**fit, max_examples=BURST)
-            @given(st.lists(requests(AUDIO), min_size=EACH, max_size=EACH))
-            def send(several):
-                answered.update(ask(found.port, asked) for asked in several)
-
-            @settings(**fit, max_examples=BURST // 4)
-            @given(sessions(LIVE))
-            def speak(messages):
-                answered.update([f"socket {talk(found.port, messages)}"])
-
-            send()
-            speak()
+        @settings(**fit, max_examples=min(examples, CORPORA))
+        @given(corpora(AUDIO, LIVE), st.integers(0, 2**32))
+        def send(corpus, seed):
+            random = Random(seed)
+            for _ in range(OVER_SOCKETS):
+                answered.update([ask(found.port, combined(corpus, random))])
+            answered.update([f"socket {talk(found.port, corpus.sessions[0])}"])
+            several = [combined(corpus, random) for _ in range(straight)]
+            answered.update(f"straight {code}" for code in ask_many(found, several, random))
+            codes = talk_many(found, corpus.sessions)
+            answered.update(f"straight socket {code}" for code in codes)
+            settle(found)
 
         ask(found.port, fuzzing.Asked("POST", "/v1/transcriptions", {}, AUDIO))
         talk(found.port, [LIVE])
         settle(found)
         before = files_open(), resident()
         with fuzzing.writes_elsewhere(found.service.spool.folder) as elsewhere:
-            for _ in range(examples // BURST):
-                burst()
-            settle(found)
+            for _ in range(max(1, examples // CORPORA)):
+                send()
         assert elsewhere == []
         assert found.service.health()["tiny"].healthy
         assert ask(found.port, fuzzing.Asked("POST", "/v1/transcriptions", {}, AUDIO)) == 200
@@ -84,12 +98,14 @@ def storm(model, folder, examples: int) -> Counter:
 
 
 def test_a_few_hundred_requests(model, tmp_path):
-    storm(model, tmp_path, FEW)
+    storm(model, tmp_path, FEW, STRAIGHT_FEW)
 
 
 @pytest.mark.nightly(part="serve")
-def test_ten_thousand_requests(model, tmp_path, record_property):
-    answered = storm(model, tmp_path, MANY)
-    record_property("requests", sum(n for code, n in answered.items() if isinstance(code, int)))
+def test_a_hundred_thousand_requests(model, tmp_path, record_property):
+    answered = storm(model, tmp_path, MANY, STRAIGHT_MANY)
+    sockets = sum(n for code, n in answered.items() if "socket" in str(code))
+    record_property("sockets", sockets)
+    record_property("requests", answered.total() - sockets)
     record_property("statuses", ", ".join(f"{code}: {n}" for code, n in sorted(
         answered.items(), key=str)))  # fmt: skip

@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from mt3_runtime.notes.note_events import NoteOff, NoteOn
-from mt3_server.api import live_socket
+from mt3_server.live_audio import live_socket
 from mt3_server.settings import token_digest_of
 from tests.pace import HANGS, until
 from tests.server.running import running
@@ -84,6 +84,7 @@ def test_events_are_those_of_the_model(served, model, audio, form, channels):
         ('{"type": "start", "rate": 1e9}', "option"),
         ('{"type": "start", "rate": true}', "option"),
         ('{"type": "start", "rate": 16000, "format": "webm"}', "option"),
+        ('{"type": "start", "rate": 16000, "format": "mp4"}', "option"),
         ('{"type": "start", "rate": 16000, "channels": 0}', "option"),
         ('{"type": "start", "rate": 16000, "smooth": true}', "option"),
         ('{"type": "start", "rate": 16000, "instruments": ["bass"]}', "option"),

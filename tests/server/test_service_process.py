@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,12 +24,15 @@ V1, JOBS = "/v1/transcriptions", "/v1/jobs"
 
 
 @contextmanager
-def process(bundle: Path, spool: Path, *options: str):
+def process(bundle: Path, spool: Path, *options: str, before: Callable[[], None] | None = None):
     """A service in a process of its own: its address, the process, and its log."""
     log = spool.parent / f"{spool.name}-{time.monotonic_ns()}.log"
     command = [sys.executable, "-m", "mt3_runtime", "serve", "-m", f"tiny={bundle}", "--port", "0",
                "--threads", "2", "--spool", str(spool), *options]  # fmt: skip
-    with log.open("wb") as out, subprocess.Popen(command, stderr=out) as started:
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(command, stderr=out, preexec_fn=before) as started,  # noqa: PLW1509  limits alone
+    ):
         try:
             until(lambda: b"listening" in log.read_bytes() or started.poll() is not None)
             lines = [json.loads(line) for line in log.read_text().splitlines()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -31,6 +32,13 @@ class PageFiles(StaticFiles):
         if scope["method"] not in ("GET", "HEAD") and self.lookup_path(path)[1] is None:
             raise HTTPException(404)
         return await super().get_response(path, scope)
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        """The file of a path, None where none can be: with a NUL, or of 4 kB."""
+        try:
+            return super().lookup_path(path)
+        except (ValueError, OSError):
+            return "", None
 
     def file_response(self, *args: object, **kwargs: object) -> Response:
         """One file, with the headers of all."""

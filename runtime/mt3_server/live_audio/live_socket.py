@@ -1,6 +1,6 @@
-"""``WS /v1/live``: blocks of PCM in, events of notes out.
+"""``WS /v1/live``: live audio in, events of notes out.
 
-Contract: the protocol is `mt3_server.api.live_protocol`'s.  Every message that is sent has a
+Contract: the protocol is `mt3_server.live_audio.live_protocol`'s.  Every message that is sent has a
 ``seq``, from 0 without gaps, so a client knows whether it has all of them.  Audio that comes faster
 than it is played is read as fast as that and no faster, so that a flood takes nothing from others;
 audio that the machine cannot keep up with is left out, and ``overrun`` says how much.
@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any, cast
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from mt3_server.api.event_lines import event_object
-from mt3_server.api.live_protocol import LiveStart, ProtocolError, is_end
+from mt3_server.live_audio.live_decoding import live_decoder
+from mt3_server.live_audio.live_inbox import LiveInbox
+from mt3_server.live_audio.live_protocol import LiveStart, ProtocolError, is_end
 from mt3_server.protection.refusals import Refusal, refusal_of
 
 if TYPE_CHECKING:
     from mt3_runtime.engine import LiveInput
     from mt3_runtime.notes.note_events import NoteEvent
     from mt3_server.api.request_work import Caller
+    from mt3_server.live_audio.live_decoding import LiveDecoder
     from mt3_server.service import Service
 
 START_SECONDS = 10.0
@@ -86,16 +89,18 @@ class _Session:
     def __init__(self, socket: WebSocket, service: Service, caller: Caller) -> None:
         self._socket, self._service, self._caller = socket, service, caller
         self._input: LiveInput | None = None
+        self._decoder: LiveDecoder | None = None
+        self._inbox = LiveInbox(socket)
         self._client = ""
         self._seq = 0
         self._events: asyncio.Queue[NoteEvent | BaseException | None] = asyncio.Queue()
-        self.seconds = 0.0
+        self.seconds, self._overruns = 0.0, 0
         self._arrived: list[tuple[float, float]] = []  # seconds of audio, and when they were there
 
     async def run(self) -> None:
         """From the first message to the last."""
         async with asyncio.timeout(START_SECONDS):
-            start = LiveStart.of(await self._next())
+            start = LiveStart.of(await self._inbox.next())
         self._client = self._account(start)
         service, keeper = self._service, self._service.keeper(start.model)
         service.check_ready(start.model)
@@ -108,23 +113,28 @@ class _Session:
                 name="mt3 live",
                 daemon=True,
             ).start()
+            self._decoder = await live_decoder(start, service.settings)
             await self._send({
                 "type": "ready",
                 "request_id": self._caller.request_id,
                 "model": keeper.name,
                 "segment_seconds": keeper.model.info.segments.samples / keeper.model.sample_rate,
             })  # fmt: skip
-            await self._transcribe(start, self._input)
+            await self._transcribe(start, self._input, self._decoder)
         finally:
             service.end_live(self._client)
 
     async def fail(self, kind: str, message: str) -> None:
         """Says why the input ends."""
+        message = message[:1].upper() + message[1:]
         with suppress(RuntimeError, WebSocketDisconnect):
             await self._send({"type": "error", "error": kind, "message": message})
 
     def close(self) -> None:
         """Ends the input, whatever is left of it."""
+        self._inbox.close()
+        if self._decoder is not None:
+            self._decoder.close()
         if self._input is not None:
             self._input.cancel()
 
@@ -135,54 +145,60 @@ class _Session:
             client = self._caller.client = access.of_token(start.token)
         return access.check_token(client, self._socket.url.path)
 
-    async def _transcribe(self, start: LiveStart, live: LiveInput) -> None:
-        """Takes audio and sends events, each until its end."""
-        feeding = asyncio.create_task(self._feed(start, live))
+    async def _transcribe(self, start: LiveStart, live: LiveInput, decoder: LiveDecoder) -> None:
+        """Takes audio and sends events, each until its end, or until the client leaves."""
         telling = asyncio.create_task(self._tell())
+        tasks = {
+            telling,
+            asyncio.create_task(self._feed(start, live, decoder)),
+            asyncio.create_task(self._inbox.left()),
+        }
         try:
-            await asyncio.wait({feeding, telling}, return_when=asyncio.FIRST_EXCEPTION)
-            for task in (feeding, telling):
-                if task.done():
+            waiting = tasks
+            while telling in waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
                     task.result()
-            await telling
         finally:
-            for task in (feeding, telling):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(feeding, telling, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         self._service.metrics.audio_seconds.labels("live").inc(self.seconds)
         await self._send({"type": "done", "seconds": round(self.seconds, 6)})
 
-    async def _feed(self, start: LiveStart, live: LiveInput) -> None:
-        settings = self._service.settings
-        begun, overruns = time.monotonic(), 0
+    async def _feed(self, start: LiveStart, live: LiveInput, decoder: LiveDecoder) -> None:
+        begun = time.monotonic()
         while True:
-            async with asyncio.timeout(settings.patience):
-                message = await self._next()
+            async with asyncio.timeout(self._service.settings.patience):
+                message = await self._inbox.next()
             if is_end(message):
                 live.end()
                 return
-            samples = start.samples(message.get("bytes") or b"")
-            seconds = len(samples) / start.rate
-            self.seconds += seconds
-            if self.seconds > settings.live_seconds:
-                raise Refusal(
-                    413, "too_large", f"A live input has at most {settings.live_seconds:g} s."
-                )
-            early = (self.seconds - AHEAD_SECONDS) / PACE - (time.monotonic() - begun)
-            if early > 0.0:
-                await asyncio.sleep(early)
-            self._arrived.append((self.seconds, time.monotonic()))
-            if len(samples) and not await self._taken(live, samples):
-                overruns += 1
-                if overruns > MOST_OVERRUNS:
-                    raise Refusal(
-                        503, "overrun", "The machine cannot keep up; most of the audio is lost.",
-                        retry_after=5,
-                    )  # fmt: skip
-                await self._send({
-                    "type": "overrun", "time": round(self.seconds - seconds, 6),
-                    "seconds": round(seconds, 6),
-                })  # fmt: skip
+            async for samples in decoder.blocks(message.get("bytes") or b""):
+                await self._take(samples, len(samples) / start.rate, live, begun)
+
+    async def _take(self, samples: Any, seconds: float, live: LiveInput, begun: float) -> None:
+        """Hands a block to the engine, no faster than it is played."""
+        most = self._service.settings.live_seconds
+        self.seconds += seconds
+        if self.seconds > most:
+            raise Refusal(413, "too_large", f"A live input has at most {most:g} s.")
+        early = (self.seconds - AHEAD_SECONDS) / PACE - (time.monotonic() - begun)
+        if early > 0.0:
+            await self._inbox.pause(early)
+        self._arrived.append((self.seconds, time.monotonic()))
+        if not len(samples) or await self._taken(live, samples):
+            return
+        self._overruns += 1
+        if self._overruns > MOST_OVERRUNS:
+            raise Refusal(
+                503, "overrun", "The machine cannot keep up; most of the audio is lost.",
+                retry_after=5,
+            )  # fmt: skip
+        await self._send({
+            "type": "overrun", "time": round(self.seconds - seconds, 6),
+            "seconds": round(seconds, 6),
+        })  # fmt: skip
 
     async def _taken(self, live: LiveInput, samples: Any) -> bool:
         """Whether the engine has taken a block within a while."""
@@ -190,7 +206,7 @@ class _Session:
         while not live.feed(samples):
             if time.monotonic() > until:
                 return False
-            await asyncio.sleep(0.05)
+            await self._inbox.pause(0.05)
         return True
 
     async def _tell(self) -> None:
@@ -207,13 +223,6 @@ class _Session:
         if self._arrived:
             lag = time.monotonic() - self._arrived[0][1]
             self._service.metrics.live_lag_seconds.observe(lag)
-
-    async def _next(self) -> dict[str, Any]:
-        """The next message; raises `WebSocketDisconnect`."""
-        message = await self._socket.receive()
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message.get("code", 1005))
-        return dict(message)
 
     async def _send(self, item: dict[str, Any]) -> None:
         number, self._seq = self._seq, self._seq + 1

@@ -1,8 +1,9 @@
 """The protocol of live inputs: what a client may send when, and what that means.
 
 Contract: first a text message ``{"type": "start", "rate": ..., "channels": ..., "format": ...}``
-with options; then, once ``ready`` was sent, binary messages of whole frames of PCM; at last
-``{"type": "end"}``.  Anything else, or in another order, is a `ProtocolError`.
+with options; then, once ``ready`` was sent, binary messages: whole frames of PCM, or a file that a
+browser records, cut anywhere; at last ``{"type": "end"}``.  Anything else, or in another order, is
+a `ProtocolError`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mt3_runtime.audio.recorder_files.opus_packets import OPUS_RATE
+from mt3_runtime.audio.recorder_files.opus_stream import CONTAINERS
 from mt3_runtime.errors import MT3Error, OptionError
 from mt3_server.api.transcribe_query import live_options
 
 SAMPLE_FORMATS: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 """Samples of 16 bits, and floats of which 1.0 is full scale, as an AudioWorklet has them."""
+
+RECORDED = tuple(CONTAINERS)
+"""What the MediaRecorder of a browser makes, with Opus."""
 
 MOST_MESSAGE = 1 << 20
 """Bytes of a message: five seconds of stereo at 48 kHz in 16 bits."""
@@ -37,9 +43,9 @@ class LiveStart:
     """What a client says first.
 
     Attributes:
-        rate: Of the samples, in Hz.
-        channels: Interleaved.
-        format: One of `SAMPLE_FORMATS`.
+        rate: Of the samples, in Hz; of what is `RECORDED`, to which it is decoded.
+        channels: Interleaved; of what is `RECORDED` the file states them.
+        format: One of `SAMPLE_FORMATS`, or of `RECORDED`.
         model: Name of a model of the service; None for its first.
         token: If one is asked for and was not in a header.
         options: Of `mt3_runtime.request.LiveOptions`.
@@ -68,18 +74,14 @@ class LiveStart:
         given = parsed(message)
         if given.pop("type", None) != "start":
             raise ProtocolError('The first message is {"type": "start", "rate": 48000, ...}.')
-        rate, channels = given.pop("rate", None), given.pop("channels", 1)
         sample_format = given.pop("format", "s16le")
         model, token = given.pop("model", None), given.pop("token", None)
-        if not _whole(rate, LEAST_RATE, MOST_RATE):
-            raise OptionError(f"rate is the sample rate in Hz, {LEAST_RATE} to {MOST_RATE}.")
-        if not _whole(channels, 1, MOST_CHANNELS):
-            raise OptionError(f"channels is a whole number from 1 to {MOST_CHANNELS}.")
-        if not isinstance(sample_format, str) or sample_format not in SAMPLE_FORMATS:
+        if not isinstance(sample_format, str) or sample_format not in (*SAMPLE_FORMATS, *RECORDED):
             raise OptionError(
-                f"format is one of {', '.join(SAMPLE_FORMATS)}: PCM. What a MediaRecorder makes "
-                "(WebM, Ogg) is not read live; take the samples of an AudioWorklet."
+                f"format is one of {', '.join(SAMPLE_FORMATS)} (PCM), {', '.join(RECORDED)} (Opus, "
+                "of a MediaRecorder)."
             )
+        rate, channels = _layout(given, sample_format)
         for name, value in (("model", model), ("token", token)):
             if not (value is None or isinstance(value, str)):
                 raise OptionError(f"{name} is text.")
@@ -94,8 +96,8 @@ class LiveStart:
         kind = SAMPLE_FORMATS[self.format]
         if data.startswith(_COMPRESSED):
             raise ProtocolError(
-                "This is a file, not PCM. Send the samples of an AudioWorklet, or the whole file "
-                "to POST /v1/transcriptions."
+                "This is a file, not PCM. Name its format in the start where it is one of "
+                f"{', '.join(RECORDED)}, or send the whole file to POST /v1/transcriptions."
             )
         size = kind.itemsize * self.channels
         if len(data) % size:
@@ -138,6 +140,22 @@ def is_end(message: dict[str, Any]) -> bool:
             '{"type": "end"}.'
         )
     return True
+
+
+def _layout(given: dict[str, Any], sample_format: str) -> tuple[int, int]:
+    """Takes rate and channels from what is given."""
+    if sample_format in RECORDED:
+        if given.keys() & {"rate", "channels"}:
+            raise OptionError(
+                f"A {sample_format} file states its rate and channels; leave them out."
+            )
+        return OPUS_RATE, 0
+    rate, channels = given.pop("rate", None), given.pop("channels", 1)
+    if not _whole(rate, LEAST_RATE, MOST_RATE):
+        raise OptionError(f"rate is the sample rate in Hz, {LEAST_RATE} to {MOST_RATE}.")
+    if not _whole(channels, 1, MOST_CHANNELS):
+        raise OptionError(f"channels is a whole number from 1 to {MOST_CHANNELS}.")
+    return rate, channels
 
 
 def _whole(value: object, least: int, most: int) -> bool:

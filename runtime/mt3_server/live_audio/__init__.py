@@ -1,0 +1,1 @@
+"""Live audio over a WebSocket: the protocol, what decodes it, and the socket."""

@@ -40,8 +40,9 @@ from mt3_training.performance_sets.percepiano import (
 
 HIDDEN, MEMBERS, EPOCHS, BATCH = 96, 4, 240, 200
 DECAY = 20.0
-"""Weight of the squares of the weights, over a batch.  Epochs and this were chosen among 60 to 240
-and 5 to 20 by excerpts within the training part of each published fold."""
+"""Weight of the squares of the weights, over a batch.  Epochs and this were chosen among (60, 5),
+(120, 5), (120, 20), (240, 5) and (240, 20) by excerpts within the training part of each published
+fold."""
 
 RATE = 1e-3
 _TENTHS = (0.1, 0.9)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A page of Gradio: a recording in, a piano roll, a table of instruments and a MIDI file out.
 
-    pip install gradio matplotlib        (beside mt3-runtime)
+    pip install gradio matplotlib        (where this project is installed)
     python examples/gradio_page.py [MODEL]
 
 Gradio's pages ask other hosts for fonts; `mt3 serve` has a page that asks nobody.

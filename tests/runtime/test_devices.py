@@ -273,8 +273,10 @@ def test_the_default_model_says_the_same_in_all_profiles(
     out = tmp_path / "again"
     words = ["export", str(default_bundle), "--profiles", "cpu,portable,compat", "-o", str(out)]
     assert main(words) == ExitCode.OK
-    for name in ("encoder.cpu.onnx", "decoder.cpu.onnx"):
-        assert (out / name).read_bytes() == (default_bundle / name).read_bytes()
+    new, old = (Bundle(path).manifest.export_id.encode() for path in (out, default_bundle))
+    for name in ("encoder.cpu.onnx", "decoder.cpu.onnx"):  # ids tell exporters' versions apart
+        made = (out / name).read_bytes().replace(new, old)
+        assert made == (default_bundle / name).read_bytes()
     with load_model(default_bundle, device="cpu") as model:
         expected = model.transcribe_notes(demo)
     assert expected.notes

@@ -28,6 +28,7 @@ from mt3_runtime.audio.segments import PADDINGS, SegmentConfig
 from mt3_runtime.bundles import bundle, manifest
 from mt3_runtime.bundles.bundle import DecodingSpec, GraphFile, Manifest, ModelSpec
 from mt3_runtime.cli import ExitCode
+from mt3_runtime.diagnostics.work_totals import WorkTotals
 from mt3_runtime.files import formats, midi
 from mt3_runtime.leakage.leakage_report import Change, LeakageReport, Stretch
 from mt3_runtime.model import Model
@@ -289,6 +290,7 @@ CLASSES = {
         engine.Engine,
         engine.LiveInput,
         engine.Health,
+        WorkTotals,
         ReaderLimits,
         Handle,
         NoteOn,

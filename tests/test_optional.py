@@ -80,7 +80,7 @@ PROGRAMS = [
     ("mt3_runtime models where", None),
     ("mt3_runtime.cli export {folder}/some.pth", "export"),
     ("mt3_engines.verify_on_gpu {bundle} {audio}", "trt"),
-    ("mt3_training.shipping.ship {folder}/run", "calibration"),
+    ("mt3_training.shipping.ship {folder}/run", "export"),
     ("mt3_evaluation.leakage_study.leakage_evidence {demo} -m {bundle}", "cpu"),
     # These fail earlier, for want of what they are about.
     ("mt3_synthesis.demo {folder}", ""),

@@ -79,16 +79,20 @@ def storm(model, folder, examples: int, straight: int) -> Counter:
         ask(found.port, fuzzing.Asked("POST", "/v1/transcriptions", {}, AUDIO))
         talk(found.port, [LIVE])
         settle(found)
-        before = files_open(), resident()
+        opened, held = files_open(), [resident()]
         with fuzzing.writes_elsewhere(found.service.spool.folder) as elsewhere:
             for _ in range(max(1, examples // CORPORA)):
                 send()
+                settle(found)
+                held.append(resident())
         assert elsewhere == []
         assert found.service.health()["tiny"].healthy
         assert ask(found.port, fuzzing.Asked("POST", "/v1/transcriptions", {}, AUDIO)) == 200
         settle(found)
-        assert files_open() <= before[0] + 8
-        assert resident() - before[1] < MOST_GROWN
+        assert files_open() <= opened + 8
+        # Lanes, threads and pools grow with the first crowd; a leak goes on growing.
+        first = held[1] if len(held) > 2 else held[0]
+        assert resident() - first < MOST_GROWN, [kib // 1024 for kib in held]
         assert not list(found.service.spool.jobs.iterdir())
         assert found.service.spool.used == 0
     assert answered[200]

@@ -20,7 +20,6 @@ from collections.abc import AsyncIterable, Callable, Collection, Iterable, Itera
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeAlias, TypeGuard, cast
 
 import numpy as np
@@ -90,12 +89,7 @@ class AudioStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -21,7 +21,6 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from mt3_runtime.progress import Meter
@@ -63,12 +62,7 @@ class BatchProgress:
         self._stack.enter_context(self._meter)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
         if self._style == "json":
             self._print("end")

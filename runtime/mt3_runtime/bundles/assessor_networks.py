@@ -12,11 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from mt3_runtime.bundles.manifest import FORMAT, FORMAT_VERSION, PLAIN_NAME, parse_bundle
+from mt3_runtime.bundles.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MAX_FILE,
+    parse_bundle,
+    read_graph,
+    read_whole,
+)
 from mt3_runtime.bundles.precision import Precision
 from mt3_runtime.bundles.verified_graphs import MANIFEST, GraphFiles
 from mt3_runtime.errors import BundleError
-from mt3_runtime.schema import Between, document_bytes, read_fields
+from mt3_runtime.schema import Between, document_bytes
 
 Fusion = Literal["gated", "concat", "cross", "audio", "midi"]
 """How the two modalities meet; the last two hear one of them alone."""
@@ -46,7 +53,6 @@ _ROLES: dict[Fusion, tuple[AssessorRole, ...]] = {
 NETWORK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 DIMENSION_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 MAX_DIMENSIONS = 64
-_MAX_FILE = (1 << 31) - 1
 _MAX_SAMPLES = 1 << 22
 
 Size = Annotated[int, Between(1, 1 << 14)]
@@ -146,18 +152,13 @@ class AssessorGraph:
     profile: str
     file: str
     sha256: str
-    size: Annotated[int, Between(1, _MAX_FILE)]
+    size: Annotated[int, Between(1, MAX_FILE)]
     opset: Annotated[int, Between(1, 1000)]
 
     @classmethod
     def from_dict(cls, data: object) -> AssessorGraph:
         """Reads what ``asdict`` wrote; raises `BundleError`."""
-        graph = read_fields(cls, data, "graph")
-        if not PLAIN_NAME.fullmatch(graph.file) or ".." in graph.file:
-            raise BundleError(f"{graph.file!r} is not a plain file name.")
-        if not re.fullmatch(r"[0-9a-f]{64}", graph.sha256):
-            raise BundleError(f"{graph.file}: the SHA-256 is not 64 hexadecimal digits.")
-        return graph
+        return read_graph(cls, data)
 
 
 @dataclass(frozen=True)
@@ -217,10 +218,7 @@ class AssessorNetworksManifest:
             raise BundleError(
                 f"{where} describes an assessor of family {family!r:.40}, no networks."
             )
-        manifest = read_fields(cls, body, where)
-        if faults := manifest.contradictions():
-            raise BundleError(f"{where} contradicts itself: {'; '.join(faults)}. Export it again.")
-        return manifest
+        return read_whole(cls, body, where)
 
     def contradictions(self) -> list[str]:
         """What its parts say differently about one thing; empty for a sound manifest."""

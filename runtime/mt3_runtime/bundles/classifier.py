@@ -7,25 +7,30 @@ says what it is; a transcriber's manifest has no such key.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from mt3_runtime.bundles.assessor_networks import AssessorNetworksBundle
 from mt3_runtime.bundles.bundle import Bundle, quoted
-from mt3_runtime.bundles.manifest import FORMAT, FORMAT_VERSION, PLAIN_NAME, parse_bundle
+from mt3_runtime.bundles.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MAX_FILE,
+    parse_bundle,
+    read_graph,
+    read_whole,
+)
 from mt3_runtime.bundles.precision import Precision
 from mt3_runtime.bundles.verified_graphs import MANIFEST, GraphFiles
 from mt3_runtime.errors import BundleError
-from mt3_runtime.schema import Between, document_bytes, read_fields
+from mt3_runtime.schema import Between, document_bytes
 
 Kind = Literal["tagger", "genre"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Activation = Literal["share", "probability"]
 """What scores are: shares of one (softmax), or probabilities of each label (sigmoid)."""
 
-_MAX_FILE = (1 << 31) - 1
 #: Samples of a window: four minutes at 16 kHz.
 _MAX_WINDOW = 1 << 22
 #: AudioSet has 527 classes, the largest public label sets some ten thousand.
@@ -165,18 +170,13 @@ class ClassifierGraph:
     profile: str
     file: str
     sha256: str
-    size: Annotated[int, Between(1, _MAX_FILE)]
+    size: Annotated[int, Between(1, MAX_FILE)]
     opset: Annotated[int, Between(1, 1000)]
 
     @classmethod
     def from_dict(cls, data: object) -> ClassifierGraph:
         """Reads what ``asdict`` wrote; raises `BundleError`."""
-        graph = read_fields(cls, data, "graph")
-        if not PLAIN_NAME.fullmatch(graph.file) or ".." in graph.file:
-            raise BundleError(f"{graph.file!r} is not a plain file name.")
-        if not re.fullmatch(r"[0-9a-f]{64}", graph.sha256):
-            raise BundleError(f"{graph.file}: the SHA-256 is not 64 hexadecimal digits.")
-        return graph
+        return read_graph(cls, data)
 
 
 @dataclass(frozen=True)
@@ -234,10 +234,7 @@ class ClassifierManifest:
                 f"{where} describes a transcriber, not a tagger or a genre classifier; use it with "
                 "`mt3 transcribe --model`."
             )
-        manifest = read_fields(cls, body, where)
-        if faults := manifest.contradictions():
-            raise BundleError(f"{where} contradicts itself: {'; '.join(faults)}. Export it again.")
-        return manifest
+        return read_whole(cls, body, where)
 
     def contradictions(self) -> list[str]:
         """What its parts say differently about one thing; empty for a sound manifest."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from mt3_runtime.audio.log_mel import FeatureConfig
 from mt3_runtime.audio.segments import SegmentConfig
 from mt3_runtime.bundles.precision import Precision
+from mt3_runtime.bundles.verified_graphs import StoredGraph
 from mt3_runtime.errors import BundleError
 from mt3_runtime.notes.confidence import Calibration
 from mt3_runtime.notes.note_rules import NoteRules
@@ -28,8 +29,9 @@ _MAX_CHANNELS = 256
 
 Role = Literal["encoder", "decoder", "complete"]
 CacheForm = Literal["in_place", "concat"]
-#: The largest protobuf message.
-_MAX_FILE = (1 << 31) - 1
+MAX_FILE = (1 << 31) - 1
+"""Bytes of the largest protobuf message."""
+
 #: Numbers in the keys and values of one row: 1 GiB of fp32, a hundred times the largest model.
 _MAX_CACHE = 1 << 28
 
@@ -37,6 +39,17 @@ Size = Annotated[int, Between(1, _MAX_SIZE)]
 Id = Annotated[int, Between(0, _MAX_SIZE)]
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Checked(Protocol):
+    """A manifest of any kind of bundle."""
+
+    def contradictions(self) -> list[str]: ...
+
+
+Graph = TypeVar("Graph", bound=StoredGraph)
+Whole = TypeVar("Whole", bound=Checked)
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,7 @@ class GraphFile:
     profile: str
     file: str
     sha256: str
-    size: Annotated[int, Between(0, _MAX_FILE)]
+    size: Annotated[int, Between(0, MAX_FILE)]
     opset: Annotated[int, Between(1, 1000)]
     cache: CacheForm
     cross_key_transposed: bool
@@ -138,12 +151,36 @@ class GraphFile:
         Raises:
             BundleError: A key or a value is wrong; the name is no plain one.
         """
-        graph = read_fields(cls, data, "graph")
-        if not PLAIN_NAME.fullmatch(graph.file) or ".." in graph.file:
-            raise BundleError(f"{graph.file!r} is not a plain file name.")
-        if not re.fullmatch(r"[0-9a-f]{64}", graph.sha256):
-            raise BundleError(f"{graph.file}: the SHA-256 is not 64 hexadecimal digits.")
-        return graph
+        return read_graph(cls, data)
+
+
+def read_graph(kind: type[Graph], data: object) -> Graph:
+    """Reads what ``asdict`` wrote of a graph file, of any kind of bundle.
+
+    Raises:
+        BundleError: A key or a value is wrong; the name is no plain one.
+    """
+    graph = read_fields(kind, data, "graph")
+    if not PLAIN_NAME.fullmatch(graph.file) or ".." in graph.file:
+        raise BundleError(f"{graph.file!r} is not a plain file name.")
+    if not SHA256.fullmatch(graph.sha256):
+        raise BundleError(f"{graph.file}: the SHA-256 is not 64 hexadecimal digits.")
+    return graph
+
+
+def read_whole(
+    kind: type[Whole], body: object, where: str, *, remedy: str = "Export it again."
+) -> Whole:
+    """Reads a manifest of any kind, whose parts agree.
+
+    Raises:
+        BundleError: A key is missing, unknown or mistyped, or two contradict each other; the
+            message names ``where``.
+    """
+    found = read_fields(kind, body, where)
+    if faults := found.contradictions():
+        raise BundleError(f"{where} contradicts itself: {'; '.join(faults)}. {remedy}")
+    return found
 
 
 def parse_bundle(data: bytes, where: str) -> dict[str, Any]:
@@ -199,11 +236,7 @@ class Manifest:
                 "use it with `mt3 tag` or `mt3 genre` (one of kind assessor with "
                 "`mt3_analysis.open_assessor_networks`)."
             )
-        manifest = read_fields(cls, body, where)
-        faults = manifest.contradictions()
-        if faults:
-            raise BundleError(f"{where} contradicts itself: {'; '.join(faults)}. Export it again.")
-        return manifest
+        return read_whole(cls, body, where)
 
     def contradictions(self) -> list[str]:
         """What its parts say differently about one thing; empty for a sound manifest."""

@@ -6,7 +6,6 @@ the face of `mt3_runtime.reading.pooled_reading.PooledReading`; limits do not ap
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
 from mt3_runtime.audio.sources import AudioSource, AudioStream, open_audio
@@ -43,12 +42,7 @@ class LocalReading:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,10 @@ from mt3_analysis.assessment.measures.all_measures import MEASURES
 from mt3_analysis.assessment.measures.measured_take import MISSING, Measured
 from mt3_analysis.assessment.performance import Floats
 from mt3_runtime.bundles.container import open_container
-from mt3_runtime.bundles.manifest import FORMAT, FORMAT_VERSION, PLAIN_NAME, parse_bundle
+from mt3_runtime.bundles.manifest import FORMAT, FORMAT_VERSION, SHA256, parse_bundle, read_whole
 from mt3_runtime.bundles.verified_graphs import MANIFEST, MAX_MANIFEST_BYTES
 from mt3_runtime.errors import BundleError, BundleNotFoundError
-from mt3_runtime.schema import Between, document_bytes, read_fields
+from mt3_runtime.schema import Between, document_bytes
 
 WEIGHTS = "weights.bin"
 KNOTS = 33
@@ -131,15 +130,12 @@ class StyleManifest:
                 f"{where} is of kind {kind}; expected an assessor on measures, which "
                 "`mt3 calibrate assess style` makes."
             )
-        manifest = read_fields(cls, body, where)
-        if faults := manifest.contradictions():
-            raise BundleError(f"{where} contradicts itself: {'; '.join(faults)}. Make it again.")
-        return manifest
+        return read_whole(cls, body, where, remedy="Make it again.")
 
     def contradictions(self) -> list[str]:
         """What its parts say differently; empty for a sound one."""
-        faults = [] if PLAIN_NAME.fullmatch(WEIGHTS) else ["no weights"]
-        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+        faults: list[str] = []
+        if not SHA256.fullmatch(self.sha256):
             faults.append("the SHA-256 is not 64 hexadecimal digits")
         names = [each.name for each in self.dimensions]
         if not 1 <= len(names) <= 64 or len(set(names)) != len(names):
